@@ -1,0 +1,3 @@
+//! The data plane: bytes in, memory spliced, bytes out.
+
+pub mod wire;

@@ -1,0 +1,1 @@
+//! Pure conversions between the wires that clients and providers speak. No I/O here.

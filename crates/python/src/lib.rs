@@ -1,0 +1,4 @@
+//! Registration of the extension module; nothing else lives here.
+
+#[pyo3::pymodule]
+mod _core {}

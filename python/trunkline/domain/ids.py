@@ -1,0 +1,62 @@
+"""Ids: UUIDv7 in the database, `prefix_` and 32 hexadecimal digits on the wire.
+
+A UUIDv7 (RFC 9562, section 5.7) begins with the millisecond it was made in, so ids sort by time and rows made together
+lie together in an index.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import Final, Literal
+from uuid import UUID
+
+from trunkline.errors import NotFound
+
+Prefix = Literal["agent", "sesn", "sevt", "memstore", "mem", "memver", "key", "tnt", "call", "env"]
+
+_NOUNS: Final[dict[str, str]] = {
+    "agent": "an agent",
+    "sesn": "a session",
+    "sevt": "an event",
+    "memstore": "a memory store",
+    "mem": "a memory",
+    "memver": "a memory version",
+    "key": "a key",
+    "tnt": "a tenant",
+    "call": "a model call",
+    "env": "an environment",
+}
+_HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+def new() -> UUID:
+    """Return a new UUIDv7: 48 bits of Unix milliseconds, 12 bits of the fraction of that millisecond, 62 random bits.
+
+    The fraction (RFC 9562, section 6.2, method 3) keeps ids in the order they were made, to about 0.25 µs.
+    """
+    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    fraction = (nanoseconds << 12) // 1_000_000
+    random = secrets.randbits(62)
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)
+
+
+def encode(prefix: Prefix, uuid: UUID) -> str:
+    """Return the wire form, for example `sesn_0193f0a4c1b27c55a1c8b4c0a1b2c3d4`."""
+    return f"{prefix}_{uuid.hex}"
+
+
+def decode(prefix: Prefix, text: str) -> UUID:
+    """Return the UUID in a wire id.
+
+    Raises NotFound when the text is not an id of this kind: nothing can be stored under it.
+    """
+    kind, underscore, digits = text.partition("_")
+    if kind != prefix or not underscore or not _HEX.fullmatch(digits):
+        shown = text if len(text) <= 80 else f"{text[:80]}…"
+        raise NotFound(
+            f"{shown!r} is not the id of {_NOUNS[prefix]}: expected '{prefix}_' and 32 lowercase hexadecimal digits.",
+            code="malformed_id",
+        )
+    return UUID(hex=digits)

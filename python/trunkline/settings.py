@@ -1,0 +1,291 @@
+"""What the user configured: `trunkline.yaml`, the environment, and the defaults where both are silent.
+
+Read once, at the start of a command, and passed on as one frozen value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+)
+
+from trunkline.errors import SetupError
+
+DEFAULT_LISTEN = "127.0.0.1:4000"
+
+Wire = Literal["openai_chat", "anthropic_messages"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class KnownProvider(BaseModel):
+    """A host that Trunkline knows without configuration; an entry of `trunkline._core.known_providers()`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    wire: Wire
+    base_url: str
+    key_env: str
+    """The environment variable that holds the provider's key."""
+    models: tuple[str, ...] = ()
+    """Patterns of the model names that go to this provider: `gpt-*`."""
+    default_model: str | None = None
+    """What an agent that names no model runs on, if no model is configured."""
+
+
+class Provider(_Frozen):
+    """A provider under `providers:`; what it leaves out comes from the known provider of the same name."""
+
+    wire: Wire | None = None
+    base_url: Annotated[str | None, Field(pattern=r"^https?://[^\s]+$")] = None
+    api_key: SecretStr | None = None
+    """`none` is for hosts that ask for no key."""
+    models: tuple[str, ...] | None = None
+    """Patterns of the model names that go to this provider without its prefix: `llama-*`."""
+
+
+class Upstream(_Frozen):
+    """One place that serves a model: a provider, and the model's name there."""
+
+    provider: str
+    model: str
+
+
+def _one_or_more(value: object) -> object:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Upstreams = Annotated[tuple[Upstream, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+
+
+class Limits(_Frozen):
+    """Limits of the gateway, in bytes."""
+
+    max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
+    spool_max_bytes: Annotated[int, Field(gt=0)] = 256 * 1024 * 1024
+    """Turns and usage kept on disk while Postgres is away."""
+
+
+class Timeouts(_Frozen):
+    """Time limits of one model call, in milliseconds."""
+
+    connect_ms: Annotated[int, Field(gt=0)] = 5_000
+    first_byte_ms: Annotated[int, Field(gt=0)] = 600_000
+    idle_ms: Annotated[int, Field(gt=0)] = 300_000
+    total_ms: Annotated[int, Field(gt=0)] = 3_600_000
+
+
+def _listen_address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("expected HOST:PORT, for example 127.0.0.1:4000")
+    return value
+
+
+class _File(_Frozen):
+    """The keys of `trunkline.yaml`."""
+
+    listen: Annotated[str, AfterValidator(_listen_address)] = DEFAULT_LISTEN
+    providers: dict[str, Provider] = {}
+    models: dict[str, Upstreams] = {}
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+
+
+class Settings(_File):
+    """All settings of one start. Secrets stay out of its repr."""
+
+    home: Path
+    """`TRUNKLINE_HOME`: keys, the spool and, unless `database_url` is set, the embedded Postgres."""
+    database_url: SecretStr | None = None
+    gateway_database_url: SecretStr | None = None
+    control_database_url: SecretStr | None = None
+    source: Path | None = None
+    """The configuration file that was read, if any."""
+
+    _environ: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def _make(cls, file: _File, environ: Mapping[str, str], home: Path, source: Path | None) -> Settings:
+        def secret(name: str) -> SecretStr | None:
+            return SecretStr(environ[name]) if environ.get(name) else None
+
+        values = {name: getattr(file, name) for name in _File.model_fields}
+        if environ.get("TRUNKLINE_LISTEN"):
+            try:
+                values["listen"] = _listen_address(environ["TRUNKLINE_LISTEN"])
+            except ValueError as error:
+                raise SetupError(f"TRUNKLINE_LISTEN is {environ['TRUNKLINE_LISTEN']!r}: {error}.") from error
+        settings = cls.model_construct(
+            **values,
+            home=home,
+            database_url=secret("DATABASE_URL"),
+            gateway_database_url=secret("TRUNKLINE_GATEWAY_DATABASE_URL"),
+            control_database_url=secret("TRUNKLINE_CONTROL_DATABASE_URL"),
+            source=source,
+        )
+        settings._environ = dict(environ)
+        return settings
+
+    def gateway_config(
+        self, database: str, control_url: str, known_providers: Sequence[KnownProvider]
+    ) -> dict[str, Any]:
+        """Return the gateway's configuration, keys included: it reads neither files nor the environment itself.
+
+        A known provider whose key variable is set is available without a line of configuration; `providers:` adds to
+        these and overrides them. The default model is the first one under `models:`; without any, the first available
+        provider's own default, as `PROVIDER/MODEL`. Raises SetupError for a provider that is not complete.
+        """
+        providers = self._providers(known_providers)
+        by_name = {entry["name"]: entry for entry in providers}
+        models = []
+        for name, upstreams in self.models.items():
+            for upstream in upstreams:
+                if upstream.provider not in by_name:
+                    raise self._unavailable(name, upstream.provider, known_providers)
+            models.append({"name": name, "upstreams": [upstream.model_dump() for upstream in upstreams]})
+        known = {provider.name: provider for provider in known_providers}
+        routes = []
+        defaults = []
+        for name in by_name:
+            own = self.providers.get(name)
+            patterns = own.models if own is not None else None
+            if patterns is None:
+                patterns = known[name].models if name in known else ()
+            routes += [{"pattern": pattern, "provider": name} for pattern in patterns]
+            if name in known and known[name].default_model:
+                defaults.append(f"{name}/{known[name].default_model}")
+        return {
+            "listen": self.listen,
+            "control_url": control_url,
+            "database": database,
+            "spool_dir": str(self.home / "spool"),
+            "spool_max_bytes": self.limits.spool_max_bytes,
+            "max_body_bytes": self.limits.max_body_bytes,
+            "providers": providers,
+            "models": models,
+            "routes": routes,
+            "default_model": next(iter(self.models), None) or next(iter(defaults), None),
+            "timeouts": self.timeouts.model_dump(),
+        }
+
+    def _providers(self, known_providers: Sequence[KnownProvider]) -> list[dict[str, Any]]:
+        """Return the available providers: the file's in its order, then known ones with a key in the environment."""
+        known = {provider.name: provider for provider in known_providers}
+        available: list[dict[str, Any]] = []
+        for name, own in self.providers.items():
+            template = known.get(name)
+            wire = own.wire or (template.wire if template else None)
+            base_url = own.base_url or (template.base_url if template else None)
+            if wire is None or base_url is None:
+                raise SetupError(
+                    f"{self._where()}: provider {name!r} is not one that Trunkline knows; give it `wire` "
+                    f"(openai_chat or anthropic_messages) and `base_url`."
+                )
+            key = own.api_key.get_secret_value() if own.api_key else None
+            if key is None and template is not None:
+                key = self._environ.get(template.key_env)
+            if not key:
+                variable = f" or set {template.key_env}" if template else ", or `api_key: none` if it asks for none"
+                raise SetupError(f"{self._where()}: provider {name!r} has no key; give it `api_key`{variable}.")
+            available.append(_provider_entry(name, wire, base_url, key))
+        for provider in known_providers:
+            key = self._environ.get(provider.key_env)
+            if key and provider.name not in self.providers:
+                available.append(_provider_entry(provider.name, provider.wire, provider.base_url, key))
+        return available
+
+    def _unavailable(self, model: str, provider: str, known_providers: Sequence[KnownProvider]) -> SetupError:
+        variable = next((known.key_env for known in known_providers if known.name == provider), None)
+        remedy = f"set {variable} or add it under `providers`" if variable else "add it under `providers`"
+        return SetupError(
+            f"{self._where()}: model {model!r} needs provider {provider!r}, which is not available; {remedy}."
+        )
+
+    def _where(self) -> str:
+        return str(self.source or "settings")
+
+
+def _provider_entry(name: str, wire: str, base_url: str, key: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "wire": wire,
+        "base_url": base_url.rstrip("/"),
+        "api_key": None if key == "none" else key,
+    }
+
+
+def load(config: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Read the settings: defaults, then the configuration file, then the environment.
+
+    The file is `config`, else `./trunkline.yaml`, else `trunkline.yaml` in the home; none of the last two need exist.
+    Raises SetupError that names the file and the key, or the variable that is missing.
+    """
+    home = Path(environ.get("TRUNKLINE_HOME") or Path.home() / ".trunkline").expanduser().absolute()
+    source = config
+    if source is None:
+        source = next((path for path in (Path("trunkline.yaml"), home / "trunkline.yaml") if path.is_file()), None)
+    if source is None:
+        return Settings._make(_File(), environ, home, None)
+    return Settings._make(_read(source, environ), environ, home, source)
+
+
+def _read(path: Path, environ: Mapping[str, str]) -> _File:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SetupError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SetupError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise SetupError(f"{path}: must be a mapping of settings, not {type(content).__name__}.")
+    try:
+        return _File.model_validate(_resolve(content, environ, path, ""))
+    except ValidationError as error:
+        raise SetupError(_describe(path, error)) from error
+
+
+_REFERENCE = re.compile(r"os\.environ/(.*)", re.DOTALL)
+
+
+def _resolve(value: Any, environ: Mapping[str, str], path: Path, at: str) -> Any:
+    """Return `value` with every `os.environ/NAME` replaced. Raises SetupError that names a missing variable."""
+    if isinstance(value, dict):
+        return {key: _resolve(item, environ, path, f"{at}.{key}" if at else str(key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolve(item, environ, path, f"{at}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, str) and (reference := _REFERENCE.fullmatch(value)):
+        name = reference[1]
+        if not environ.get(name):
+            raise SetupError(f"{path}: `{at}` takes the environment variable {name}, which is not set; set it.")
+        return environ[name]
+    return value
+
+
+def _describe(path: Path, error: ValidationError) -> str:
+    """Put the first fault into one line, with the key as the user wrote it."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    if fault["type"] == "extra_forbidden":
+        return f"{path}: unknown key `{key}`; remove it or correct its spelling."
+    if fault["type"] == "missing":
+        return f"{path}: `{key}` is missing."
+    return f"{path}: `{key}`: {fault['msg'].removeprefix('Value error, ')}."

@@ -1,0 +1,85 @@
+"""Connections to Postgres for the Python side: a pool whose unit is one transaction of one tenant."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from trunkline.errors import Unavailable
+from trunkline.store.queries import queries
+
+Connection = AsyncConnection[DictRow]
+"""A connection with `$1` parameters whose rows are dictionaries by column name."""
+
+Pool = AsyncConnectionPool[Connection]
+
+
+class Database:
+    """A pool of connections of the control plane's role.
+
+    Outside `tenant` row level security hides every row; `transaction` is for functions that look across tenants on
+    purpose (finding a key by its hash) and for the operator's work.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def tenant(self, tenant_id: UUID) -> AsyncIterator[Connection]:
+        """Open one transaction that sees and writes the rows of this tenant alone.
+
+        It commits at the end and rolls back on an error. Raises Unavailable when Postgres is away, or gave the
+        transaction up in favour of another.
+        """
+        async with self.transaction() as connection:
+            await connection.execute(queries("pool")["set_tenant"], (str(tenant_id),))
+            yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Open one transaction without a tenant; commit at the end, roll back on error. Raises Unavailable."""
+        try:
+            async with self._pool.connection() as connection, connection.transaction():
+                yield connection
+        except (PoolTimeout, PoolClosed) as error:
+            raise Unavailable("The database has no free connection; try again in a moment.") from error
+        except psycopg.OperationalError as error:
+            raise Unavailable("The database is not reachable or gave up this transaction; try again.") from error
+
+
+@asynccontextmanager
+async def open_database(
+    conninfo: str, *, min_size: int = 1, max_size: int = 8, timeout_s: float = 5.0
+) -> AsyncIterator[Database]:
+    """Open a pool on a connection string or URL and close it at the end.
+
+    The pool connects in the background and again after every loss, so this succeeds while Postgres is still away.
+    Nothing is kept on a connection between transactions, prepared statements included: a pooler in transaction mode may
+    stand between.
+    """
+    settings: dict[str, Any] = {
+        "autocommit": True,
+        "cursor_factory": AsyncRawCursor,
+        "row_factory": dict_row,
+        "prepare_threshold": None,
+        "fallback_application_name": "trunkline",
+    }
+    pool = AsyncConnectionPool(
+        conninfo,
+        connection_class=AsyncConnection[DictRow],
+        kwargs=settings,
+        min_size=min_size,
+        max_size=max_size,
+        timeout=timeout_s,
+        name="trunkline",
+        open=False,
+    )
+    async with pool:
+        yield Database(pool)

@@ -179,13 +179,18 @@ create table trunkline.memory_stores (
     agent_id    uuid,                                -- null for org
     subject     text check (length(subject) between 1 and 256),  -- user: the user's id; session: the session's uuid
     managed     boolean     not null default false,
+    -- The one text that names the subject of a managed store, so that a read joins on an equality.
+    owner_key   text        not null generated always as (
+        case scope when 'org' then 'org'
+                   when 'agent' then 'agent ' || coalesce(agent_id::text, '')
+                   when 'user' then 'user ' || coalesce(agent_id::text, '') || ' ' || coalesce(subject, '')
+                   else 'session ' || coalesce(subject, '') end) stored,
     created_at  timestamptz not null,
     updated_at  timestamptz not null,
     archived_at timestamptz,
     primary key (tenant_id, id)
 );
-create unique index memory_stores_subject on trunkline.memory_stores (tenant_id, scope, agent_id, subject)
-    nulls not distinct where managed;
+create unique index memory_stores_owner on trunkline.memory_stores (tenant_id, owner_key) where managed;
 create index memory_stores_recent on trunkline.memory_stores (tenant_id, created_at, id);
 
 -- The current state. A block has `value`, `states` and `rendered`; its content is the value as canonical JSON.

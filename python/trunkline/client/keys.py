@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from trunkline.client.transport import Transport, segment
+from trunkline.client.wire import Wire
+
+
+class Key(Wire):
+    """An API key without its text."""
+
+    id: str
+    name: str
+    hint: str
+    """The last four characters of the key."""
+    scopes: tuple[str, ...] = ()
+    agent_id: str | None = None
+    """The only agent that the key may act for."""
+    models: tuple[str, ...] | None = None
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    created_at: datetime | None = None
+
+
+class NewKey(Key):
+    """A key just made; its text is shown this once."""
+
+    key: str = Field(repr=False)
+
+
+class Keys:
+    """`client.keys`: the API keys of the tenant; scope `manage`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(
+        self,
+        name: str,
+        *,
+        scopes: Sequence[str] | None = None,
+        agent_id: str | None = None,
+        models: Sequence[str] | None = None,
+        budget_usd: float | None = None,
+        rpm: int | None = None,
+        expires_at: datetime | None = None,
+    ) -> NewKey:
+        """Make a key. `scopes`: of inference, memory, manage, operator; `rpm`: requests a minute."""
+        body: dict[str, Any] = {
+            "name": name,
+            "scopes": None if scopes is None else list(scopes),
+            "agent_id": agent_id,
+            "models": None if models is None else list(models),
+            "budget_usd": budget_usd,
+            "rpm": rpm,
+            "expires_at": None if expires_at is None else expires_at.isoformat(),
+        }
+        given = {member: value for member, value in body.items() if value is not None}
+        return NewKey.model_validate(self._transport.request("POST", "/v1/keys", body=given))
+
+    def list(self) -> tuple[Key, ...]:
+        """Return all keys of the tenant."""
+        return tuple(Key.model_validate(item) for item in self._transport.pages("/v1/keys"))
+
+    def revoke(self, key_id: str) -> None:
+        """End a key for good. Raises NotFound."""
+        self._transport.request("DELETE", f"/v1/keys/{segment(key_id)}")

@@ -219,8 +219,8 @@ create function trunkline.gateway_record(p_calls jsonb) returns int
 as $$
 declare
     fresh uuid[];
-    call  jsonb;
-    session uuid;
+    item  jsonb;
+    log   uuid;
 begin
     with given as (
         select * from jsonb_to_recordset(p_calls) as r(
@@ -247,13 +247,13 @@ begin
     )
     select coalesce(array_agg(id), '{}') into fresh from written;
 
-    for call in select c from jsonb_array_elements(p_calls) as c where c ? 'turn' and (c ->> 'call')::uuid = any (fresh) loop
-        session := record_turn((call ->> 'tenant')::uuid, (call ->> 'call')::uuid, (call ->> 'at')::timestamptz, call -> 'turn');
+    for item in select c from jsonb_array_elements(p_calls) as c where c ? 'turn' and (c ->> 'call')::uuid = any (fresh) loop
+        log := record_turn((item ->> 'tenant')::uuid, (item ->> 'call')::uuid, (item ->> 'at')::timestamptz, item -> 'turn');
         update sessions s
-           set input_tokens = s.input_tokens + (call ->> 'input_tokens')::int,
-               output_tokens = s.output_tokens + (call ->> 'output_tokens')::int,
-               cached_tokens = s.cached_tokens + (call ->> 'cached_tokens')::int
-         where s.tenant_id = (call ->> 'tenant')::uuid and s.id = session;
+           set input_tokens = s.input_tokens + (item ->> 'input_tokens')::int,
+               output_tokens = s.output_tokens + (item ->> 'output_tokens')::int,
+               cached_tokens = s.cached_tokens + (item ->> 'cached_tokens')::int
+         where s.tenant_id = (item ->> 'tenant')::uuid and s.id = log;
     end loop;
     return cardinality(fresh);
 end

@@ -8,6 +8,7 @@
     ├── Conflict              409 conflict_error         details: the current state
     ├── TooLarge              413 request_too_large
     ├── Unavailable           503 overloaded_error       worth trying again
+    ├── NotServed             501 not_served_error       known, but not built yet
     ├── Internal              500 api_error
     └── SetupError            never on the wire: the command line prints it in one line
 
@@ -101,6 +102,18 @@ class Unavailable(TrunklineError):
 
     status = 503
     type = "overloaded_error"
+
+
+class NotServed(TrunklineError):
+    """The wire that Trunkline follows has this, and Trunkline does not serve it yet; `what` is its name."""
+
+    status = 501
+    type = "not_served_error"
+
+    def __init__(self, what: str, *, param: str | None = None) -> None:
+        super().__init__(
+            f"Trunkline does not serve {what} yet; leave it out of the request.", param=param, code="not_served"
+        )
 
 
 class Internal(TrunklineError):

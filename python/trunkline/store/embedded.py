@@ -167,8 +167,8 @@ class EmbeddedPostgres:
     def _choose_folder(self, account: Account) -> None:
         """Make `home/postgres` if there is none.
 
-        It is a folder of the server's user; for root, where that user cannot enter the home, a link to such a folder
-        in `shared`. The link is what later starts go by.
+        For root, where the server's user cannot enter the home, it is a link to a folder of that user
+        in `shared`; later starts go by that link.
         """
         folder = self.home / "postgres"
         if not folder.is_symlink() and not folder.exists() and not account.can_enter(self.home):
@@ -210,11 +210,12 @@ class EmbeddedPostgres:
         return bool(postmaster.tcp_host) and postmaster.port == self._tcp_port
 
     def _socket_dir(self, account: Account) -> Path:
-        """Return a folder for the socket that the server's user alone may enter, its path short enough for the kernel."""
+        """Return a folder that the server's user alone may enter, its path short enough for a socket."""
         name = f".s.PGSQL.{self._port}"
         digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:12]
         choices = [self.folder / "run"]
-        choices += [Path(temp) / f"trunkline-{digest}" for temp in (tempfile.gettempdir(), "/tmp")]  # noqa: S108 - 0700 below
+        temporary = (tempfile.gettempdir(), "/tmp")  # noqa: S108 - the folder in it is checked
+        choices += [Path(folder) / f"trunkline-{digest}" for folder in temporary]
         for choice in choices:
             if len(os.fsencode(choice / name)) <= _SOCKET_PATH_BYTES and account.can_enter(choice.parent):
                 make_folder(choice, mode=0o700, owner=account)
@@ -257,7 +258,7 @@ class EmbeddedPostgres:
         raise SetupError(f"Postgres did not start: {last_words(said)} (the log is {self.log_file})")
 
     def _wait_ready(self, child: subprocess.Popen[bytes]) -> bool:
-        """Wait until the server is ready, recovery included; return False if it ended, or had to be ended for slowness."""
+        """Wait until the server is ready, recovery included; False if it ended, or was ended for slowness."""
 
         def is_ready() -> bool:
             postmaster = read_postmaster(self.data)

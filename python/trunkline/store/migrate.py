@@ -58,7 +58,7 @@ def run_migration(file_name: str) -> None:
     """Run one `.sql` file of the migrations, in the transaction of the Alembic revision that calls this."""
     from alembic import op  # noqa: PLC0415 - 0.3 s, spared when there is nothing to migrate
 
-    connection = cast(psycopg.Connection[Any], op.get_bind().connection.driver_connection)
+    connection = cast("psycopg.Connection[Any]", op.get_bind().connection.driver_connection)
     try:
         connection.execute((MIGRATIONS / file_name).read_text(encoding="utf-8"))
         connection.execute(queries("migrate")["leave_role"])

@@ -1,0 +1,297 @@
+"""What an agent wants to remember: `memory` of an agent in YAML or JSON, or block classes, in one form."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Final, Literal, get_args
+
+from jsonschema.protocols import Validator
+from pydantic import BaseModel
+
+from trunkline.domain.memory import SCOPES, Scope
+from trunkline.errors import InvalidRequest
+from trunkline.memory import schema as json_schema
+from trunkline.memory.problems import problems
+from trunkline.memory.values import canonical, check_value, shown
+
+MAX_BLOCKS: Final = 50
+MAX_FIELDS: Final = 200
+MAX_SCHEMA_BYTES: Final = 65_536
+
+Backend = Literal["postgres", "pgvector"]
+OnUnavailable = Literal["continue", "fail"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
+_MEMORY_KEYS: Final = (
+    "type",
+    "backends",
+    "context_engine",
+    "refresh_on_every_turn",
+    "token_budget",
+    "on_unavailable",
+    "tools",
+    "recall",
+    "recall_tokens",
+    "blocks",
+)
+_BLOCK_KEYS: Final = ("scope", "description", "fields", "required", "$defs")
+
+
+@dataclass(frozen=True)
+class BlockDefinition:
+    """A named set of typed fields. `schema` is a JSON Schema object without `$ref`.
+
+    Required means that the agent is told while the field is unknown; a write may leave it so.
+    """
+
+    name: str
+    scope: Scope
+    description: str
+    schema: dict[str, Any]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The JSON Schema of each field by its name, as declared."""
+        fields: dict[str, Any] = self.schema["properties"]
+        return fields
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The fields that the agent should come to know."""
+        return tuple(self.schema.get("required", ()))
+
+    @cached_property
+    def validator(self) -> Validator:
+        """The schema without its `required`, compiled once. Raises InvalidRequest if it is not valid."""
+        asked = {key: value for key, value in self.schema.items() if key != "required"}
+        return json_schema.compiled(asked, f"memory.blocks.{self.name}")
+
+    def problems(self, value: Mapping[str, Any]) -> list[str]:
+        """Return what is wrong with a value of this block, in words; an empty list when it fits.
+
+        Fields that the schema does not declare are passed over: they may be left from an earlier version of the agent.
+        """
+        declared = {name: item for name, item in value.items() if name in self.fields}
+        return problems(self.validator, declared, self.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the definition as it stands under `memory.blocks.NAME` of an agent."""
+        return {
+            "scope": self.scope,
+            "description": self.description,
+            "fields": self.fields,
+            "required": list(self.required),
+        }
+
+
+@dataclass(frozen=True)
+class MemoryDefinition:
+    """An agent's memory as declared, defaults filled in. `blocks` are in the order of the prompt.
+
+    `token_budget` and `recall_tokens` are in tokens; `recall_tokens` is 0 when the agent does not recall.
+    """
+
+    enabled: bool = True
+    backends: tuple[Backend, ...] = ("postgres", "pgvector")
+    refresh: bool = True
+    token_budget: int = 2000
+    recall_tokens: int = 500
+    on_unavailable: OnUnavailable = "continue"
+    tools: bool = True
+    blocks: tuple[BlockDefinition, ...] = field(default=())
+
+    def block(self, name: str) -> BlockDefinition | None:
+        """Return the block of this name, or None."""
+        return next((block for block in self.blocks if block.name == name), None)
+
+
+class Block(BaseModel):
+    """Base of blocks written as classes: `class Customer(Block, scope="user")`.
+
+    Fields without a default are required. The block's name is the class's in snake case unless `name=` says otherwise;
+    its description is the docstring.
+    """
+
+    __block_scope__: ClassVar[Scope] = "user"
+    __block_name__: ClassVar[str] = "block"
+
+    def __init_subclass__(cls, *, scope: Scope = "user", name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if scope not in SCOPES:
+            raise TypeError(f"{cls.__name__}: scope must be one of {', '.join(SCOPES)}, not {scope!r}")
+        cls.__block_scope__ = scope
+        cls.__block_name__ = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    @classmethod
+    def definition(cls) -> BlockDefinition:
+        """Return the same form that YAML makes. Raises InvalidRequest for a field that schemas here cannot express."""
+        given = cls.model_json_schema()
+        properties = given.get("properties", {})
+        return parse_block(
+            cls.__block_name__,
+            {
+                "scope": cls.__block_scope__,
+                "description": (cls.__doc__ or "").strip() if cls.__doc__ != Block.__doc__ else "",
+                "fields": {
+                    name: {key: value for key, value in declared.items() if key != "title"}
+                    for name, declared in properties.items()
+                },
+                "required": given.get("required", []),
+                "$defs": given.get("$defs", {}),
+            },
+            f"memory.blocks.{cls.__block_name__}",
+        )
+
+
+def parse_memory(definition: Any, where: str = "memory") -> MemoryDefinition:
+    """Read the `memory` of an agent; None is an agent without memory.
+
+    `blocks` is a mapping from name to definition, or a list of block classes. Raises InvalidRequest with the path of
+    what is wrong (`memory.blocks.customer.scope`) and what is allowed.
+    """
+    if definition is None:
+        return MemoryDefinition(enabled=False, recall_tokens=0, tools=False)
+    given = _mapping(definition, where)
+    if isinstance(given.get("blocks"), list | tuple):
+        given = {**given, "blocks": _from_classes(given["blocks"], f"{where}.blocks")}
+    check_value(dict(given), where)
+    _known_keys(given, _MEMORY_KEYS, where)
+    _one_of(given.get("type", "session_persistent"), ("session_persistent",), f"{where}.type")
+    _one_of(given.get("context_engine", "structured"), ("structured",), f"{where}.context_engine")
+    backends = given.get("backends", ["postgres", "pgvector"])
+    if not isinstance(backends, list) or "postgres" not in backends:
+        raise _invalid(f"{where}.backends", f"must be a list with postgres in it, got {shown(backends)}")
+    for number, backend in enumerate(backends):
+        _one_of(backend, get_args(Backend), f"{where}.backends[{number}]")
+    recall = _boolean(given, "recall", "pgvector" in backends, where)
+    recall_tokens = _integer(given, "recall_tokens", 500, where)
+    blocks = [
+        parse_block(name, block, f"{where}.blocks.{name}")
+        for name, block in _mapping(given.get("blocks") or {}, f"{where}.blocks").items()
+    ]
+    if len(blocks) > MAX_BLOCKS:
+        raise _invalid(f"{where}.blocks", f"has {len(blocks)} blocks; at most {MAX_BLOCKS} are allowed")
+    on_unavailable = _one_of(
+        given.get("on_unavailable", "continue"), get_args(OnUnavailable), f"{where}.on_unavailable"
+    )
+    return MemoryDefinition(
+        backends=tuple(backends),
+        refresh=_boolean(given, "refresh_on_every_turn", True, where),
+        token_budget=_integer(given, "token_budget", 2000, where),
+        recall_tokens=recall_tokens if recall else 0,
+        on_unavailable="fail" if on_unavailable == "fail" else "continue",
+        tools=_boolean(given, "tools", True, where),
+        blocks=tuple(sorted(blocks, key=lambda block: SCOPES.index(block.scope))),
+    )
+
+
+def parse_block(name: Any, definition: Any, where: str) -> BlockDefinition:
+    """Read one block; a field is required by `required: true` in it or by the block's list `required`.
+
+    Raises InvalidRequest with the path of what is wrong.
+    """
+    _named(name, where, "block")
+    given = _mapping(definition, where)
+    check_value(dict(given), where)
+    _known_keys(given, _BLOCK_KEYS, where)
+    scope = _one_of(given.get("scope", "user"), SCOPES, f"{where}.scope")
+    description = given.get("description") or ""
+    if not isinstance(description, str):
+        raise _invalid(f"{where}.description", f"must be text, got {shown(description)}")
+    fields = _mapping(given.get("fields"), f"{where}.fields")
+    if not 0 < len(fields) <= MAX_FIELDS:
+        raise _invalid(f"{where}.fields", f"must declare 1 to {MAX_FIELDS} fields, has {len(fields)}")
+    definitions = _mapping(given.get("$defs") or {}, f"{where}.$defs")
+    properties: dict[str, Any] = {}
+    required = _required(given.get("required") or [], fields, f"{where}.required")
+    for field_name, declared in fields.items():
+        place = f"{where}.fields.{field_name}"
+        _named(field_name, place, "field")
+        if isinstance(declared, dict) and isinstance(declared.get("required"), bool):
+            if declared["required"] and field_name not in required:
+                required.append(field_name)
+            declared = {key: value for key, value in declared.items() if key != "required"}  # noqa: PLW2901
+        properties[field_name] = json_schema.inline(declared, definitions, place)
+    block = BlockDefinition(
+        name,
+        next(known for known in SCOPES if known == scope),
+        " ".join(description.split()),
+        {"type": "object", "properties": properties, "required": sorted(required), "additionalProperties": False},
+    )
+    size = len(canonical(block.schema).encode())
+    if size > MAX_SCHEMA_BYTES:
+        raise _invalid(where, f"its schema takes {size} bytes; at most {MAX_SCHEMA_BYTES} are allowed")
+    _ = block.validator  # compiled here, so that a bad schema is found when the agent is written
+    return block
+
+
+def _required(names: Any, fields: Mapping[str, Any], where: str) -> list[str]:
+    if not isinstance(names, list):
+        raise _invalid(where, f"must be a list of field names, got {shown(names)}")
+    for name in names:
+        if name not in fields:
+            raise _invalid(where, f"there is no field {shown(name)}; fields: {', '.join(map(str, fields))}")
+    return list(dict.fromkeys(names))
+
+
+def _from_classes(blocks: Iterable[Any], where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for number, block in enumerate(blocks):
+        if not (isinstance(block, type) and issubclass(block, Block)):
+            raise _invalid(
+                f"{where}[{number}]", "must be a subclass of trunkline's Block; or make blocks a mapping by name"
+            )
+        definition = block.definition()
+        if definition.name in found:
+            raise _invalid(f"{where}[{number}]", f"two blocks are named {definition.name}")
+        found[definition.name] = definition.to_json()
+    return found
+
+
+def _invalid(where: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"{where}: {why}.", param=where)
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _invalid(where, f"must be a mapping, got {shown(value) if value is not None else 'nothing'}")
+    return value
+
+
+def _named(name: Any, where: str, noun: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise _invalid(
+            where, f"a {noun}'s name is 1 to 64 ASCII letters, digits, _ or -, and begins with a letter or _"
+        )
+
+
+def _known_keys(given: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
+    for key in given:
+        if key not in allowed:
+            close = difflib.get_close_matches(str(key), allowed, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(allowed)}"
+            raise InvalidRequest(f"{where}.{key}: unknown key; {hint}", param=f"{where}.{key}")
+
+
+def _one_of(value: Any, allowed: tuple[str, ...], where: str) -> str:
+    if value not in allowed:
+        raise _invalid(where, f"must be {' or '.join(allowed)}, got {shown(value)}")
+    return str(value)
+
+
+def _boolean(given: Mapping[str, Any], key: str, default: bool, where: str) -> bool:
+    value = given.get(key, default)
+    if not isinstance(value, bool):
+        raise _invalid(f"{where}.{key}", f"must be true or false, got {shown(value)}")
+    return value
+
+
+def _integer(given: Mapping[str, Any], key: str, default: int, where: str) -> int:
+    value = given.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1_000_000:
+        raise _invalid(f"{where}.{key}", f"must be a whole number of tokens from 0 to 1000000, got {shown(value)}")
+    return value

@@ -1,0 +1,39 @@
+"""The blocks that agents declare."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from trunkline.domain import ids
+from trunkline.domain.memory import AgentBlock, AgentMemory, Scope
+from trunkline.domain.principal import Principal
+from trunkline.errors import NotFound
+from trunkline.store.pool import Connection
+from trunkline.store.queries import queries
+
+
+async def agent_memory(connection: Connection, principal: Principal, agent: str) -> AgentMemory:
+    """Return the memory of an agent, given by its wire id or its name, in its current version. Raises NotFound."""
+    agent_id, name = None, None
+    try:
+        agent_id = ids.decode("agent", agent)
+    except NotFound:
+        name = agent
+    cursor = await connection.execute(
+        queries("blocks")["select_agent_memory"], (principal.tenant_id, principal.agent_id, agent_id, name)
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        shown = repr(agent if len(agent) <= 80 else f"{agent[:80]}…")
+        raise NotFound(f"There is no agent {shown}; GET /v1/agents lists those there are.")
+    blocks = tuple(AgentBlock(**block) for block in row.pop("blocks"))
+    return AgentMemory(**row, blocks=blocks)
+
+
+async def declaration(
+    connection: Connection, tenant_id: UUID, scope: Scope, name: str, agent_id: UUID | None
+) -> AgentBlock | None:
+    """Return how the agent declares a block now; without an agent (scope org), how the agent changed last does."""
+    cursor = await connection.execute(queries("blocks")["select_declaration"], (tenant_id, scope, name, agent_id))
+    row = await cursor.fetchone()
+    return None if row is None else AgentBlock(**row)

@@ -1,0 +1,24 @@
+-- The blocks that agents declare. $1 is the tenant and $2 the only agent that the key may act for (null: any).
+
+-- name: select_agent_memory
+-- The current version of an agent, by its id or its name, with the blocks that it declares.
+select a.id as agent_id, v.version, v.recall_tokens,
+       coalesce(jsonb_agg(jsonb_build_object('name', b.name, 'scope', b.scope, 'description', b.description,
+                                             'schema', b.schema::text, 'empty_rendered', b.empty_rendered,
+                                             'empty_tokens', b.empty_tokens) order by b.position)
+                filter (where b.name is not null), '[]') as blocks
+  from trunkline.agents a
+  join trunkline.agent_versions v on v.tenant_id = a.tenant_id and v.agent_id = a.id and v.version = a.current_version
+  left join trunkline.agent_blocks b on b.tenant_id = v.tenant_id and b.agent_id = v.agent_id and b.version = v.version
+ where a.tenant_id = $1 and ($2::uuid is null or a.id = $2)
+   and (a.id = $3::uuid or ($4::text is not null and a.name = $4 and a.archived_at is null))
+ group by a.id, v.version, v.recall_tokens;
+
+-- name: select_declaration
+-- The latest declaration of a block of this scope and name: by agent $4, or (null, for org) by any agent of the tenant.
+select b.name, b.scope, b.description, b.schema::text as schema, b.empty_rendered, b.empty_tokens
+  from trunkline.agents a
+  join trunkline.agent_blocks b on b.tenant_id = a.tenant_id and b.agent_id = a.id and b.version = a.current_version
+ where a.tenant_id = $1 and b.scope = $2 and b.name = $3 and ($4::uuid is null or a.id = $4)
+ order by a.updated_at desc, a.id
+ limit 1;

@@ -1,0 +1,80 @@
+-- Memories: the current state at each path. $1 is the tenant, $2 the store.
+
+-- name: select_memory
+-- A memory by its id.
+select id, store_id, path, content, content_sha256, content_bytes, block, states, rendered, rendered_tokens, version,
+       version_id, created_at, updated_at
+  from trunkline.memories where tenant_id = $1 and store_id = $2 and id = $3;
+
+-- name: lock_memory
+-- A memory by its id, locked against other writers.
+select id, store_id, path, content, content_sha256, content_bytes, block, states, rendered, rendered_tokens, version,
+       version_id, created_at, updated_at
+  from trunkline.memories where tenant_id = $1 and store_id = $2 and id = $3
+   for update;
+
+-- name: lock_path
+-- The memory at a path, locked against other writers.
+select id, store_id, path, content, content_sha256, content_bytes, block, states, rendered, rendered_tokens, version,
+       version_id, created_at, updated_at
+  from trunkline.memories where tenant_id = $1 and store_id = $2 and path = $3
+   for update;
+
+-- name: insert_memory
+-- Insert a memory at version 1; no row comes back if its path is taken. A block's content is its value as JSON.
+insert into trunkline.memories (tenant_id, store_id, id, path, content, content_sha256, content_bytes, block, value,
+                                states, rendered, rendered_tokens, version, version_id, created_at, updated_at)
+values ($1, $2, $3, $4, $5::text, $6, $7, $8::text, case when $8::text is not null then $5::text::jsonb end,
+        $9, $10, $11, 1, $12, $13, $13)
+on conflict (tenant_id, store_id, path) do nothing
+returning id;
+
+-- name: update_memory
+-- Write the next state of a memory that is locked.
+update trunkline.memories
+   set path = $4, content = $5::text, content_sha256 = $6, content_bytes = $7,
+       value = case when block is not null then $5::text::jsonb end,
+       states = $8, rendered = $9, rendered_tokens = $10, version = $11, version_id = $12, updated_at = $13
+ where tenant_id = $1 and store_id = $2 and id = $3;
+
+-- name: delete_memory
+-- Delete a memory; its versions stay.
+delete from trunkline.memories where tenant_id = $1 and store_id = $2 and id = $3;
+
+-- name: overlapping
+-- The memory, other than $5, at a path, above it ($4 lists the paths above) or below it.
+select id, path from trunkline.memories
+ where tenant_id = $1 and store_id = $2 and id is distinct from $5::uuid
+   and (path = $3 or path = any ($4::text[]) or starts_with(path, $3 || '/'))
+ order by path
+ limit 1;
+
+-- name: list_memories
+-- A page of the memories below prefix $3, in byte order of their paths, after $5. With a depth $4 above 0, deeper ones
+-- are rolled up into the path at that depth, which then ends in a slash.
+with entries as (
+    select case when $4::int = 0 or cardinality(steps) <= $4 then path
+                else $3 || array_to_string(steps[1:$4], '/') || '/' end collate "C" as entry,
+           case when $4::int = 0 or cardinality(steps) <= $4 then id end as id
+      from trunkline.memories, string_to_array(substr(path, length($3::text) + 1), '/') as steps
+     where tenant_id = $1 and store_id = $2 and starts_with(path, $3::text)
+), page as (
+    select distinct entry, id from entries
+     where $5::text is null or entry > $5::text collate "C"
+     order by entry
+     limit $6
+)
+select p.entry, m.id, m.store_id, m.path, m.content, m.content_sha256, m.content_bytes, m.block, m.states, m.rendered,
+       m.rendered_tokens, m.version, m.version_id, m.created_at, m.updated_at
+  from page p
+  left join trunkline.memories m on m.tenant_id = $1 and m.id = p.id
+ order by p.entry;
+
+-- name: select_blocks
+-- The blocks at these owners ($2) and names ($3), those that have been written.
+select m.id, m.store_id, m.path, m.content, m.content_sha256, m.content_bytes, m.block, m.states, m.rendered,
+       m.rendered_tokens, m.version, m.version_id, m.created_at, m.updated_at
+  from unnest($2::text[], $3::text[]) as wanted(owner_key, name)
+  join trunkline.memory_stores s on s.tenant_id = $1 and s.managed and s.owner_key = wanted.owner_key
+  join trunkline.memories m on m.tenant_id = $1 and m.store_id = s.id and m.path = '/blocks/' || wanted.name
+ where m.block is not null;

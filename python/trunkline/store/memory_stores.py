@@ -1,0 +1,147 @@
+"""Memory stores: those that clients make, and the managed ones behind blocks and recall."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from trunkline.domain import ids
+from trunkline.domain.memory import MemoryStore, StoreOwner
+from trunkline.domain.principal import Principal
+from trunkline.errors import InvalidRequest, NotFound, Unavailable
+from trunkline.store.pool import Connection
+from trunkline.store.queries import queries
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFilter:
+    """Which stores a list holds; None: no limit."""
+
+    include_archived: bool = False
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+async def managed(connection: Connection, tenant_id: UUID, owner: StoreOwner, at: datetime) -> UUID:
+    """Return the managed store of an owner, made if there is none, and keep it there until the transaction ends.
+
+    Several may call this at once; one of them makes the store. Raises InvalidRequest when the store is archived.
+    """
+    for _ in range(3):
+        cursor = await connection.execute(queries("memory_stores")["share_managed"], (tenant_id, owner.key))
+        row = await cursor.fetchone()
+        if row is not None:
+            store_id: UUID = row["id"]
+            refuse_archived(store_id, row["archived_at"])
+            return store_id
+        await connection.execute(
+            queries("memory_stores")["insert_managed"],
+            (tenant_id, ids.new(), owner.key, owner.scope, owner.agent_id, owner.subject, at),
+        )
+    raise Unavailable("The memory store is being deleted and made again by others; try again.")
+
+
+async def find_managed(connection: Connection, tenant_id: UUID, owner: StoreOwner) -> UUID | None:
+    """Return the managed store of an owner, or None when nothing has been kept for it yet."""
+    cursor = await connection.execute(queries("memory_stores")["select_managed"], (tenant_id, owner.key))
+    row = await cursor.fetchone()
+    return None if row is None else row["id"]
+
+
+async def create(connection: Connection, tenant_id: UUID, store: MemoryStore) -> None:
+    """Insert a store that is not managed."""
+    await connection.execute(
+        queries("memory_stores")["insert_store"],
+        (
+            tenant_id,
+            store.id,
+            store.name,
+            store.description,
+            Jsonb(store.metadata),
+            store.scope,
+            store.agent_id,
+            store.created_at,
+        ),
+    )
+
+
+async def get(connection: Connection, principal: Principal, store_id: UUID) -> MemoryStore:
+    """Return a store. Raises NotFound."""
+    return await _one(connection, principal, store_id, "select_store")
+
+
+async def lock(connection: Connection, principal: Principal, store_id: UUID) -> MemoryStore:
+    """Return a store and keep others from changing it, or the paths in it, in this transaction. Raises NotFound."""
+    return await _one(connection, principal, store_id, "lock_store")
+
+
+async def page(
+    connection: Connection, principal: Principal, wanted: StoreFilter, after: tuple[datetime, UUID] | None, limit: int
+) -> list[MemoryStore]:
+    """Return up to `limit` stores, newest first, that come after the position `(created_at, id)`."""
+    created_at, store_id = after or (None, None)
+    cursor = await connection.execute(
+        queries("memory_stores")["list_stores"],
+        (
+            principal.tenant_id,
+            principal.agent_id,
+            created_at,
+            store_id,
+            wanted.include_archived,
+            wanted.created_from,
+            wanted.created_to,
+            limit,
+        ),
+    )
+    return [MemoryStore(**row) for row in await cursor.fetchall()]
+
+
+async def update(connection: Connection, tenant_id: UUID, store: MemoryStore) -> None:
+    """Write the name, description, metadata and `updated_at` of a store that `lock` returned."""
+    await connection.execute(
+        queries("memory_stores")["update_store"],
+        (tenant_id, store.id, store.name, store.description, Jsonb(store.metadata), store.updated_at),
+    )
+
+
+async def archive(connection: Connection, tenant_id: UUID, store_id: UUID, at: datetime) -> None:
+    """Archive a store that `lock` returned."""
+    await connection.execute(queries("memory_stores")["archive_store"], (tenant_id, store_id, at))
+
+
+async def delete(connection: Connection, principal: Principal, store_id: UUID) -> None:
+    """Delete a store with all that is in it. Raises NotFound."""
+    cursor = await connection.execute(
+        queries("memory_stores")["delete_store"], (principal.tenant_id, principal.agent_id, store_id)
+    )
+    if await cursor.fetchone() is None:
+        raise _missing(store_id)
+
+
+def refuse_archived(store_id: UUID, archived_at: datetime | None) -> None:
+    """Raise InvalidRequest when the store is archived: it can be read, and no longer written."""
+    if archived_at is not None:
+        raise InvalidRequest(
+            f"The memory store {ids.encode('memstore', store_id)} is archived and can only be read; "
+            "archiving cannot be undone. Write to another store.",
+            code="memory_store_archived",
+        )
+
+
+async def _one(connection: Connection, principal: Principal, store_id: UUID, statement: str) -> MemoryStore:
+    cursor = await connection.execute(
+        queries("memory_stores")[statement], (principal.tenant_id, principal.agent_id, store_id)
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise _missing(store_id)
+    return MemoryStore(**row)
+
+
+def _missing(store_id: UUID) -> NotFound:
+    return NotFound(
+        f"There is no memory store {ids.encode('memstore', store_id)}; GET /v1/memory_stores lists those there are."
+    )

@@ -1,0 +1,64 @@
+-- Memory stores. $1 is the tenant; in what a key asks for, $2 is the only agent that it may act for (null: any).
+
+-- name: share_managed
+-- The managed store of an owner, kept from being archived or deleted until the transaction ends.
+select id, archived_at from trunkline.memory_stores
+ where tenant_id = $1 and managed and owner_key = $2
+   for key share;
+
+-- name: insert_managed
+-- Make the managed store of an owner, unless another has made it meanwhile.
+insert into trunkline.memory_stores (tenant_id, id, name, scope, agent_id, subject, managed, created_at, updated_at)
+values ($1, $2, $3, $4, $5, $6, true, $7, $7)
+on conflict (tenant_id, owner_key) where managed do nothing;
+
+-- name: select_managed
+-- The id of the managed store of an owner.
+select id from trunkline.memory_stores where tenant_id = $1 and managed and owner_key = $2;
+
+-- name: insert_store
+-- Insert a store that is not managed.
+insert into trunkline.memory_stores (tenant_id, id, name, description, metadata, scope, agent_id, created_at,
+                                     updated_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $8);
+
+-- name: select_store
+-- A store by its id.
+select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at
+  from trunkline.memory_stores
+ where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3;
+
+-- name: lock_store
+-- A store by its id, locked against other changes of the store, and of what paths are taken in it.
+select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at
+  from trunkline.memory_stores
+ where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3
+   for no key update;
+
+-- name: list_stores
+-- A page of stores, newest first, after the position ($3, $4).
+select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at
+  from trunkline.memory_stores
+ where tenant_id = $1 and ($2::uuid is null or agent_id = $2)
+   and ($3::timestamptz is null or (created_at, id) < ($3, $4::uuid))
+   and ($5 or archived_at is null)
+   and ($6::timestamptz is null or created_at >= $6)
+   and ($7::timestamptz is null or created_at <= $7)
+ order by created_at desc, id desc
+ limit $8;
+
+-- name: update_store
+-- Change a store's name, description and metadata.
+update trunkline.memory_stores set name = $3, description = $4, metadata = $5, updated_at = $6
+ where tenant_id = $1 and id = $2;
+
+-- name: archive_store
+-- Archive a store; archived before, it keeps its time.
+update trunkline.memory_stores set updated_at = case when archived_at is null then $3 else updated_at end,
+                                   archived_at = coalesce(archived_at, $3)
+ where tenant_id = $1 and id = $2;
+
+-- name: delete_store
+-- Delete a store with all its memories, versions and passages.
+delete from trunkline.memory_stores where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3
+returning id;

@@ -1,0 +1,119 @@
+"""Memory versions: one row for each write, never changed but by redaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from trunkline.domain import ids
+from trunkline.domain.memory import Actor, MemoryVersion, VersionOperation
+from trunkline.errors import NotFound
+from trunkline.store.pool import Connection
+from trunkline.store.queries import queries
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFilter:
+    """Which versions of a store a list holds; None: no limit. `api_key` is a wire id, as it was recorded."""
+
+    memory_id: UUID | None = None
+    operation: VersionOperation | None = None
+    session_id: UUID | None = None
+    api_key: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+async def insert(connection: Connection, tenant_id: UUID, version: MemoryVersion) -> None:
+    """Insert a version."""
+    await connection.execute(
+        queries("memory_versions")["insert_version"],
+        (
+            tenant_id,
+            version.store_id,
+            version.id,
+            version.memory_id,
+            version.version,
+            version.operation,
+            None if version.operations is None else Jsonb(version.operations),
+            version.path,
+            version.content,
+            version.content_sha256,
+            version.content_bytes,
+            version.block,
+            version.actor.type,
+            version.actor.id,
+            version.session_id,
+            version.event_id,
+            version.created_at,
+        ),
+    )
+
+
+async def get(connection: Connection, tenant_id: UUID, store_id: UUID, version_id: UUID) -> MemoryVersion:
+    """Return a version of a store. Raises NotFound."""
+    cursor = await connection.execute(queries("memory_versions")["select_version"], (tenant_id, store_id, version_id))
+    row = await cursor.fetchone()
+    if row is None:
+        raise NotFound(
+            f"There is no memory version {ids.encode('memver', version_id)} in {ids.encode('memstore', store_id)}; "
+            "list its memory_versions to see those there are."
+        )
+    return _version(row)
+
+
+async def page(
+    connection: Connection,
+    tenant_id: UUID,
+    store_id: UUID,
+    wanted: VersionFilter,
+    *,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[MemoryVersion]:
+    """Return up to `limit` versions, newest first, that come after the position `(created_at, id)`."""
+    created_at, version_id = after or (None, None)
+    cursor = await connection.execute(
+        queries("memory_versions")["list_versions"],
+        (
+            tenant_id,
+            store_id,
+            created_at,
+            version_id,
+            wanted.memory_id,
+            wanted.operation,
+            wanted.session_id,
+            wanted.api_key,
+            wanted.created_from,
+            wanted.created_to,
+            limit,
+        ),
+    )
+    return [_version(row) for row in await cursor.fetchall()]
+
+
+async def history(
+    connection: Connection, tenant_id: UUID, store_id: UUID, memory_id: UUID, *, before: int | None, limit: int
+) -> list[MemoryVersion]:
+    """Return up to `limit` versions of one memory, newest first, older than version `before`."""
+    cursor = await connection.execute(
+        queries("memory_versions")["history"], (tenant_id, store_id, memory_id, before, limit)
+    )
+    return [_version(row) for row in await cursor.fetchall()]
+
+
+async def redact(
+    connection: Connection, tenant_id: UUID, store_id: UUID, version_id: UUID, *, by: str, at: datetime
+) -> MemoryVersion:
+    """Empty a version and return it. `by` is the wire id of the key that asked. Raises NotFound."""
+    await connection.execute(queries("memory_versions")["redact_version"], (tenant_id, store_id, version_id, at, by))
+    return await get(connection, tenant_id, store_id, version_id)
+
+
+def _version(row: dict[str, Any]) -> MemoryVersion:
+    actor = Actor(row.pop("actor_type"), row.pop("actor_id"))
+    return MemoryVersion(**row, actor=actor)

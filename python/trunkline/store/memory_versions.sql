@@ -1,0 +1,47 @@
+-- Memory versions: one row a write. $1 is the tenant, $2 the store.
+
+-- name: insert_version
+-- Insert a version. A block's content is its value as JSON.
+insert into trunkline.memory_versions (tenant_id, store_id, id, memory_id, version, operation, operations, path,
+                                       content, content_sha256, content_bytes, value, actor_type, actor_id,
+                                       session_id, event_id, created_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text, $10, $11, case when $12 then $9::text::jsonb end, $13, $14,
+        $15, $16, $17);
+
+-- name: select_version
+-- A version by its id.
+select id, store_id, memory_id, version, operation, operations, path, content, content_sha256, content_bytes,
+       value is not null as block, actor_type, actor_id, session_id, event_id, created_at, redacted_at, redacted_by
+  from trunkline.memory_versions where tenant_id = $1 and store_id = $2 and id = $3;
+
+-- name: list_versions
+-- A page of versions, newest first, after the position ($3, $4).
+select id, store_id, memory_id, version, operation, operations, path, content, content_sha256, content_bytes,
+       value is not null as block, actor_type, actor_id, session_id, event_id, created_at, redacted_at, redacted_by
+  from trunkline.memory_versions
+ where tenant_id = $1 and store_id = $2
+   and ($3::timestamptz is null or (created_at, id) < ($3, $4::uuid))
+   and ($5::uuid is null or memory_id = $5)
+   and ($6::text is null or operation = $6)
+   and ($7::uuid is null or session_id = $7)
+   and ($8::text is null or (actor_type = 'api_key' and actor_id = $8))
+   and ($9::timestamptz is null or created_at >= $9)
+   and ($10::timestamptz is null or created_at <= $10)
+ order by created_at desc, id desc
+ limit $11;
+
+-- name: history
+-- The versions of one memory, newest first, before version $4.
+select id, store_id, memory_id, version, operation, operations, path, content, content_sha256, content_bytes,
+       value is not null as block, actor_type, actor_id, session_id, event_id, created_at, redacted_at, redacted_by
+  from trunkline.memory_versions
+ where tenant_id = $1 and store_id = $2 and memory_id = $3 and ($4::int is null or version < $4)
+ order by version desc
+ limit $5;
+
+-- name: redact_version
+-- Empty a version of all that it says and keep the row; redacted before, it keeps its time.
+update trunkline.memory_versions
+   set path = null, content = null, content_sha256 = null, content_bytes = null, value = null, operations = null,
+       redacted_at = coalesce(redacted_at, $4), redacted_by = coalesce(redacted_by, $5)
+ where tenant_id = $1 and store_id = $2 and id = $3;

@@ -1,0 +1,44 @@
+"""Passages: turns, word for word, that recall searches."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from trunkline.domain.memory import Passage, Source
+from trunkline.store.pool import Connection
+from trunkline.store.queries import queries
+
+
+async def recall(
+    connection: Connection,
+    tenant_id: UUID,
+    store_id: UUID,
+    query: str,
+    *,
+    limit: int,
+    token_budget: int,
+    exclude_session: UUID | None = None,
+) -> list[Passage]:
+    """Return the passages of a store that answer a query, best first, within `limit` passages and `token_budget`."""
+    cursor = await connection.execute(
+        queries("passages")["recall"], (tenant_id, store_id, query, limit, token_budget, exclude_session)
+    )
+    return [Passage(**row) for row in await cursor.fetchall()]
+
+
+async def insert(connection: Connection, tenant_id: UUID, store_id: UUID, passage: Passage, source: Source) -> None:
+    """Keep a passage; it can be recalled as soon as the transaction commits. Its score is not kept."""
+    await connection.execute(
+        queries("passages")["insert_passage"],
+        (
+            tenant_id,
+            store_id,
+            passage.id,
+            source.session_id,
+            source.event_id,
+            passage.role,
+            passage.content,
+            passage.tokens,
+            passage.created_at,
+        ),
+    )

@@ -1,0 +1,133 @@
+"""What a prompt says about memory: the rendered blocks, the recall text, and the fields that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trunkline.model_server.prompt import Prompt, Tool
+
+UPDATE, SEARCH, READ = "memory_update", "memory_search", "memory_read"
+
+_BLOCK = re.compile(r"<memory\b([^>]*)>\n(.*?)\n?</memory>", re.DOTALL)
+_ATTRIBUTE = re.compile(r'([\w-]+)="([^"]*)"')
+_FIELD = re.compile(r"([A-Za-z_][\w-]*)(?: \([^)]*\))?: (.+)")
+_UNKNOWN = re.compile(r"(required but unknown|unknown): (.+)")
+_RECALLED = re.compile(r"- \[(\d{4}-\d\d-\d\d)?\s*(\w+)?\]\s*(.+)")
+_MENTIONED = re.compile(r"\b([A-Za-z_][\w-]*)\.([A-Za-z_][\w-]*)\b")
+
+
+@dataclass(slots=True)
+class Block:
+    """A block: the values it shows, and its other fields."""
+
+    name: str
+    values: dict[str, Any] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    required_unknown: list[str] = field(default_factory=list)
+
+    @property
+    def fields(self) -> list[str]:
+        """All its fields, known first."""
+        return list(dict.fromkeys([*self.values, *self.required_unknown, *self.unknown]))
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """One recalled passage."""
+
+    date: str
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryView:
+    """The memory in one prompt. `present` is false if the prompt holds neither blocks nor recall."""
+
+    blocks: tuple[Block, ...]
+    recalled: tuple[Recalled, ...]
+
+    @property
+    def present(self) -> bool:
+        """Whether there is any memory at all."""
+        return bool(self.blocks or self.recalled)
+
+
+def view(prompt: Prompt) -> MemoryView:
+    """Read the memory in a prompt. A block named twice is the later one: newer state follows older."""
+    blocks: dict[str, Block] = {}
+    newer = [text for name, text in prompt.sections if name != "recall"]
+    for text in (prompt.system, *newer):
+        blocks |= {block.name: block for block in _blocks(text)}
+    recalled = [passage for name, text in prompt.sections if name == "recall" for passage in _recalled(text)]
+    return MemoryView(tuple(blocks.values()), tuple(recalled))
+
+
+def writable(memory: MemoryView, tools: Iterable[Tool]) -> list[Block]:
+    """Return the blocks that `memory_update` can write: those rendered, and those that only the tool speaks of."""
+    blocks = {block.name: block for block in memory.blocks}
+    update = next((tool for tool in tools if tool.name == UPDATE), None)
+    if update is None:
+        return []
+    for block_name, field_name in [*_in_schema(update.parameters), *_MENTIONED.findall(update.description)]:
+        known = blocks.get(block_name)
+        if known is None:
+            blocks[block_name] = Block(block_name, unknown=[field_name])
+        elif known not in memory.blocks and field_name not in known.fields:
+            known.unknown.append(field_name)
+    return list(blocks.values())
+
+
+def _blocks(text: str) -> Iterator[Block]:
+    for match in _BLOCK.finditer(text):
+        attributes = dict(_ATTRIBUTE.findall(match[1]))
+        name = attributes.get("block")
+        if name:
+            yield _block(name, match[2])
+
+
+def _block(name: str, text: str) -> Block:
+    block = Block(name)
+    for line in text.splitlines():
+        if unknown := _UNKNOWN.fullmatch(line):
+            names = [part.strip() for part in unknown[2].split(",")]
+            (block.required_unknown if unknown[1].startswith("required") else block.unknown).extend(names)
+        elif value := _FIELD.fullmatch(line):
+            try:  # a description may have a colon too, but no JSON after it
+                block.values[value[1]] = json.JSONDecoder().raw_decode(value[2])[0]
+            except ValueError:
+                continue
+    return block
+
+
+def _recalled(text: str) -> Iterator[Recalled]:
+    for line in text.splitlines():
+        match = _RECALLED.match(line.strip())
+        if match:
+            yield Recalled(match[1] or "", match[2] or "user", match[3].strip())
+
+
+def _in_schema(schema: object) -> Iterator[tuple[str, str]]:
+    """(block, field) pairs that a JSON Schema fixes by `const` or `enum` side by side."""
+    if isinstance(schema, Mapping):
+        properties = schema.get("properties")
+        if isinstance(properties, Mapping) and "block" in properties and "field" in properties:
+            for block in _fixed(properties["block"]):
+                for field_name in _fixed(properties["field"]):
+                    yield block, field_name
+        for value in schema.values():
+            yield from _in_schema(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _in_schema(value)
+
+
+def _fixed(schema: object) -> list[str]:
+    if not isinstance(schema, Mapping):
+        return []
+    values = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
+    return [value for value in values if isinstance(value, str)]

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trunkline.cli.output import AsJson, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add `trunkline control`."""
+    app.command("control")(control)
+
+
+def control(
+    *,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="trunkline.yaml.")] = None,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen; gateways relay to it.")] = (
+        "127.0.0.1:4001"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Run a control plane on its own.
+
+    Its database is that of DATABASE_URL, or of a `trunkline up` on this machine.
+    """
+    from trunkline.processes.control import serve
+    from trunkline.processes.ports import base_url, listener
+    from trunkline.processes.postgres import running
+    from trunkline.settings import load
+
+    database = running(load(config, os.environ)).control
+    with listener(listen) as socket:
+        host = listen.rpartition(":")[0]
+        url = base_url(f"{host}:{socket.getsockname()[1]}")
+        if as_json:
+            print_json({"base_url": url})
+        else:
+            print(f"control plane listening on {url}", flush=True)
+        serve(database, socket)

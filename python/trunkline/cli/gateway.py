@@ -1,0 +1,64 @@
+"""`trunkline gateway`: kept free of Typer, so that a gateway starts fast and stays small."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from trunkline.cli.failure import exit_status, tell
+from trunkline.errors import TrunklineError
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until SIGTERM or SIGINT and return the exit status."""
+    options = _parse(arguments)
+    try:
+        _serve(options)
+    except TrunklineError as error:
+        tell(error, as_json=options.json)
+        return exit_status(error)
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="trunkline gateway",
+        description="Run a gateway on its own, on the database of DATABASE_URL or of a `trunkline up` on this machine.",
+    )
+    parser.add_argument("-c", "--config", type=Path, help="trunkline.yaml (default: here, else in TRUNKLINE_HOME)")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where to listen (default: settings, 127.0.0.1:4000)")
+    parser.add_argument(
+        "--control-url",
+        default=os.environ.get("TRUNKLINE_CONTROL_URL", "http://127.0.0.1:4001"),
+        help="where the control plane answers (TRUNKLINE_CONTROL_URL; default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the address, and errors, as JSON")
+    return parser.parse_args(arguments)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from trunkline._core import known_providers
+    from trunkline.processes.gateway import serve
+    from trunkline.processes.ports import base_url
+    from trunkline.processes.postgres import running
+    from trunkline.settings import KnownProvider, load
+
+    environ = dict(os.environ)
+    if options.listen:
+        environ["TRUNKLINE_LISTEN"] = options.listen
+    settings = load(options.config, environ)
+    known = [KnownProvider.model_validate(provider) for provider in json.loads(known_providers())]
+    config = settings.gateway_config(running(settings).gateway, options.control_url, known)
+
+    def listening(port: int) -> None:
+        url = base_url(f"{settings.listen.rpartition(':')[0]}:{port}")
+        print(json.dumps({"base_url": url}) if options.json else f"gateway listening on {url}", flush=True)
+        if not config["providers"]:
+            sys.stderr.write(
+                "trunkline: no model provider is configured: set OPENAI_API_KEY, ANTHROPIC_API_KEY or another.\n"
+            )
+
+    serve(config, listening=listening)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from trunkline.cli.output import AsJson, print_json, print_table
+
+app = typer.Typer(help="API keys of the tenant.", no_args_is_help=True)
+
+
+@app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    *,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="inference, memory, manage or operator; again for more. Default: inference."),
+    ] = None,
+    agent: Annotated[str | None, typer.Option(help="The only agent (name or id) that the key may act for.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model that the key may ask for; again for more.")] = None,
+    budget_usd: Annotated[float | None, typer.Option(help="What its calls may cost in all, in US dollars.")] = None,
+    rpm: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. Its text is shown this once."""
+    from trunkline.client import Trunkline
+
+    with Trunkline() as client:
+        agent_id = client.agents.get(agent).id if agent else None
+        key = client.keys.create(
+            name, scopes=scope or ["inference"], agent_id=agent_id, models=model or None, budget_usd=budget_usd, rpm=rpm
+        )
+    if as_json:
+        print_json(key.to_json())
+        return
+    print(key.key)
+    typer.echo(f"Key {name!r} ({key.id}), scopes {', '.join(key.scopes)}: keep it, it is not shown again.", err=True)
+
+
+@app.command("list")
+def list_keys(*, as_json: AsJson = False) -> None:
+    """List the keys, without their text."""
+    from trunkline.client import Trunkline
+
+    with Trunkline() as client:
+        keys = client.keys.list()
+    if as_json:
+        print_json([key.to_json() for key in keys])
+        return
+    rows = [
+        (
+            key.name,
+            f"…{key.hint}",
+            ",".join(key.scopes),
+            key.agent_id or "",
+            "revoked" if key.revoked_at else "",
+            key.id,
+        )
+        for key in keys
+    ]
+    print_table(("NAME", "KEY", "SCOPES", "AGENT", "STATE", "ID"), rows, empty="No keys.")
+
+
+@app.command("revoke")
+def revoke(key: Annotated[str, typer.Argument(help="The key's id (key_…).")], *, as_json: AsJson = False) -> None:
+    """End a key for good."""
+    from trunkline.client import Trunkline
+
+    with Trunkline() as client:
+        client.keys.revoke(key)
+    if as_json:
+        print_json({"id": key, "revoked": True})
+    else:
+        print(f"{key}: revoked")

@@ -1,0 +1,1 @@
+"""The processes of one Trunkline (gateway, control plane, worker) and the supervisor that watches over them."""

@@ -1,0 +1,22 @@
+"""The worker as a process: it carries out the turns of agents that run here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trunkline.processes.lifeline import on_loss, receive
+from trunkline.runtime.worker import run
+
+
+def serve(database: str, base_url: str, *, on_loss: Callable[[Callable[[], None]], None] | None = None) -> None:
+    """Work until SIGTERM or SIGINT; `base_url` is the gateway that model calls go through."""
+    run(database, base_url, on_loss=on_loss)
+
+
+def _supervised() -> None:
+    configuration = receive()
+    serve(configuration["database"], configuration["base_url"], on_loss=on_loss)
+
+
+if __name__ == "__main__":
+    _supervised()

@@ -1,0 +1,105 @@
+"""What routes ask for: who calls, and a transaction of that caller's tenant."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Depends, Request
+
+from trunkline.api.event_feed import EventFeed
+from trunkline.domain.keys import digest
+from trunkline.domain.principal import Principal
+from trunkline.errors import Unauthenticated
+from trunkline.store import keys
+from trunkline.store.pool import Connection, Database
+
+Wake = Callable[[Connection, UUID, UUID], Awaitable[None]]
+"""Called with (connection, tenant, session) in the transaction that gave a session something to do."""
+
+_KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and a transaction that sees and writes that tenant's rows.
+
+    It is committed when the route has returned, before the answer is sent.
+    """
+
+    principal: Principal
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the app is made of, for its routes."""
+
+    database: Database
+    feed: EventFeed
+    wake: Wake | None
+
+
+def parts(request: Request) -> Parts:
+    """Return the running app's parts."""
+    state: Any = request.app.state
+    found = state.parts
+    if not isinstance(found, Parts):
+        raise TypeError("the app has not been started")
+    return found
+
+
+def _database(request: Request) -> Database:
+    return parts(request).database
+
+
+def key_text(request: Request) -> str:
+    """Return the key that a request came with. Raises Unauthenticated when it came with none."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and text.strip():
+        return text.strip()
+    for header in _KEY_HEADERS:
+        if value := request.headers.get(header, "").strip():
+            return value
+    raise Unauthenticated(
+        "The request has no API key. Send it as 'Authorization: Bearer sk-tl-…' or 'x-api-key: sk-tl-…'; `trunkline "
+        "up` shows where the first key is kept.",
+        code="missing_key",
+    )
+
+
+async def authenticate(connection: Connection, text: str) -> Principal:
+    """Return whom a key stands for and bind the transaction to that tenant. Raises Unauthenticated."""
+    found = await keys.authenticate(connection, digest(text))
+    if found is None:
+        raise Unauthenticated(
+            "The API key is not known, has expired or was revoked. Check that all of it was copied; `trunkline keys "
+            "list` shows the keys there are.",
+            code="invalid_key",
+        )
+    return found
+
+
+async def _principal(request: Request, database: Annotated[Database, Depends(_database)]) -> Principal:
+    text = key_text(request)
+    async with database.transaction() as connection:
+        return await authenticate(connection, text)
+
+
+def _caller(scope: str) -> Callable[..., AsyncIterator[Caller]]:
+    async def caller(request: Request, database: Annotated[Database, Depends(_database)]) -> AsyncIterator[Caller]:
+        text = key_text(request)
+        async with database.transaction() as connection:
+            principal = await authenticate(connection, text)
+            principal.require(scope)
+            yield Caller(principal, connection)
+
+    return caller
+
+
+DatabaseDependency = Annotated[Database, Depends(_database)]
+PrincipalDependency = Annotated[Principal, Depends(_principal)]
+PartsDependency = Annotated[Parts, Depends(parts)]
+Manager = Annotated[Caller, Depends(_caller("manage"), scope="function")]

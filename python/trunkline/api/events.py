@@ -1,0 +1,226 @@
+"""Events: append to a session, list, and follow as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import AwareDatetime
+from starlette.responses import JSONResponse, StreamingResponse
+
+from trunkline.api import paging
+from trunkline.api.deps import Caller, Manager, Parts, PartsDependency, Wake, authenticate, key_text
+from trunkline.api.idempotency import once
+from trunkline.domain import ids
+from trunkline.domain.events import Event, EventRequest, EventsRequest, check_order
+from trunkline.domain.times import now
+from trunkline.errors import Conflict, InvalidRequest, NotFound, TrunklineError, Unavailable
+from trunkline.store import events, sessions
+from trunkline.store.events import EventFilter, NewEvent
+
+router = APIRouter(prefix="/v1/sessions/{session_id}/events", tags=["events"])
+
+HEARTBEAT_SECONDS: Final = 15.0
+"""How long a stream is silent at most; proxies commonly cut after 30 or 60 s."""
+_BATCH: Final = 200
+
+
+@router.post("")
+async def send(
+    request: Request, session_id: str, given: EventsRequest, caller: Manager, parts: PartsDependency
+) -> JSONResponse:
+    """Append events, all or none, and let the agent go on. The answer holds them with their ids."""
+    session = ids.decode("sesn", session_id)
+
+    async def act() -> dict[str, Any]:
+        sent = await append(caller, parts.wake, session, given.events)
+        return {"data": [event.to_wire() for event in sent]}
+
+    return JSONResponse(await once(request, caller, act))
+
+
+@router.get("")
+async def list_events(
+    *,
+    session_id: str,
+    caller: Manager,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    page: str | None = None,
+    order: Literal["asc", "desc"] = "asc",
+    types: Annotated[list[str] | None, Query()] = None,
+    types_of_sdk: Annotated[list[str] | None, Query(alias="types[]")] = None,
+    created_after: Annotated[AwareDatetime | None, Query(alias="created_at[gt]")] = None,
+    created_from: Annotated[AwareDatetime | None, Query(alias="created_at[gte]")] = None,
+    created_before: Annotated[AwareDatetime | None, Query(alias="created_at[lt]")] = None,
+    created_to: Annotated[AwareDatetime | None, Query(alias="created_at[lte]")] = None,
+) -> JSONResponse:
+    """List a session's events in the order in which they came, or backwards."""
+    session = ids.decode("sesn", session_id)
+    await sessions.head(caller.connection, caller.principal, session)
+    kinds = (*(types or ()), *(types_of_sdk or ()))
+    wanted = EventFilter(kinds or None, created_after, created_from, created_before, created_to)
+    found = await events.page(
+        caller.connection,
+        caller.principal.tenant_id,
+        session,
+        wanted,
+        after=paging.read_number(page),
+        limit=limit + 1,
+        newest_first=order == "desc",
+    )
+    return JSONResponse(paging.page(found, limit, Event.to_wire, lambda event: paging.at_number(event.seq)))
+
+
+@router.get("/stream")
+async def stream(
+    *,
+    request: Request,
+    session_id: str,
+    caller: Manager,
+    parts: PartsDependency,
+    after: Annotated[
+        str | None, Query(description="number (`seq`) or id of the last event seen; 0: from the first")
+    ] = None,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> StreamingResponse:
+    """Follow a session's events as server-sent events, from now on or from the one after `Last-Event-ID` or `after`."""
+    session = ids.decode("sesn", session_id)
+    seen = await sessions.head(caller.connection, caller.principal, session)
+    resume = last_event_id or after
+    if resume is not None:
+        seen = min(seen, await _number(caller, session, resume))
+    return StreamingResponse(
+        _follow(parts, key_text(request), caller.principal.tenant_id, session, seen),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+    )
+
+
+async def append(caller: Caller, wake: Wake | None, session_id: UUID, sent: Sequence[EventRequest]) -> list[Event]:
+    """Append what a client sent, and `session.status_running` where that sets an idle session to work.
+
+    Returns the events that were sent. Raises NotFound; Conflict when the session has ended or a tool call has its
+    answer already; InvalidRequest when an event answers a tool call that is not there.
+    """
+    connection, principal = caller.connection, caller.principal
+    check_order(sent)
+    head = await sessions.lock(connection, principal, session_id)
+    if head.archived_at is not None or head.status == "terminated":
+        state = "archived" if head.archived_at is not None else "terminated"
+        raise Conflict(
+            f"The session is {state} and takes no more events; create another.",
+            code=state,
+            details={"status": head.status},
+        )
+    await _check_answers(caller, session_id, sent)
+    at = now()
+    new = [NewEvent(ids.new(), event.type, event.payload, None) for event in sent]
+    status = head.status
+    if status == "idle" and any(event.starts_work for event in sent):
+        status = "running"
+        new.append(NewEvent(ids.new(), "session.status_running", {}, at))
+    appended = await events.append(
+        connection, principal.tenant_id, session_id, last_seq=head.last_seq, events=new, at=at
+    )
+    await sessions.advance(connection, principal.tenant_id, session_id, last_seq=appended[-1].seq, status=status, at=at)
+    if wake is not None:
+        await wake(connection, principal.tenant_id, session_id)
+    return appended[: len(sent)]
+
+
+async def _check_answers(caller: Caller, session_id: UUID, sent: Sequence[EventRequest]) -> None:
+    """Raise unless every result or confirmation belongs to a tool call of this session that has none yet."""
+    asked: dict[tuple[str, str], int] = {}
+    for index, event in enumerate(sent):
+        if event.answers is None:
+            continue
+        if (event.type, event.answers[0]) in asked:
+            raise _answered(event.answers[0], index)
+        asked[event.type, event.answers[0]] = index
+    if not asked:
+        return
+    connection, tenant = caller.connection, caller.principal.tenant_id
+    uses: dict[str, UUID] = {}
+    for (_, use), index in asked.items():
+        try:
+            uses[use] = ids.decode("sevt", use)
+        except NotFound as error:
+            raise InvalidRequest(error.message, param=f"events[{index}]") from error
+    there = await events.types(connection, tenant, session_id, list(uses.values()))
+    for (kind, use), index in asked.items():
+        found = there.get(uses[use])
+        answers = sent[index].answers
+        if answers is None or found is None or found[0] not in answers[1]:
+            expected = " or ".join(answers[1] if answers else ())
+            raise InvalidRequest(
+                f"`events[{index}]` answers {use}, and this session has no {expected} of that id.",
+                param=f"events[{index}]",
+            )
+        if await events.answered(connection, tenant, session_id, kind, [use]):
+            raise _answered(use, index)
+
+
+def _answered(use: str, index: int) -> Conflict:
+    return Conflict(f"The tool call {use} has its answer already.", param=f"events[{index}]", code="already_answered")
+
+
+async def _number(caller: Caller, session_id: UUID, resume: str) -> int:
+    """Return the number of the event that a client names as the last it saw, by its number or its id."""
+    if resume.isascii() and resume.isdigit() and len(resume) <= 18:
+        return int(resume)
+    try:
+        event_id = ids.decode("sevt", resume)
+        found = await events.types(caller.connection, caller.principal.tenant_id, session_id, [event_id])
+        return found[event_id][1]
+    except (NotFound, KeyError):
+        raise InvalidRequest(
+            "`Last-Event-ID` (or `after`) is neither a number nor the id of an event of this session; send `seq` or "
+            "`id` of the last event seen.",
+            param="after",
+        ) from None
+
+
+async def _follow(parts: Parts, key: str, tenant_id: UUID, session_id: UUID, seen: int) -> AsyncIterator[str]:
+    """Yield the events after number `seen` as they come, and a comment where none come for long.
+
+    No connection is held while waiting. Every read asks again whether the key is still good.
+    """
+    yield ": open\n\n"
+    with parts.feed.waiting(tenant_id, session_id, seen) as waiter:
+        while not parts.feed.closing:
+            try:
+                batch = await _read(parts, key, session_id, waiter.seen)
+            except Unavailable:
+                yield ": waiting for the database\n\n"
+                await asyncio.sleep(1)
+                continue
+            except NotFound:
+                yield _frame(Event(ids.new(), waiter.seen + 1, "session.deleted", {}, now(), None))
+                return
+            except TrunklineError as error:
+                yield f"event: error\ndata: {json.dumps(error.to_wire(''))}\n\n"
+                return
+            for event in batch:
+                yield _frame(event)
+                waiter.seen = event.seq
+            if len(batch) < _BATCH and not await waiter.wait(HEARTBEAT_SECONDS):
+                yield ": still here\n\n"
+
+
+async def _read(parts: Parts, key: str, session_id: UUID, seen: int) -> list[Event]:
+    """Return the next events after number `seen`. Raises NotFound (session gone), Unauthenticated, Unavailable."""
+    async with parts.database.transaction() as connection:
+        principal = await authenticate(connection, key)
+        found = await events.page(connection, principal.tenant_id, session_id, EventFilter(), after=seen, limit=_BATCH)
+        if not found:
+            await sessions.head(connection, principal, session_id)
+        return found
+
+
+def _frame(event: Event) -> str:
+    # Escaped to ASCII: some readers take U+2028 for the end of a line.
+    return f"event: {event.type}\nid: {event.seq}\ndata: {json.dumps(event.to_wire(), separators=(',', ':'))}\n\n"

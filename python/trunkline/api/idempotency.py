@@ -1,0 +1,59 @@
+"""`Idempotency-Key`: a POST sent twice with one key is carried out once and answered twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import Request
+
+from trunkline.api.deps import Caller
+from trunkline.domain.times import now
+from trunkline.errors import Conflict, InvalidRequest
+from trunkline.store import idempotency
+
+Answer = dict[str, Any]
+
+
+async def once(
+    request: Request,
+    caller: Caller,
+    act: Callable[[], Awaitable[Answer]],
+    *,
+    keep: Callable[[Answer], Answer] = lambda answer: answer,
+) -> Answer:
+    """Carry out `act` and return its answer; if the idempotency key was used before, return what it gave then.
+
+    Keys belong to the tenant and are kept for a day. `keep` makes of the answer what may be stored. Raises Conflict
+    when the key came with another request before.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return await act()
+    if not 1 <= len(key) <= 255:
+        raise InvalidRequest("An idempotency key has 1 to 255 characters.", param="idempotency-key")
+    tenant_id = caller.principal.tenant_id
+    digest = await _digest(request, caller)
+    kept = await idempotency.claim(caller.connection, tenant_id, key, digest, now())
+    if kept is None:
+        answer = await act()
+        await idempotency.complete(caller.connection, tenant_id, key, digest, keep(answer))
+        return answer
+    if kept["request"] != digest:
+        raise Conflict(
+            "This idempotency key was used for another request less than a day ago; send a new key with a new request.",
+            param="idempotency-key",
+            code="idempotency_key_reused",
+        )
+    earlier: Answer = kept["answer"]
+    return earlier
+
+
+async def _digest(request: Request, caller: Caller) -> str:
+    """Return what tells requests apart: who asks, for what, and with which bytes."""
+    digest = hashlib.sha256()
+    for part in (caller.principal.key_id.bytes, request.method.encode(), request.url.path.encode()):
+        digest.update(part + b"\0")
+    digest.update(await request.body())
+    return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""Paths of the Managed Agents wire that are known and not served yet: 501, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from fastapi import APIRouter
+
+from trunkline.api.deps import PrincipalDependency
+from trunkline.errors import NotServed
+
+UNSERVED: Final[dict[str, str]] = {
+    "POST /v1/environments": "making environments (sessions run in the default one)",
+    "POST /v1/environments/{id}": "changing environments",
+    "DELETE /v1/environments/{id}": "deleting environments",
+    "POST /v1/environments/{id}/archive": "archiving environments",
+    "* /v1/environments/{id}/work{rest:path}": "work queues of environments",
+    "POST /v1/sessions/{id}/resources": "adding resources to a session (attach memory stores when creating it)",
+    "GET /v1/sessions/{id}/resources/{resource_id}": "single resources of a session",
+    "POST /v1/sessions/{id}/resources/{resource_id}": "changing resources of a session",
+    "DELETE /v1/sessions/{id}/resources/{resource_id}": "removing resources from a session",
+    "* /v1/sessions/{id}/threads{rest:path}": "threads of sessions",
+    "* /v1/deployments{rest:path}": "deployments",
+    "* /v1/deployment_runs{rest:path}": "deployment runs",
+    "* /v1/vaults{rest:path}": "vaults",
+    "* /v1/files{rest:path}": "files",
+    "* /v1/skills{rest:path}": "skills",
+    "* /v1/dreams{rest:path}": "dreams",
+    "* /v1/user_profiles{rest:path}": "user profiles",
+    "* /v1/tunnels{rest:path}": "tunnels",
+    "* /v1/webhooks{rest:path}": "webhooks",
+}
+
+_ANY: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def unserved() -> APIRouter:
+    """Return routes that answer 501 to whoever has a key."""
+    router = APIRouter(include_in_schema=False)
+    for route, what in UNSERVED.items():
+        method, _, path = route.partition(" ")
+        router.add_api_route(path, _refusal(what), methods=_ANY if method == "*" else [method], response_model=None)
+    return router
+
+
+def _refusal(what: str) -> Callable[..., Awaitable[None]]:
+    async def refuse(principal: PrincipalDependency) -> None:  # noqa: ARG001 - asked for so that the key is checked
+        raise NotServed(what)
+
+    return refuse

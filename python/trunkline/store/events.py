@@ -1,0 +1,114 @@
+"""Events: a session is the list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from trunkline.domain.events import Event
+from trunkline.store.pool import Connection
+from trunkline.store.queries import queries
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event about to be appended; `processed_at` None: it waits for the agent."""
+
+    id: UUID
+    type: str
+    payload: Mapping[str, Any]
+    processed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events a list holds; None: no limit. Times are those of `processed_at`, or of `created_at` before that."""
+
+    types: tuple[str, ...] | None = None
+    created_after: datetime | None = None
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+    created_to: datetime | None = None
+
+
+async def append(
+    connection: Connection,
+    tenant_id: UUID,
+    session_id: UUID,
+    *,
+    last_seq: int,
+    events: Sequence[NewEvent],
+    at: datetime,
+) -> list[Event]:
+    """Append events after number `last_seq`, which `sessions.lock` returned, and return them.
+
+    The caller moves the session's head past them (`sessions.advance`) in the same transaction.
+    """
+    await connection.execute(
+        queries("events")["insert_events"],
+        (
+            tenant_id,
+            session_id,
+            last_seq,
+            [event.id for event in events],
+            [event.type for event in events],
+            [Jsonb(event.payload) for event in events],
+            [event.processed_at for event in events],
+            at,
+        ),
+    )
+    return [
+        Event(event.id, last_seq + nth, event.type, event.payload, at, event.processed_at)
+        for nth, event in enumerate(events, start=1)
+    ]
+
+
+async def page(
+    connection: Connection,
+    tenant_id: UUID,
+    session_id: UUID,
+    wanted: EventFilter,
+    *,
+    after: int | None,
+    limit: int,
+    newest_first: bool = False,
+) -> list[Event]:
+    """Return up to `limit` events of a session in the order of their numbers, from beyond the number `after`."""
+    cursor = await connection.execute(
+        queries("events")["list_newest" if newest_first else "list_oldest"],
+        (
+            tenant_id,
+            session_id,
+            after,
+            None if wanted.types is None else list(wanted.types),
+            wanted.created_after,
+            wanted.created_from,
+            wanted.created_before,
+            wanted.created_to,
+            limit,
+        ),
+    )
+    return [Event(**row) for row in await cursor.fetchall()]
+
+
+async def types(
+    connection: Connection, tenant_id: UUID, session_id: UUID, event_ids: Sequence[UUID]
+) -> dict[UUID, tuple[str, int]]:
+    """Return type and number of those of a session's events that have these ids."""
+    cursor = await connection.execute(queries("events")["select_types"], (tenant_id, session_id, list(event_ids)))
+    return {row["id"]: (row["type"], row["seq"]) for row in await cursor.fetchall()}
+
+
+async def answered(
+    connection: Connection, tenant_id: UUID, session_id: UUID, answer_type: str, uses: Sequence[str]
+) -> set[str]:
+    """Return those of these tool calls, by wire id, that have an answer of this type already."""
+    cursor = await connection.execute(
+        queries("events")["select_answered"], (tenant_id, session_id, answer_type, list(uses))
+    )
+    return {row["answered"] for row in await cursor.fetchall()}

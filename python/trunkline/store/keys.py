@@ -1,0 +1,122 @@
+"""API keys, and the tenants they open."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncRawCursor
+from psycopg.rows import dict_row
+
+from trunkline.domain import ids, keys
+from trunkline.domain.keys import Key
+from trunkline.domain.principal import SCOPES, Principal
+from trunkline.domain.times import now
+from trunkline.errors import Conflict, NotFound
+from trunkline.store.pool import Connection
+from trunkline.store.queries import queries
+
+
+async def authenticate(connection: Connection, digest: bytes) -> Principal | None:
+    """Return whom a key's SHA-256 stands for and bind the transaction to that tenant; None: no key in force has it."""
+    cursor = await connection.execute(queries("keys")["authenticate"], (digest,))
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    return Principal(
+        tenant_id=row["tenant_id"],
+        key_id=row["key_id"],
+        key_name=row["name"],
+        scopes=frozenset(row["scopes"]),
+        agent_id=row["agent_id"],
+        models=None if row["models"] is None else tuple(row["models"]),
+    )
+
+
+async def create_tenant(connection: Connection, tenant_id: UUID, name: str, at: datetime) -> None:
+    """Write a tenant, in a transaction bound to `tenant_id`. Raises Conflict when the name is taken."""
+    cursor = await connection.execute(queries("keys")["insert_tenant"], (tenant_id, name, at))
+    if await cursor.fetchone() is None:
+        raise Conflict(
+            f"There is a tenant named {name!r} already; choose another name.", param="name", code="name_taken"
+        )
+
+
+async def create(connection: Connection, tenant_id: UUID, key: Key, digest: bytes) -> None:
+    """Write a key."""
+    await connection.execute(queries("keys")["insert_key"], _row(tenant_id, key, digest))
+
+
+async def get(connection: Connection, principal: Principal, key_id: UUID) -> Key:
+    """Return a key. Raises NotFound."""
+    cursor = await connection.execute(queries("keys")["select_key"], (principal.tenant_id, principal.agent_id, key_id))
+    row = await cursor.fetchone()
+    if row is None:
+        raise _not_found(key_id)
+    return _key(row)
+
+
+async def page(
+    connection: Connection, principal: Principal, after: tuple[datetime, UUID] | None, limit: int
+) -> list[Key]:
+    """Return up to `limit` keys, newest first, that come after the position `(created_at, id)`."""
+    created_at, key_id = after or (None, None)
+    cursor = await connection.execute(
+        queries("keys")["list_keys"], (principal.tenant_id, principal.agent_id, created_at, key_id, limit)
+    )
+    return [_key(row) for row in await cursor.fetchall()]
+
+
+async def revoke(connection: Connection, principal: Principal, key_id: UUID, at: datetime) -> Key:
+    """End a key for good and return it. Raises NotFound."""
+    cursor = await connection.execute(
+        queries("keys")["revoke_key"], (principal.tenant_id, principal.agent_id, key_id, at)
+    )
+    if await cursor.fetchone() is None:
+        raise _not_found(key_id)
+    return await get(connection, principal, key_id)
+
+
+async def bootstrap(connection: Connection, tenant_name: str = "default", *, key_name: str = "admin") -> str:
+    """Make the tenant, unless it is there, and a key with all scopes; return the key's text, which is kept nowhere.
+
+    For the first start, on a connection that acts as the schema's owner or a superuser.
+    """
+    at = now()
+    text = keys.new_text()
+    async with connection.transaction(), AsyncRawCursor(connection, row_factory=dict_row) as cursor:
+        await cursor.execute(queries("keys")["insert_tenant"], (ids.new(), tenant_name, at))
+        await cursor.execute(queries("keys")["select_tenant"], (tenant_name,))
+        row = await cursor.fetchone()
+        if row is None:
+            raise NotFound(f"The tenant {tenant_name!r} was removed while its key was made; start again.")
+        key = Key(ids.new(), key_name, keys.hint(text), SCOPES, None, None, None, None, None, None, at)
+        await cursor.execute(queries("keys")["insert_key"], _row(row["id"], key, keys.digest(text)))
+    return text
+
+
+def _row(tenant_id: UUID, key: Key, digest: bytes) -> tuple[Any, ...]:
+    return (
+        tenant_id,
+        key.id,
+        key.name,
+        digest,
+        key.hint,
+        list(key.scopes),
+        key.agent_id,
+        None if key.models is None else list(key.models),
+        key.budget_usd,
+        key.rpm,
+        key.expires_at,
+        key.created_at,
+    )
+
+
+def _key(row: dict[str, Any]) -> Key:
+    models = row["models"]
+    return Key(**{**row, "scopes": tuple(row["scopes"]), "models": None if models is None else tuple(models)})
+
+
+def _not_found(key_id: UUID) -> NotFound:
+    return NotFound(f"There is no key {ids.encode('key', key_id)}; GET /v1/keys lists those there are.")

@@ -1,0 +1,46 @@
+-- API keys and tenants.
+
+-- name: authenticate
+-- Who a key is, by its hash; the rest of the transaction then sees that tenant's rows.
+select k.tenant_id, k.key_id, k.name, k.scopes, k.agent_id, k.models,
+       set_config('trunkline.tenant', k.tenant_id::text, true)
+  from trunkline.authenticate_key($1) k;
+
+-- name: insert_tenant
+-- Insert a tenant; no row comes back if its name is taken.
+insert into trunkline.tenants (id, name, created_at) values ($1, $2, $3) on conflict (name) do nothing returning id;
+
+-- name: select_tenant
+-- A tenant's id by its name.
+select id from trunkline.tenants where name = $1;
+
+-- name: insert_key
+-- Insert a key.
+insert into trunkline.api_keys (tenant_id, id, name, hash, hint, scopes, agent_id, models, budget_usd, rpm, expires_at,
+                                created_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+
+-- name: select_key
+-- One key with what it has spent.
+select k.id, k.name, k.hint, k.scopes, k.agent_id, k.models, k.budget_usd, k.rpm, k.expires_at, k.revoked_at,
+       k.created_at, coalesce(s.usd, 0) as spent_usd, coalesce(s.requests, 0) as requests
+  from trunkline.api_keys k
+  left join trunkline.key_spend s on s.tenant_id = k.tenant_id and s.key_id = k.id
+ where k.tenant_id = $1 and ($2::uuid is null or k.agent_id = $2) and k.id = $3;
+
+-- name: list_keys
+-- A page of keys with what they have spent, newest first, after the position ($3, $4).
+select k.id, k.name, k.hint, k.scopes, k.agent_id, k.models, k.budget_usd, k.rpm, k.expires_at, k.revoked_at,
+       k.created_at, coalesce(s.usd, 0) as spent_usd, coalesce(s.requests, 0) as requests
+  from trunkline.api_keys k
+  left join trunkline.key_spend s on s.tenant_id = k.tenant_id and s.key_id = k.id
+ where k.tenant_id = $1 and ($2::uuid is null or k.agent_id = $2)
+   and ($3::timestamptz is null or (k.created_at, k.id) < ($3, $4::uuid))
+ order by k.created_at desc, k.id desc
+ limit $5;
+
+-- name: revoke_key
+-- Revoke a key; revoked before, it keeps its time.
+update trunkline.api_keys set revoked_at = coalesce(revoked_at, $4)
+ where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3
+returning id;

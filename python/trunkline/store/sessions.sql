@@ -1,0 +1,111 @@
+-- Sessions: the heads of event logs. $1 is the tenant and $2 the only agent that the key may act for (null: any).
+
+-- name: insert_session
+-- Insert a session that the API's client made.
+insert into trunkline.sessions (tenant_id, id, agent_id, agent_version, user_id, title, metadata, resources, origin,
+                                status, root_id, created_at, updated_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, 'api', 'idle', $2, $9, $9);
+
+-- name: select_session
+-- A session with the definition of the agent version it is pinned to.
+select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.metadata, s.resources, s.origin, s.status,
+       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.created_at, s.updated_at, s.archived_at
+  from trunkline.sessions s
+  join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
+ where s.tenant_id = $1 and ($2::uuid is null or s.agent_id = $2) and s.id = $3;
+
+-- name: lock_session
+-- A session's head, locked: who holds it is the only one to append.
+select s.status, s.last_seq, s.archived_at, s.title, s.metadata
+  from trunkline.sessions s
+ where s.tenant_id = $1 and ($2::uuid is null or s.agent_id = $2) and s.id = $3
+   for update;
+
+-- name: select_head
+-- The number of a session's last event.
+select s.last_seq from trunkline.sessions s
+ where s.tenant_id = $1 and ($2::uuid is null or s.agent_id = $2) and s.id = $3;
+
+-- name: select_heads
+-- The numbers of the last events of many sessions.
+select s.id, s.last_seq from trunkline.sessions s where s.tenant_id = $1 and s.id = any ($2::uuid[]);
+
+-- name: advance_session
+-- Move a locked session's head past events just appended.
+update trunkline.sessions set last_seq = $3, status = $4, updated_at = $5 where tenant_id = $1 and id = $2;
+
+-- name: update_session
+-- Write a locked session's title and metadata.
+update trunkline.sessions set title = $3, metadata = $4, updated_at = $5 where tenant_id = $1 and id = $2;
+
+-- name: archive_session
+-- Archive a session; archived before, it keeps its time.
+update trunkline.sessions set archived_at = coalesce(archived_at, $4), updated_at = $4
+ where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3
+returning id;
+
+-- name: list_newest
+-- A page of sessions, newest first, after the position ($3, $4).
+select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.metadata, s.resources, s.origin, s.status,
+       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.created_at, s.updated_at, s.archived_at
+  from trunkline.sessions s
+  join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
+ where s.tenant_id = $1 and ($2::uuid is null or s.agent_id = $2)
+   and ($3::timestamptz is null or (s.created_at, s.id) < ($3, $4::uuid))
+   and ($5 or s.archived_at is null)
+   and ($6::uuid is null or s.agent_id = $6)
+   and ($7::int is null or s.agent_version = $7)
+   and ($8::text[] is null or s.status = any ($8))
+   and ($9::text is null or s.user_id = $9)
+   and ($10::jsonb is null or s.resources @> $10)
+   and ($11::timestamptz is null or s.created_at > $11)
+   and ($12::timestamptz is null or s.created_at >= $12)
+   and ($13::timestamptz is null or s.created_at < $13)
+   and ($14::timestamptz is null or s.created_at <= $14)
+ order by s.created_at desc, s.id desc
+ limit $15;
+
+-- name: list_oldest
+-- The same, oldest first.
+select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.metadata, s.resources, s.origin, s.status,
+       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.created_at, s.updated_at, s.archived_at
+  from trunkline.sessions s
+  join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
+ where s.tenant_id = $1 and ($2::uuid is null or s.agent_id = $2)
+   and ($3::timestamptz is null or (s.created_at, s.id) > ($3, $4::uuid))
+   and ($5 or s.archived_at is null)
+   and ($6::uuid is null or s.agent_id = $6)
+   and ($7::int is null or s.agent_version = $7)
+   and ($8::text[] is null or s.status = any ($8))
+   and ($9::text is null or s.user_id = $9)
+   and ($10::jsonb is null or s.resources @> $10)
+   and ($11::timestamptz is null or s.created_at > $11)
+   and ($12::timestamptz is null or s.created_at >= $12)
+   and ($13::timestamptz is null or s.created_at < $13)
+   and ($14::timestamptz is null or s.created_at <= $14)
+ order by s.created_at, s.id
+ limit $15;
+
+-- name: select_stores
+-- The memory stores of these ids that can still be attached.
+select m.id, m.name, m.description
+  from trunkline.memory_stores m
+ where m.tenant_id = $1 and ($2::uuid is null or m.agent_id is null or m.agent_id = $2)
+   and m.id = any ($3::uuid[]) and m.archived_at is null;
+
+-- name: delete_events
+-- Delete a session's events.
+delete from trunkline.events where tenant_id = $1 and session_id = $2;
+
+-- name: delete_passages
+-- Delete what recall kept of a session.
+delete from trunkline.passages where tenant_id = $1 and session_id = $2;
+
+-- name: delete_stores
+-- Delete the memory that is the session's own.
+delete from trunkline.memory_stores where tenant_id = $1 and managed and scope = 'session' and subject = $2::uuid::text;
+
+-- name: delete_session
+-- Delete a session's head, and tell streams that wait for its events.
+with gone as (delete from trunkline.sessions where tenant_id = $1 and id = $2 returning id)
+select pg_notify('trunkline_events', id::text) from gone;

@@ -101,9 +101,10 @@ class _Server(uvicorn.Server):
 
 async def serve(
     settings: ControlSettings,
-    host: str,
-    port: int,
+    host: str = "127.0.0.1",
+    port: int = 0,
     *,
+    listener: socket.socket | None = None,
     wake: Wake | None = None,
     on_listening: Callable[[int], None] | None = None,
     stop: asyncio.Event | None = None,
@@ -111,10 +112,10 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, or SIGTERM or SIGINT comes (in a main thread); then answer what is under way.
 
-    `on_listening` is called with the port (of interest for port 0) once requests are taken. Raises SetupError when the
-    address cannot be bound.
+    `listener`, a bound socket, takes the place of `host` and `port`. `on_listening` is called with the port (of
+    interest for port 0) once requests are taken. Raises SetupError when the address cannot be bound.
     """
-    bound = _bind(host, port)
+    bound = listener or _bind(host, port)
     app = create_app(settings, wake=wake)
     config = uvicorn.Config(
         app,

@@ -26,12 +26,14 @@ def control(
 
     Its database is that of DATABASE_URL, or of a `trunkline up` on this machine.
     """
+    from trunkline.api.app import ControlSettings
     from trunkline.processes.control import serve
     from trunkline.processes.ports import base_url, listener
     from trunkline.processes.postgres import running
     from trunkline.settings import load
 
-    database = running(load(config, os.environ)).control
+    settings = load(config, os.environ)
+    control = ControlSettings(running(settings).control, settings.limits.max_body_bytes)
     with listener(listen) as socket:
         host = listen.rpartition(":")[0]
         url = base_url(f"{host}:{socket.getsockname()[1]}")
@@ -39,4 +41,4 @@ def control(
             print_json({"base_url": url})
         else:
             print(f"control plane listening on {url}", flush=True)
-        serve(database, socket)
+        serve(control, socket)

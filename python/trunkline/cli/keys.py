@@ -27,9 +27,8 @@ def create(
     from trunkline.client import Trunkline
 
     with Trunkline() as client:
-        agent_id = client.agents.get(agent).id if agent else None
         key = client.keys.create(
-            name, scopes=scope or ["inference"], agent_id=agent_id, models=model or None, budget_usd=budget_usd, rpm=rpm
+            name, scopes=scope or ["inference"], agent_id=agent, models=model or None, budget_usd=budget_usd, rpm=rpm
         )
     if as_json:
         print_json(key.to_json())

@@ -21,8 +21,7 @@ def list_sessions(
     from trunkline.client import Trunkline
 
     with Trunkline() as client:
-        agent_id = client.agents.get(agent).id if agent else None
-        sessions = client.sessions.list(agent_id=agent_id, limit=limit)
+        sessions = client.sessions.list(agent_id=agent, limit=limit)
     if as_json:
         print_json([session.to_json() for session in sessions])
         return

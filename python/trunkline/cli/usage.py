@@ -28,7 +28,7 @@ def usage(
     with Trunkline() as client:
         used = client.usage(
             key_id=key,
-            agent_id=client.agents.get(agent).id if agent else None,
+            agent_id=agent,
             session_id=session,
             since=since.astimezone() if since else None,
             until=until.astimezone() if until else None,

@@ -11,27 +11,30 @@ import yaml
 
 from trunkline.client.transport import Transport, segment
 from trunkline.client.wire import Wire
-from trunkline.errors import InvalidRequest, NotFound, SetupError
+from trunkline.errors import SetupError
 
-_OTHER_MEMBERS = ("description", "mcp_servers", "metadata", "multiagent", "skills", "tools")
-_MEMBERS = ("name", "model", "instructions", "system", "memory", *_OTHER_MEMBERS)
-_CLEARED: dict[str, Any] = {
-    "model": None,
-    "system": None,
-    "description": None,
-    "memory": None,
-    "mcp_servers": [],
-    "skills": [],
-    "tools": [],
-}
-"""What an update sends for a member that the definition leaves out: the definition is the whole agent."""
+_UNNAMED_MODEL = "default"
+"""How the wire, whose agents always have a model, names the first configured one."""
+
+
+class BlockDefinition(Protocol):
+    """What a block class says of itself."""
+
+    @property
+    def name(self) -> str:
+        """The block's name."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the block as under `memory.blocks.NAME`."""
+        ...
 
 
 class BlockClass(Protocol):
     """A subclass of `trunkline.Block`."""
 
-    def definition(self) -> Mapping[str, Any]:
-        """Return the block as under `memory.blocks` in YAML, with its `name`."""
+    def definition(self) -> BlockDefinition:
+        """Return the block's definition."""
         ...
 
 
@@ -55,8 +58,8 @@ class Agent:
         memory = {"type": "session_persistent", "backends": ["postgres", "pgvector"], **self.memory}
         blocks = dict(memory.get("blocks") or {})
         for block in self.blocks:
-            definition = dict(block.definition())
-            blocks[definition.pop("name")] = definition
+            declared = block.definition()
+            blocks[declared.name] = declared.to_json()
         if blocks:
             memory["blocks"] = blocks
         definition = {
@@ -89,7 +92,7 @@ class AppliedAgent(Wire):
     def model_name(self) -> str | None:
         """The name of the model, whatever form the wire gave it."""
         name = self.model.get("id") if isinstance(self.model, dict) else self.model
-        return name or None
+        return None if name == _UNNAMED_MODEL else name
 
 
 class Agents:
@@ -99,22 +102,17 @@ class Agents:
         self._transport = transport
 
     def apply(self, definition: Agent | Mapping[str, Any] | str | os.PathLike[str]) -> AppliedAgent:
-        """Make the agent be as defined: create it, or write a new version if anything differs.
+        """Make the agent be as defined: create it, or add a version if anything differs.
+
+        The definition is the whole agent: what it leaves out gets its default, not its earlier value.
 
         Takes an Agent, the mapping under `agent:` of the YAML form, or the path of a file with one agent. Raises
         InvalidRequest that names the wrong member, SetupError for a file that cannot be read.
         """
-        wire = _to_wire(_definition(definition))
-        before = self._find(wire["name"])
-        if before is None:
-            created = self._transport.request("POST", "/v1/agents", body=wire)
-            return AppliedAgent.model_validate({**created, "change": "created"})
-        kept = (before.model_extra or {}).get("metadata") or {}
-        metadata = {**dict.fromkeys(kept), **wire.get("metadata", {})}
-        body = {**_CLEARED, **wire, "metadata": metadata, "version": before.version}
-        after = self._transport.request("POST", f"/v1/agents/{segment(before.id)}", body=body)
-        change = "unchanged" if after["version"] == before.version else "updated"
-        return AppliedAgent.model_validate({**after, "change": change})
+        answer = self._transport.request("POST", "/v1/agents/apply", body={"definition": _definition(definition)})
+        agent = answer["agent"]
+        change = "unchanged" if not answer["changed"] else "created" if agent["version"] == 1 else "updated"
+        return AppliedAgent.model_validate({**agent, "change": change})
 
     def list(self) -> tuple[AppliedAgent, ...]:
         """Return all agents that are not archived."""
@@ -122,18 +120,7 @@ class Agents:
 
     def get(self, agent: str) -> AppliedAgent:
         """Return one agent by its id or its name. Raises NotFound."""
-        if agent.startswith("agent_"):
-            return AppliedAgent.model_validate(self._transport.request("GET", f"/v1/agents/{segment(agent)}"))
-        found = self._find(agent)
-        if found is None:
-            raise NotFound(f"There is no agent named {agent!r}: `trunkline agent list` shows those there are.")
-        return found
-
-    def _find(self, name: str) -> AppliedAgent | None:
-        for item in self._transport.pages("/v1/agents", params={"name": name}):
-            if item["name"] == name:
-                return AppliedAgent.model_validate(item)
-        return None
+        return AppliedAgent.model_validate(self._transport.request("GET", f"/v1/agents/{segment(agent)}"))
 
 
 def read_agents(text: str, source: str) -> tuple[dict[str, Any], ...]:
@@ -173,20 +160,3 @@ def _definition(given: Agent | Mapping[str, Any] | str | os.PathLike[str]) -> Ma
     if len(agents) != 1:
         raise SetupError(f"{path}: holds {len(agents)} agents; apply them one by one with `read_agents`.")
     return agents[0]
-
-
-def _to_wire(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the author's form into the wire's: `instructions` is its `system`; unknown members are refused."""
-    for member in definition:
-        if member not in _MEMBERS:
-            raise InvalidRequest(
-                f"unknown member `{member}` of the agent; known are {', '.join(_MEMBERS)}.", param=str(member)
-            )
-    if not isinstance(definition.get("name"), str) or not definition["name"]:
-        raise InvalidRequest("the agent needs a `name`.", param="name")
-    if "instructions" in definition and "system" in definition:
-        raise InvalidRequest("`instructions` and `system` are the same thing; give one of them.", param="system")
-    wire = {member: value for member, value in definition.items() if member != "instructions" and value is not None}
-    if definition.get("instructions") is not None:
-        wire["system"] = definition["instructions"]
-    return wire

@@ -1,39 +1,43 @@
-"""The control plane as a process: uvicorn on a socket that somebody else opened."""
+"""The control plane as a process: its app on a socket that somebody else opened."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import sys
 
-import uvicorn
+import uvloop
 
-from trunkline.api.app import create_app
-from trunkline.processes.lifeline import on_loss, receive
+from trunkline.api import app
+from trunkline.api.app import ControlSettings
+from trunkline.errors import SetupError
+from trunkline.processes import lifeline
 
-_DRAIN_S = 10
+
+def serve(settings: ControlSettings, listener: socket.socket, *, supervised: bool = False) -> None:
+    """Serve on a listening socket until SIGTERM or SIGINT, then finish the requests under way. Raises SetupError."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, listener, supervised=supervised))
 
 
-def serve(database: str, listening: socket.socket, *, supervised: bool = False) -> None:
-    """Serve on a listening socket until SIGTERM or SIGINT, then finish the requests under way."""
-    config = uvicorn.Config(
-        create_app(database), log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S
-    )
-    server = uvicorn.Server(config)
+async def _serve(settings: ControlSettings, listener: socket.socket, *, supervised: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     if supervised:
-
-        def drain() -> None:
-            server.should_exit = True
-
-        on_loss(drain)
-    server.run(sockets=[listening])
-    if not server.started:
-        sys.exit("the control plane did not start")
+        lifeline.on_loss(lambda: loop.call_soon_threadsafe(stop.set))
+    await app.serve(settings, listener=listener, stop=stop)
 
 
 def _supervised() -> None:
-    configuration = receive()
-    with socket.socket(fileno=configuration["descriptor"]) as listening:
-        serve(configuration["database"], listening, supervised=True)
+    configuration = lifeline.receive()
+    settings = ControlSettings(configuration["database"], configuration["max_body_bytes"])
+    try:
+        with socket.socket(fileno=configuration["descriptor"]) as listener:
+            serve(settings, listener, supervised=True)
+    except SetupError as error:
+        sys.exit(error.message)
 
 
 if __name__ == "__main__":

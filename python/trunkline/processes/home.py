@@ -36,7 +36,9 @@ class Home:
     def make(self) -> None:
         """Make the folders. Raises SetupError if they cannot be made."""
         try:
-            self.path.mkdir(mode=0o711, parents=True, exist_ok=True)  # a server that root runs as another user passes through
+            self.path.mkdir(
+                mode=0o711, parents=True, exist_ok=True
+            )  # a server that root runs as another user passes through
             self.logs.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise SetupError(

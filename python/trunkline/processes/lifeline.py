@@ -30,7 +30,7 @@ def receive() -> dict[str, Any]:
     return configuration
 
 
-def on_loss(drain: Callable[[], None]) -> None:
+def on_loss(drain: Callable[[], object]) -> None:
     """Call `drain` from another thread once the supervisor is gone; end the process if that takes too long."""
 
     def watch() -> None:

@@ -111,10 +111,16 @@ class Supervisor:
         seconds["migrations"] = time.monotonic() - began
 
         gateway.configure(gateway_config | {"database": addresses.gateway})
-        control.configure({"database": addresses.control, "descriptor": control_socket.fileno()})
+        control.configure(
+            {
+                "database": addresses.control,
+                "descriptor": control_socket.fileno(),
+                "max_body_bytes": self._settings.limits.max_body_bytes,
+            }
+        )
         self._await(gateway, url, "/readyz")
         seconds["gateway"] = time.monotonic() - began
-        self._await(control, control_url, "/healthz")
+        self._await(control, control_url, "/internal/healthz")
         seconds["control"] = time.monotonic() - began
         worker.start()
         worker.configure({"database": addresses.control, "base_url": url})

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Final, Literal, get_args
 
 from jsonschema.protocols import Validator
 from pydantic import BaseModel
 
-from trunkline.domain.memory import SCOPES, Scope
+from trunkline.domain.memory import SCOPES, AgentBlock, Scope
 from trunkline.errors import InvalidRequest
 from trunkline.memory import schema as json_schema
 from trunkline.memory.problems import problems
@@ -227,6 +228,12 @@ def parse_block(name: Any, definition: Any, where: str) -> BlockDefinition:
         raise _invalid(where, f"its schema takes {size} bytes; at most {MAX_SCHEMA_BYTES} are allowed")
     _ = block.validator  # compiled here, so that a bad schema is found when the agent is written
     return block
+
+
+@lru_cache(maxsize=1024)
+def stored_block(block: AgentBlock) -> BlockDefinition:
+    """Return the definition that an agent's version stored; each is compiled once, since versions do not change."""
+    return BlockDefinition(block.name, block.scope, block.description, json.loads(block.schema))
 
 
 def _required(names: Any, fields: Mapping[str, Any], where: str) -> list[str]:

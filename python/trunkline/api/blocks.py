@@ -1,0 +1,176 @@
+"""An agent's blocks: reading them, writing them by operations, their history."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse
+
+from trunkline.api.deps import Caller
+from trunkline.api.memory_caller import MemoryCaller, UserId, actor, subject
+from trunkline.domain import ids
+from trunkline.domain.memory import MemoryVersion
+from trunkline.domain.times import now, to_wire
+from trunkline.errors import Conflict, InvalidRequest
+from trunkline.memory.blocks import stored_block
+from trunkline.memory.operations import parse_operations
+from trunkline.memory.reads import BlockState, declared_block, read_blocks, readable
+from trunkline.memory.values import canonical, check_value
+from trunkline.memory.writes import apply_operations
+from trunkline.store import idempotency, memory_versions
+from trunkline.store.blocks import agent_memory
+
+router = APIRouter(prefix="/v1/agents/{agent}/memory", tags=["blocks"])
+
+UserQuery = Annotated[UserId | None, Query()]
+
+
+class BlockOperations(BaseModel):
+    """Operations on one block: `{"op": set|append|remove|merge, "field", "value"}`.
+
+    Each may have an `expect_sha256` or `expect_version`. A request with an `idempotency_key` seen before is not carried
+    out again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    operations: Any
+    user_id: UserId | None = None
+    session_id: str | None = None
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+
+
+@router.get("")
+async def list_blocks(
+    agent: str, caller: MemoryCaller, user_id: UserQuery = None, session_id: str | None = None
+) -> JSONResponse:
+    """Get the agent's blocks in the order of the prompt.
+
+    Blocks kept for each user or session are there when `user_id` or `session_id` is given; `left_out` names the others.
+    """
+    memory = await agent_memory(caller.connection, caller.principal, agent)
+    who = subject(user_id, session_id)
+    has, lacks = readable(memory, who)
+    if lacks and not has:
+        needs = " and ".join(sorted({f"{block.scope}_id" for block in lacks}))
+        raise InvalidRequest(
+            f"Every block of this agent is kept for each user or session; give {needs} to say whose are meant.",
+            param=f"{lacks[0].scope}_id",
+        )
+    states = await read_blocks(caller.connection, caller.principal.tenant_id, memory, has, who)
+    return JSONResponse(
+        {
+            "blocks": [state.to_wire() for state in states],
+            "left_out": [{"block": block.name, "scope": block.scope, "needs": f"{block.scope}_id"} for block in lacks],
+        }
+    )
+
+
+@router.get("/{block}")
+async def retrieve(
+    agent: str, block: str, caller: MemoryCaller, user_id: UserQuery = None, session_id: str | None = None
+) -> JSONResponse:
+    """Get one block, with its schema."""
+    memory = await agent_memory(caller.connection, caller.principal, agent)
+    declared = declared_block(memory, block)
+    states = await read_blocks(
+        caller.connection, caller.principal.tenant_id, memory, [declared], subject(user_id, session_id)
+    )
+    return JSONResponse(states[0].to_wire() | {"schema": stored_block(declared).schema})
+
+
+@router.post("/{block}")
+@router.post("/{block}/operations")
+async def operate(
+    request: Request, agent: str, block: str, given: BlockOperations, caller: MemoryCaller
+) -> JSONResponse:
+    """Carry out operations on a block, all or none, and return it.
+
+    400 when one cannot be applied or the schema would be broken; 409, with the `current` block, when a precondition
+    does not hold. What holds already succeeds and makes no version (`changed` is false).
+    """
+    memory = await agent_memory(caller.connection, caller.principal, agent)
+    declared_block(memory, block)
+    operations = parse_operations(given.operations, block)
+    tenant_id = caller.principal.tenant_id
+    who = subject(given.user_id, given.session_id)
+
+    async def act() -> BlockState:
+        states = await apply_operations(caller.connection, tenant_id, memory, operations, who, actor=actor(caller))
+        return states[0]
+
+    key = given.idempotency_key or request.headers.get("idempotency-key")
+    if key is None:
+        return JSONResponse(_told(await act()))
+    # What is kept under the key is that the request was carried out, not what it wrote: erasure need not look there.
+    digest = _digest(caller, ids.encode("agent", memory.agent_id), block, given)
+    kept = await idempotency.claim(caller.connection, tenant_id, key, digest, now())
+    if kept is None:
+        state = await act()
+        await idempotency.complete(caller.connection, tenant_id, key, digest, {"changed": state.changed})
+        return JSONResponse(_told(state))
+    if kept["request"] != digest:
+        raise Conflict(
+            "This idempotency key was used for another request less than a day ago; send a new key with a new request.",
+            param="idempotency_key",
+            code="idempotency_key_reused",
+        )
+    states = await read_blocks(caller.connection, tenant_id, memory, [declared_block(memory, block)], who)
+    return JSONResponse(_told(states[0]))
+
+
+@router.get("/{block}/history")
+async def history(
+    agent: str,
+    block: str,
+    caller: MemoryCaller,
+    *,
+    user_id: UserQuery = None,
+    session_id: str | None = None,
+    before_version: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> JSONResponse:
+    """List the block's versions, newest first; `before_version` goes on from there."""
+    memory = await agent_memory(caller.connection, caller.principal, agent)
+    tenant_id = caller.principal.tenant_id
+    declared = declared_block(memory, block)
+    states = await read_blocks(caller.connection, tenant_id, memory, [declared], subject(user_id, session_id))
+    stored = states[0].memory
+    found = (
+        []
+        if stored is None
+        else await memory_versions.history(
+            caller.connection, tenant_id, stored.store_id, stored.id, before=before_version, limit=limit
+        )
+    )
+    return JSONResponse({"data": [_version_to_wire(version) for version in found]})
+
+
+def _told(state: BlockState) -> dict[str, Any]:
+    return state.to_wire() | {"changed": state.changed}
+
+
+def _version_to_wire(version: MemoryVersion) -> dict[str, Any]:
+    return {
+        "id": ids.encode("memver", version.id),
+        "version": version.version,
+        "operation": version.operation,
+        "operations": version.operations,
+        "value": json.loads(version.content) if version.content is not None and version.block else None,
+        "actor": {"type": version.actor.type, "id": version.actor.id},
+        "session_id": None if version.session_id is None else ids.encode("sesn", version.session_id),
+        "event_id": None if version.event_id is None else ids.encode("sevt", version.event_id),
+        "created_at": to_wire(version.created_at),
+        "redacted_at": to_wire(version.redacted_at),
+    }
+
+
+def _digest(caller: Caller, agent_id: str, block: str, given: BlockOperations) -> str:
+    """Return what tells requests apart: who asks, for which block, and what."""
+    check_value(given.operations, "operations")
+    asked = canonical([agent_id, block, given.user_id, given.session_id, given.operations])
+    return hashlib.sha256(caller.principal.key_id.bytes + asked.encode()).hexdigest()

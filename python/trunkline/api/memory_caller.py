@@ -1,0 +1,57 @@
+"""Who calls the memory routes, with a transaction of that caller's tenant, and how writes name them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+from pydantic import AfterValidator, StringConstraints
+
+from trunkline.api.deps import Caller, DatabaseDependency, authenticate, key_text
+from trunkline.domain import ids
+from trunkline.domain.memory import Actor, Subject
+
+
+def _caller(scope: str) -> Callable[[Request, DatabaseDependency], AsyncIterator[Caller]]:
+    async def caller(request: Request, database: DatabaseDependency) -> AsyncIterator[Caller]:
+        text = key_text(request)
+        async with database.transaction() as connection:
+            principal = await authenticate(connection, text)
+            principal.require(scope)
+            yield Caller(principal, connection)
+
+    return caller
+
+
+MemoryCaller = Annotated[Caller, Depends(_caller("memory"), scope="function")]
+InferenceCaller = Annotated[Caller, Depends(_caller("inference"), scope="function")]
+
+
+def no_controls(text: str) -> str:
+    """Return a one-line text. Raises ValueError for control characters, NUL among them."""
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("must not contain control characters")
+    return text
+
+
+def no_nul(text: str) -> str:
+    """Return a text that Postgres can store. Raises ValueError for NUL."""
+    if "\0" in text:
+        raise ValueError("must not contain NUL (U+0000)")
+    return text
+
+
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_controls)]
+"""The client's own id of its user."""
+
+
+def actor(caller: Caller) -> Actor:
+    """Return the caller as the one who writes: its API key."""
+    return Actor("api_key", ids.encode("key", caller.principal.key_id))
+
+
+def subject(user_id: str | None, session_id: str | None) -> Subject:
+    """Return whose memory is meant. Raises NotFound for a session id that is none."""
+    return Subject(user_id, None if session_id is None else ids.decode("sesn", session_id))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from bench.load import Upstream
@@ -30,14 +31,14 @@ class Case:
     """Further processes that work for each request, by name; their processor time is told apart."""
     upstream_sees: str | None = None
     """Text that the request must hold when it reaches the upstream."""
-    recorded: Callable[[], int] | None = None
-    """Asks the gateway how many requests it has recorded since it started."""
+    recorded: Callable[[datetime], int] | None = None
+    """Asks how many requests were recorded since then."""
 
 
-def settled(count: Callable[[], int], expected: int) -> int:
-    """Ask until the count has come to `expected`, for up to 15 s, and return the last answer."""
+def settled(count: Callable[[datetime], int], since: datetime, expected: int) -> int:
+    """Ask until the count since then has come to `expected`, for up to 15 s, and return the last answer."""
     end = time.monotonic() + 15
-    while (now := count()) < expected and time.monotonic() < end:
+    while (now := count(since)) < expected and time.monotonic() < end:
         time.sleep(0.2)
     return now
 

@@ -85,6 +85,8 @@ def _run(options: argparse.Namespace) -> int:
     left_out: list[str] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trunkline-bench-")))
+        # For root, the embedded Postgres runs as another user, who must be able to pass through to its home.
+        folder.chmod(0o711)
         upstream = stack.enter_context(load.upstream(programs, folder))
         measured = _start(stack, options, upstream, folder, left_out)
         window = Window(options.seconds, options.warmup)

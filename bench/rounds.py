@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from itertools import product
 
 import httpx
@@ -110,7 +111,7 @@ def _over_gate(done: dict[tuple[int, Load], list[Row]], best: dict[Load, float])
 def measure(case: Case, kind: Load, number: int, *, programs: Programs, upstream: Upstream, window: Window) -> Row:
     """Put one window of load on a case and return its row; whatever was lost on the way counts as an error."""
     arrived_before = _arrived(upstream)
-    recorded_before = case.recorded() if case.recorded else 0
+    began = datetime.now(UTC)
     companions_before = {name: cpu_seconds([pid]) for name, pid in case.companions.items()}
     cpu_before = cpu_seconds(case.measured)
     with PeakMemory(case.measured) as memory:
@@ -133,7 +134,7 @@ def measure(case: Case, kind: Load, number: int, *, programs: Programs, upstream
         lost += abs(result.sent - arrived)
         problems.append(f"{result.sent} requests were sent, {arrived} reached the upstream")
     if case.recorded is not None:
-        recorded = settled(case.recorded, recorded_before + result.sent) - recorded_before
+        recorded = settled(case.recorded, began, result.sent)
         if recorded != result.sent:
             lost += abs(result.sent - recorded)
             problems.append(f"{result.sent} requests were sent, {recorded} were recorded")

@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -50,9 +53,9 @@ def trunkline(binary: Path, upstream: Upstream, folder: Path) -> Iterator[Runnin
     environment["TRUNKLINE_HOME"] = str(home)
     processes: dict[str, int] = {}
     with running([str(binary), "up"], log=log, environment=environment, folder=home, grace_s=30) as process:
+        run = _wait_for_run(home / "run.json", process, log)
         wait_for_answer(f"http://127.0.0.1:{port}/readyz", process, log, seconds=60)
-        run = json.loads((home / "run.json").read_text())
-        processes.update((name, int(pid)) for name, pid in run["processes"].items() if pid is not None)
+        processes.update((name, int(entry["pid"])) for name, entry in run["processes"].items())
         if "gateway" not in processes:
             raise HarnessError(f"run.json names no gateway process: {run}. The end of the log:\n{tail(log)}")
         yield Running(
@@ -63,6 +66,17 @@ def trunkline(binary: Path, upstream: Upstream, folder: Path) -> Iterator[Runnin
         )
     if process.returncode == -signal.SIGKILL:
         _end_orphans(processes)
+
+
+def _wait_for_run(path: Path, process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
+    """Return run.json, which the supervisor writes when all its parts are ready."""
+    end = time.monotonic() + 60
+    while not path.exists():
+        if process.poll() is not None or time.monotonic() > end:
+            raise HarnessError(f"`trunkline up` did not start. The end of its log:\n{tail(log)}")
+        time.sleep(0.05)
+    run: dict[str, Any] = json.loads(path.read_text())
+    return run
 
 
 def _is_foreign(name: str) -> bool:
@@ -120,20 +134,24 @@ def _case(up: Running, name: str, headers: list[str], sees: str | None) -> Case:
     )
 
 
-def _recorded(up: Running) -> Callable[[], int]:
-    """Return the question how many requests are recorded, put to the control plane so as not to burden the gateway."""
+def _recorded(up: Running) -> Callable[[datetime], int]:
+    """Return the question how many requests were recorded since then.
 
-    def count() -> int:
+    It goes to the control plane itself, so as not to burden the gateway.
+    """
+
+    def count(since: datetime) -> int:
         headers = {"authorization": f"Bearer {up.admin_key}"}
-        usage = _json(httpx.get(f"{up.control_url}/v1/usage", headers=headers, timeout=30.0))
-        return int(str(usage["requests"]))
+        parameters = {"from": since.isoformat()}
+        url = f"{up.control_url}/v1/usage"
+        return int(_json(httpx.get(url, headers=headers, params=parameters, timeout=60.0))["requests"])
 
     return count
 
 
 def _key(client: httpx.Client, name: str, agent: str | None) -> str:
     """Make a key with a budget that no benchmark can use up, so that the gateway has one to keep."""
-    body = {"name": name, "scopes": ["inference"], "agent": agent, "budget_usd": 1_000_000, "rpm": None}
+    body = {"name": name, "scopes": ["inference"], "agent_id": agent, "budget_usd": 1_000_000, "rpm": None}
     return str(_json(client.post("/v1/keys", json=body))["key"])
 
 
@@ -157,7 +175,6 @@ def agent_definition(name: str, *, refresh: bool) -> dict[str, object]:
         "backends": ["postgres"],
         "context_engine": "structured",
         "refresh_on_every_turn": refresh,
-        "token_budget": 4000,
         "tools": False,
         "recall": False,
         "blocks": blocks,
@@ -173,20 +190,20 @@ def _fill_blocks(client: httpx.Client, agent_id: str) -> None:
 
 
 def block_values(number: int) -> dict[str, str]:
-    """Return the fields of one block: about 270 bytes, which rendering brings to about 400."""
+    """Return the fields of one block: about 290 bytes, which rendering brings to about 410."""
     return {
         "facts": f"{MARK}-{number} was sent on monday by surface mail and is insured for its full value of 80 euro",
         "history": f"the customer asked twice about {MARK}-{number} and was told to wait until the end of the week",
-        "open_questions": f"has {MARK}-{number} left the sorting centre, and who signs for it",
+        "open_questions": f"has {MARK}-{number} left the sorting centre, who signs for it, and may it be left next door",
     }
 
 
-def _json(answer: httpx.Response) -> dict[str, object]:
+def _json(answer: httpx.Response) -> dict[str, Any]:
     """Return the body of a good answer; raise HarnessError with the whole answer otherwise."""
     if not answer.is_success:
         request = answer.request
         raise HarnessError(f"{request.method} {request.url.path} answered {answer.status_code}: {answer.text[:500]}")
-    body: dict[str, object] = answer.json()
+    body: dict[str, Any] = answer.json()
     return body
 
 
@@ -199,7 +216,7 @@ def prove_memory(case: Case, upstream: Upstream) -> None:
     headers = dict(line.split(": ", 1) for line in case.headers)
     body = {"model": "bench", "messages": [{"role": "user", "content": "where is it?"}]}
     expected = {PLAIN: "none", CACHED: "cached", REFRESH: "fresh"}[case.name]
-    before = case.recorded() if case.recorded else 0
+    began = datetime.now(UTC)
     said, calls = "", 0
     while said != expected:
         if calls == 20:
@@ -209,7 +226,7 @@ def prove_memory(case: Case, upstream: Upstream) -> None:
         _json(answer)
         said = answer.headers.get("x-trunkline-memory", "(no such header)")
         calls += 1
-    if case.recorded is not None and (recorded := settled(case.recorded, before + calls) - before) != calls:
+    if case.recorded is not None and (recorded := settled(case.recorded, began, calls)) != calls:
         raise HarnessError(f"{case.name}: {calls} requests were answered, {recorded} were recorded")
     problem = memory_problem(httpx.get(f"{upstream.url}/_last", timeout=30.0).json(), wanted=case.name != PLAIN)
     if problem is not None:

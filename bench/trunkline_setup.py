@@ -194,7 +194,7 @@ def block_values(number: int) -> dict[str, str]:
     return {
         "facts": f"{MARK}-{number} was sent on monday by surface mail and is insured for its full value of 80 euro",
         "history": f"the customer asked twice about {MARK}-{number} and was told to wait until the end of the week",
-        "open_questions": f"has {MARK}-{number} left the sorting centre, who signs for it, and may it be left next door",
+        "open_questions": f"has {MARK}-{number} left the sorting centre, who signs for it, may it be left next door",
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,8 +94,12 @@ class Timeouts(_Frozen):
 
 def _listen_address(value: str) -> str:
     host, _, port = value.rpartition(":")
+    try:
+        ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        host = ""
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("expected HOST:PORT, for example 127.0.0.1:4000")
+        raise ValueError("expected IP:PORT, for example 127.0.0.1:4000")
     return value
 
 

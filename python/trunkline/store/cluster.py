@@ -134,7 +134,7 @@ def write_file(path: Path, text: str, owner: Account | None) -> None:
 
 
 def last_words(output: str) -> str:
-    """Return the last telling line of a program's output, without its time and pid."""
+    """Return the last two messages of a program in one line, without their times and pids."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    telling = [line for line in lines if "FATAL" in line or "error" in line.lower()] or lines or ["it said nothing"]
-    return re.sub(r"^.*?(FATAL|ERROR|error):\s*", "", telling[-1])
+    messages = [re.sub(r"^.*?\b(LOG|FATAL|ERROR|error):\s*", "", line) for line in lines if "DETAIL" not in line]
+    return "; ".join(messages[-2:]) or "it said nothing"

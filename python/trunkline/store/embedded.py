@@ -134,8 +134,8 @@ class EmbeddedPostgres:
     def destroy(self) -> None:
         """Stop the server and erase its data."""
         self.stop()
-        folder = self.folder
-        shutil.rmtree(folder, ignore_errors=True)
+        for folder in (self.folder, *self._short_folders()):
+            shutil.rmtree(folder, ignore_errors=True)
         link = self.home / "postgres"
         if link.is_symlink():
             link.unlink()
@@ -212,15 +212,16 @@ class EmbeddedPostgres:
     def _socket_dir(self, account: Account) -> Path:
         """Return a folder that the server's user alone may enter, its path short enough for a socket."""
         name = f".s.PGSQL.{self._port}"
-        digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:12]
-        choices = [self.folder / "run"]
-        temporary = (tempfile.gettempdir(), "/tmp")  # noqa: S108 - the folder in it is checked
-        choices += [Path(folder) / f"trunkline-{digest}" for folder in temporary]
-        for choice in choices:
+        for choice in (self.folder / "run", *self._short_folders()):
             if len(os.fsencode(choice / name)) <= _SOCKET_PATH_BYTES and account.can_enter(choice.parent):
                 make_folder(choice, mode=0o700, owner=account)
                 return choice
         raise SetupError("No folder has a path short enough for a socket; set TRUNKLINE_HOME to a shorter one.")
+
+    def _short_folders(self) -> list[Path]:
+        digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:12]
+        temporary = (tempfile.gettempdir(), "/tmp")  # noqa: S108 - the folder in it is checked
+        return [Path(folder) / f"trunkline-{digest}" for folder in temporary]
 
     @property
     def _port(self) -> int:

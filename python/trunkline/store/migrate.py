@@ -45,8 +45,8 @@ def migrate(database_url: str, *, embedded: bool = False) -> list[str]:
         state = _state(connection)
         wanted = {package: version(package) for package in (prices.PACKAGE, queue_schema.PACKAGE)}
         if not _is_current(state, wanted, embedded=embedded):
+            _lock(connection)
             _check(connection)
-            connection.execute(queries("migrate")["lock"])
             applied = _bring_up(connection, database_url, wanted, embedded=embedded)
         else:
             applied = []
@@ -134,6 +134,16 @@ def _is_current(state: _State, wanted: Mapping[str, str], *, embedded: bool) -> 
         and all((state.catalogues or {}).get(package) == wants for package, wants in wanted.items())
         and (state.roles_log_in or not embedded)
     )
+
+
+def _lock(connection: Connection[DictRow]) -> None:
+    connection.execute(queries("migrate")["limit_waiting"])
+    try:
+        connection.execute(queries("migrate")["lock"])
+    except psycopg.errors.LockNotAvailable as error:
+        raise SetupError(
+            "Another process has been migrating this database for a minute; wait for it."
+        ) from error
 
 
 def _check(connection: Connection[DictRow]) -> None:

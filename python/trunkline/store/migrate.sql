@@ -19,6 +19,10 @@ select r.rolsuper or r.rolcreaterole
 -- Enable pgvector in this database.
 create extension if not exists vector;
 
+-- name: limit_waiting
+-- Do not wait for others for ever.
+set lock_timeout = '60s';
+
 -- name: lock
 -- Be the only one who migrates this database, until this connection closes.
 select pg_advisory_lock(hashtext('trunkline migrate'));

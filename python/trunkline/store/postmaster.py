@@ -21,8 +21,11 @@ from trunkline.errors import SetupError
 POLL_S = 0.005
 """Pause between two looks at a state; `pg_ctl -w` takes 0.1 s, longer than a warm start."""
 
+_TLS_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
+"""SSLRequest of the Postgres wire: its length and its code."""
+
 STOP_TIMEOUT_S = 15.0
-ORPHANS_TIMEOUT_S = 5.0
+ORPHANS_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,21 @@ class Postmaster:
         return None if self.socket_dir is None else self.socket_dir / f".s.PGSQL.{self.port}"
 
     def answers(self) -> bool:
-        """Whether it is ready and takes a connection."""
+        """Whether it is ready and serves a connection.
+
+        That one is accepted proves nothing, the kernel does it for a dying process too; so it is asked for TLS, which a
+        live server declines.
+        """
         if self.state != "ready" or self.socket is None:
             return False
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
             try:
                 probe.connect(str(self.socket))
+                probe.sendall(_TLS_REQUEST)
+                return probe.recv(1) in {b"N", b"S"}
             except OSError:
                 return False
-        return True
 
 
 def read_postmaster(data: Path) -> Postmaster | None:

@@ -1,0 +1,188 @@
+from pathlib import Path
+
+import pytest
+
+from trunkline.errors import SetupError
+from trunkline.settings import KnownProvider, Settings, load
+
+KNOWN = [
+    KnownProvider(
+        name="openai",
+        wire="openai_chat",
+        base_url="https://api.openai.com/v1",
+        key_env="OPENAI_API_KEY",
+        models=("gpt-*", "o3*"),
+        default_model="gpt-6",
+    ),
+    KnownProvider(
+        name="anthropic",
+        wire="anthropic_messages",
+        base_url="https://api.anthropic.com/v1",
+        key_env="ANTHROPIC_API_KEY",
+        models=("claude-*",),
+        default_model="claude-sonnet-5",
+    ),
+]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+def read(home: Path, text: str, **environ: str) -> Settings:
+    path = home.parent / "trunkline.yaml"
+    path.write_text(text)
+    return load(None, {"TRUNKLINE_HOME": str(home), **environ})
+
+
+def gateway(settings: Settings) -> dict[str, object]:
+    return settings.gateway_config("host=/sock user=trunkline_gateway", "http://127.0.0.1:4001", KNOWN)
+
+
+def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
+    settings = load(None, {"TRUNKLINE_HOME": str(home), "ANTHROPIC_API_KEY": "sk-secret"})
+    assert gateway(settings) == {
+        "listen": "127.0.0.1:4000",
+        "control_url": "http://127.0.0.1:4001",
+        "database": "host=/sock user=trunkline_gateway",
+        "spool_dir": str(home / "spool"),
+        "spool_max_bytes": 268435456,
+        "max_body_bytes": 33554432,
+        "providers": [
+            {
+                "name": "anthropic",
+                "wire": "anthropic_messages",
+                "base_url": "https://api.anthropic.com/v1",
+                "api_key": "sk-secret",
+            }
+        ],
+        "models": [],
+        "routes": [{"pattern": "claude-*", "provider": "anthropic"}],
+        "default_model": "anthropic/claude-sonnet-5",
+        "timeouts": {"connect_ms": 5000, "first_byte_ms": 600000, "idle_ms": 300000, "total_ms": 3600000},
+    }
+
+
+def test_without_any_provider_there_is_no_default_model(home: Path) -> None:
+    config = gateway(load(None, {"TRUNKLINE_HOME": str(home)}))
+    assert config["providers"] == []
+    assert config["default_model"] is None
+
+
+def test_the_file_names_models_and_providers(home: Path) -> None:
+    settings = read(
+        home,
+        """
+listen: 0.0.0.0:8080
+models:
+  fast: {provider: local, model: llama-9}
+  careful:
+    - {provider: anthropic, model: claude-opus-5}
+    - {provider: local, model: llama-9}
+providers:
+  anthropic: {api_key: os.environ/COMPANY_KEY}
+  local: {wire: openai_chat, base_url: "http://127.0.0.1:9000/v1/", api_key: none, models: ["llama-*"]}
+limits: {max_body_bytes: 1000}
+timeouts: {connect_ms: 100}
+""",
+        COMPANY_KEY="sk-company",
+        OPENAI_API_KEY="sk-openai",
+    )
+    config = gateway(settings)
+    assert config["listen"] == "0.0.0.0:8080"
+    assert config["max_body_bytes"] == 1000
+    assert config["default_model"] == "fast"
+    assert config["models"] == [
+        {"name": "fast", "upstreams": [{"provider": "local", "model": "llama-9"}]},
+        {
+            "name": "careful",
+            "upstreams": [
+                {"provider": "anthropic", "model": "claude-opus-5"},
+                {"provider": "local", "model": "llama-9"},
+            ],
+        },
+    ]
+    assert [(provider["name"], provider["api_key"]) for provider in config["providers"]] == [  # type: ignore[attr-defined]
+        ("anthropic", "sk-company"),
+        ("local", None),
+        ("openai", "sk-openai"),
+    ]
+    assert {"pattern": "llama-*", "provider": "local"} in config["routes"]  # type: ignore[operator]
+    assert settings.source == Path("trunkline.yaml")
+
+
+def test_secrets_stay_out_of_the_repr(home: Path) -> None:
+    settings = read(
+        home,
+        "providers: {anthropic: {api_key: os.environ/COMPANY_KEY}}",
+        COMPANY_KEY="sk-company",
+        DATABASE_URL="postgresql://me:hunter2@db/x",
+    )
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == "postgresql://me:hunter2@db/x"
+    for shown in (repr(settings), str(settings), settings.model_dump_json()):
+        assert "sk-company" not in shown
+        assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("lisen: 1", "unknown key `lisen`"),
+        ("providers: {openai: {api_kye: x}}", "unknown key `providers.openai.api_kye`"),
+        ("limits: {max_body_bytes: lots}", "`limits.max_body_bytes`: Input should be a valid integer"),
+        ("models: {fast: {provider: openai}}", "`models.fast[0].model` is missing"),
+        ("models: {fast: []}", "`models.fast`: Value should have at least 1 item"),
+        ("listen: 4000", "`listen`"),
+        ("listen: localhost:4000", "`listen`: expected IP:PORT"),
+        ("providers: {x: {wire: soap}}", "`providers.x.wire`: Input should be 'openai_chat' or 'anthropic_messages'"),
+        ("providers: {x: {base_url: 'ftp://x'}}", "`providers.x.base_url`"),
+        ("providers: {openai: {api_key: os.environ/NOT_SET}}", "environment variable NOT_SET, which is not set"),
+        ("- a list", "must be a mapping"),
+        ("{", "is not YAML"),
+    ],
+)
+def test_a_fault_is_one_line_that_names_the_file_and_the_key(home: Path, text: str, fault: str) -> None:
+    with pytest.raises(SetupError) as caught:
+        read(home, text)
+    assert caught.value.message.startswith("trunkline.yaml: ")
+    assert fault in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_bad_value_is_not_repeated_in_the_message(home: Path) -> None:
+    with pytest.raises(SetupError) as caught:
+        read(home, "providers: {openai: {api_key: [sk-secret]}}")
+    assert "sk-secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("providers: {openai: {}}", "provider 'openai' has no key; give it `api_key` or set OPENAI_API_KEY"),
+        ("providers: {mine: {api_key: x}}", "provider 'mine' is not one that Trunkline knows; give it `wire`"),
+        ("models: {m: {provider: openai, model: gpt-6}}", "set OPENAI_API_KEY or add it under `providers`"),
+        ("models: {m: {provider: mine, model: x}}", "needs provider 'mine', which is not available; add it"),
+    ],
+)
+def test_an_incomplete_provider_is_told_with_the_remedy(home: Path, text: str, fault: str) -> None:
+    settings = read(home, text)
+    with pytest.raises(SetupError) as caught:
+        gateway(settings)
+    assert fault in caught.value.message
+
+
+def test_the_environment_goes_before_the_file_for_the_address(home: Path) -> None:
+    assert read(home, "listen: 127.0.0.1:1", TRUNKLINE_LISTEN="127.0.0.1:0").listen == "127.0.0.1:0"
+    with pytest.raises(SetupError, match="TRUNKLINE_LISTEN is 'nowhere': expected IP:PORT"):
+        read(home, "", TRUNKLINE_LISTEN="nowhere")
+
+
+def test_the_home_holds_a_file_too_and_a_named_one_must_exist(home: Path) -> None:
+    home.mkdir()
+    (home / "trunkline.yaml").write_text("listen: 127.0.0.1:7")
+    assert load(None, {"TRUNKLINE_HOME": str(home)}).listen == "127.0.0.1:7"
+    with pytest.raises(SetupError, match=r"missing\.yaml: cannot be read: No such file"):
+        load(Path("missing.yaml"), {"TRUNKLINE_HOME": str(home)})

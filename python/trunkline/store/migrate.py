@@ -141,9 +141,7 @@ def _lock(connection: Connection[DictRow]) -> None:
     try:
         connection.execute(queries("migrate")["lock"])
     except psycopg.errors.LockNotAvailable as error:
-        raise SetupError(
-            "Another process has been migrating this database for a minute; wait for it."
-        ) from error
+        raise SetupError("Another process has been migrating this database for a minute; wait for it.") from error
 
 
 def _check(connection: Connection[DictRow]) -> None:

@@ -10,26 +10,10 @@ from typing import Any
 from trunkline.model_server.memory_view import Block
 
 COLOURS = frozenset(
-    [
-        "red",
-        "orange",
-        "yellow",
-        "green",
-        "blue",
-        "purple",
-        "violet",
-        "pink",
-        "brown",
-        "black",
-        "white",
-        "grey",
-        "gray",
-        "turquoise",
-        "gold",
-        "silver",
-        "beige",
-        "navy",
-    ]
+    re.findall(
+        r"\w+",
+        "beige black blue brown gold gray green grey navy orange pink purple red silver turquoise violet white yellow",
+    )
 )
 # topic -> the names of fields that can hold it, best first
 TOPIC_FIELDS: dict[str, tuple[str, ...]] = {
@@ -42,7 +26,7 @@ TOPIC_FIELDS: dict[str, tuple[str, ...]] = {
 
 _READ_CHARACTERS = 4000  # of a message; what a person says of themselves comes first, what they paste after it
 _CLAUSE_END = re.compile(
-    r"(?<=[.!?;])\s+|\n+|[.!;]+$|,?\s+(?:and|but)\s+(?=(?:i|i'm|i've|my)\b)|,\s*(?=(?:i|i'm|i've|my)\b)", re.IGNORECASE
+    r"(?<=[.!?;])\s+|\n|[.!;]+$|,?\s+(?:and|but)\s+(?=(?:i|i'm|i've|my)\b)|,\s*(?=(?:i|i'm|i've|my)\b)", re.IGNORECASE
 )
 _QUESTION = re.compile(
     r"(?:what|who|whom|whose|which|where|when|why|how|do|does|did|can|could|would|will|is|are|am|tell me|remind me"
@@ -102,7 +86,8 @@ class Fact:
 def clauses(text: str) -> list[str]:
     """Return the clauses of a message, aside words and closing stops taken off; a question keeps its mark."""
     parts = []
-    for part in _CLAUSE_END.split(text[:_READ_CHARACTERS].replace("’", "'")):
+    lines = text[:_READ_CHARACTERS].replace("’", "'").splitlines()
+    for part in _CLAUSE_END.split("\n".join(" ".join(line.split()) for line in lines)):
         clause = part.strip().rstrip(".!;,").strip()
         if aside := _ASIDE.match(clause):
             clause = clause[aside.end() :]

@@ -12,7 +12,8 @@ from trunkline.model_server.prompt import Prompt, Tool
 
 UPDATE, SEARCH, READ = "memory_update", "memory_search", "memory_read"
 
-_BLOCK = re.compile(r"<memory\b([^>]*)>\n(.*?)\n?</memory>", re.DOTALL)
+_OPENING = re.compile(r"<memory\b([^<>]*)>\n")
+_CLOSING = "</memory>"
 _ATTRIBUTE = re.compile(r'([\w-]+)="([^"]*)"')
 _FIELD = re.compile(r"([A-Za-z_][\w-]*)(?: \([^)]*\))?: (.+)")
 _UNKNOWN = re.compile(r"(required but unknown|unknown): (.+)")
@@ -83,11 +84,14 @@ def writable(memory: MemoryView, tools: Iterable[Tool]) -> list[Block]:
 
 
 def _blocks(text: str) -> Iterator[Block]:
-    for match in _BLOCK.finditer(text):
-        attributes = dict(_ATTRIBUTE.findall(match[1]))
-        name = attributes.get("block")
+    position = 0
+    while opening := _OPENING.search(text, position):
+        position = text.find(_CLOSING, opening.end())
+        if position < 0:
+            return
+        name = dict(_ATTRIBUTE.findall(opening[1])).get("block")
         if name:
-            yield _block(name, match[2])
+            yield _block(name, text[opening.end() : position])
 
 
 def _block(name: str, text: str) -> Block:

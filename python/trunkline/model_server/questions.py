@@ -39,29 +39,13 @@ _TELLS: dict[str, re.Pattern[str]] = {
     "preference": re.compile(r"\b(?:like|love|enjoy|prefer|hate|favou?rite|size)\b", re.IGNORECASE),
     EVERYTHING: re.compile(r"\b(?:i|i'm|i've|my)\b", re.IGNORECASE),
 }
-_WORD = re.compile(r"[a-z0-9]{4,}", re.IGNORECASE)
+_WORD = re.compile(r"[a-z0-9]{3,}", re.IGNORECASE)
 _COMMON = frozenset(
-    [
-        "what",
-        "which",
-        "when",
-        "where",
-        "have",
-        "does",
-        "know",
-        "about",
-        "tell",
-        "your",
-        "mine",
-        "that",
-        "this",
-        "there",
-        "them",
-        "they",
-        "with",
-        "from",
-        "said",
-    ]
+    _WORD.findall(
+        "about all and any are but can could did does for from get got had has have her his how its know mine not our "
+        "out please said say she tell that the them there they this was "
+        "were what when where which who why with you your"
+    )
 )
 
 

@@ -203,41 +203,41 @@ class ModelServer:
         asked.usage = Usage(call.input_tokens, 0)
         return Delivery(embeddings.body(call), {self._chat.request_id_header: asked.ids.make("req_")}, asked.faults)
 
-    async def _list_models(self, request: Request) -> JSONResponse:
+    async def _list_models(self, request: Request) -> _Json:
         models = [_model(name, request) for name in self._script.models]
         if "anthropic-version" in request.headers:
             ends = {"first_id": self._script.models[0], "last_id": self._script.models[-1]} if models else {}
-            return JSONResponse({"data": models, "has_more": False, **ends})
-        return JSONResponse({"object": "list", "data": models})
+            return _Json({"data": models, "has_more": False, **ends})
+        return _Json({"object": "list", "data": models})
 
-    async def _show_model(self, request: Request) -> JSONResponse:
-        return JSONResponse(_model(request.path_params["model"], request))
+    async def _show_model(self, request: Request) -> _Json:
+        return _Json(_model(request.path_params["model"], request))
 
-    async def _requests(self, request: Request) -> JSONResponse:
+    async def _requests(self, request: Request) -> _Json:
         if request.method == "DELETE":
             self._record.clear()
             self._responder.clear()
             self._cache.clear()
-            return JSONResponse({"deleted": True})
+            return _Json({"deleted": True})
         limit = request.query_params.get("limit", str(MAX_REQUESTS))
         if not limit.isdecimal():
-            return JSONResponse({"error": {"message": f"limit must be a whole number, got {limit!r}"}}, 400)
-        return JSONResponse(self._record.newest(int(limit)))
+            return _Json({"error": {"message": f"limit must be a whole number, got {limit!r}"}}, 400)
+        return _Json(self._record.newest(int(limit)))
 
-    async def _stats(self, request: Request) -> JSONResponse:  # noqa: ARG002  # Starlette passes it
-        return JSONResponse(self._record.totals())
+    async def _stats(self, request: Request) -> _Json:  # noqa: ARG002  # Starlette passes it
+        return _Json(self._record.totals())
 
-    async def _health(self, request: Request) -> JSONResponse:  # noqa: ARG002  # Starlette passes it
-        return JSONResponse({"status": "ok"})
+    async def _health(self, request: Request) -> _Json:  # noqa: ARG002  # Starlette passes it
+        return _Json({"status": "ok"})
 
-    async def _no_such_route(self, request: Request, fault: Exception) -> JSONResponse:
+    async def _no_such_route(self, request: Request, fault: Exception) -> _Json:
         status = fault.status_code if isinstance(fault, HTTPException) else 500
         text = f"Unknown request URL: {request.method} {request.url.path}. The model server has /v1/chat/completions, "
         text += "/v1/responses, /v1/embeddings, /v1/models, /v1/messages and /v1/messages/count_tokens."
         wire: Wire = self._messages if request.url.path.startswith("/v1/messages") else self._chat
         request_id = Ids(b"", next(self._sequence)).make("req_")
         error = ApiError(status, text, code="unknown_url")
-        return JSONResponse(wire.error(error, request_id), status, {wire.request_id_header: request_id})
+        return _Json(wire.error(error, request_id), status, {wire.request_id_header: request_id})
 
 
 def run(
@@ -274,6 +274,13 @@ def run(
     server = _Server(config, lambda: (announce or _print)(line))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.serve(sockets=[listener]))
+
+
+class _Json(JSONResponse):
+    """JSON in ASCII, so that half a surrogate pair that a client sent can be shown again."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
 
 
 class _Protocol(HttpToolsProtocol):

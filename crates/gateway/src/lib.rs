@@ -1,3 +1,7 @@
 //! The data plane: bytes in, memory spliced, bytes out.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod context;
+pub mod request;
 pub mod wire;

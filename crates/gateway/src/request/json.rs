@@ -45,12 +45,13 @@ pub struct Value {
 }
 
 impl Value {
-    /// Whether this array, object or string holds nothing.
+    /// Whether this array, object or string holds nothing; other values are something.
     pub fn is_empty(self, body: &[u8]) -> bool {
-        let inside = &body[self.span.start + 1..self.span.end - 1];
+        let whole = self.span.of(body);
         match self.kind {
-            Kind::Object | Kind::Array => inside.iter().all(u8::is_ascii_whitespace),
-            _ => inside.is_empty(),
+            Kind::Object | Kind::Array => whole[1..whole.len() - 1].trim_ascii().is_empty(),
+            Kind::String => whole.len() == 2,
+            _ => false,
         }
     }
 }
@@ -226,7 +227,7 @@ impl<'b> Cursor<'b> {
                         self.at += 1;
                     } else {
                         open += 1;
-                        objects = objects << 1 | u128::from(is_object);
+                        objects = (objects << 1) | u128::from(is_object);
                         if is_object {
                             self.key()?;
                         }

@@ -26,30 +26,19 @@ pub(super) fn end_of_string(bytes: &[u8], start: usize) -> Result<Ended, Fault> 
     let mut seen = 0; // all bytes or-ed: tells of anything not ASCII
     let mut escaped = false;
     let mut plain_words = 0;
-    loop {
-        let special = if let Some(word) = bytes[at..].first_chunk::<WORD>() {
-            let word = u64::from_le_bytes(*word);
-            seen |= word;
-            let special = specials(word);
-            if special == 0 {
-                at += WORD;
-                plain_words += 1;
-                if plain_words >= 2 {
-                    at += plain_blocks(&bytes[at..], &mut seen);
-                    plain_words = -4; // what ended the blocks is in the next four words
-                }
-                continue;
-            }
-            at += (special.trailing_zeros() / 8) as usize;
-            bytes[at]
-        } else {
+    'words: loop {
+        let Some(word) = bytes[at..].first_chunk::<WORD>() else {
             match bytes.get(at) {
-                Some(&byte) if byte >= 0x20 && byte != b'"' && byte != b'\\' => {
+                Some(b'"') => break,
+                Some(b'\\') => {
+                    escaped = true;
+                    at += escape(bytes, at)?;
+                }
+                Some(0..0x20) => return Err(Fault { what: CONTROL, at }),
+                Some(&byte) => {
                     seen |= u64::from(byte);
                     at += 1;
-                    continue;
                 }
-                Some(&byte) => byte,
                 None => {
                     return Err(Fault {
                         what: "expected '\"', found the end of the text",
@@ -57,24 +46,46 @@ pub(super) fn end_of_string(bytes: &[u8], start: usize) -> Result<Ended, Fault> 
                     });
                 }
             }
+            continue;
         };
-        match special {
-            b'"' => break,
-            b'\\' => {
-                at += escape(&bytes[at..]).ok_or(Fault {
-                    what: BAD_ESCAPE,
-                    at,
-                })?
+        let word = u64::from_le_bytes(*word);
+        seen |= word;
+        let mut special = specials(word);
+        if special == 0 {
+            at += WORD;
+            plain_words += 1;
+            if plain_words >= 2 {
+                at += plain_blocks(&bytes[at..], &mut seen);
+                plain_words = -4; // what ended the blocks is in the next four words
             }
-            _ => {
-                return Err(Fault {
-                    what: "control character in a string (write it as an escape)",
-                    at,
-                });
+            continue;
+        }
+        plain_words = 0;
+        while special != 0 {
+            let here = first_mark(special);
+            match bytes[at + here] {
+                b'"' => {
+                    at += here;
+                    break 'words;
+                }
+                b'\\' => {
+                    escaped = true;
+                    let length = escape(bytes, at + here)?;
+                    if here + length >= WORD {
+                        at += here + length;
+                        continue 'words;
+                    }
+                    special &= u64::MAX << (8 * (here + length));
+                }
+                _ => {
+                    return Err(Fault {
+                        what: CONTROL,
+                        at: at + here,
+                    });
+                }
             }
         }
-        escaped = true;
-        plain_words = 0;
+        at += WORD;
     }
     if seen & HIGHS != 0 {
         utf8(&bytes[start..at]).map_err(|valid| Fault {
@@ -85,16 +96,25 @@ pub(super) fn end_of_string(bytes: &[u8], start: usize) -> Result<Ended, Fault> 
     Ok(Ended { at, escaped })
 }
 
+const CONTROL: &str = "control character in a string (write it as an escape)";
 const BAD_ESCAPE: &str =
     "invalid escape in a string (\\u takes four hex digits; surrogates come in pairs)";
 
-/// Length of the escape that `bytes` starts with.
+/// Length of the escape at `at`.
 #[inline]
-fn escape(bytes: &[u8]) -> Option<usize> {
-    match bytes.get(1)? {
-        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(2),
-        b'u' => code_point(bytes).map(|(_, length)| length),
-        _ => None,
+fn escape(bytes: &[u8], at: usize) -> Result<usize, Fault> {
+    match bytes.get(at + 1) {
+        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(2),
+        Some(b'u') => code_point(&bytes[at..])
+            .map(|(length, _)| length)
+            .ok_or(Fault {
+                what: BAD_ESCAPE,
+                at,
+            }),
+        _ => Err(Fault {
+            what: BAD_ESCAPE,
+            at,
+        }),
     }
 }
 
@@ -117,15 +137,25 @@ fn plain_blocks(bytes: &[u8], seen: &mut u64) -> usize {
     at
 }
 
-/// The high bit of each special byte in `word`; exact for the lowest one, which is the one asked for.
+/// The high bit of each byte of `word` that cannot stand for itself in a string.
 #[inline]
 fn specials(word: u64) -> u64 {
-    let quote = word ^ (ONES * u64::from(b'"'));
-    let backslash = word ^ (ONES * u64::from(b'\\'));
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    let quote = quote.wrapping_sub(ONES) & !quote;
-    let backslash = backslash.wrapping_sub(ONES) & !backslash;
-    (control | quote | backslash) & HIGHS
+    // Per byte, without a carry into the next: whether its low seven bits reach 0x20, or its high bit is set.
+    let control = !(((word & !HIGHS) + ONES * 0x60) | word) & HIGHS;
+    control | marks(word, b'"') | marks(word, b'\\')
+}
+
+/// The high bit of each byte of `word` that is `byte`.
+#[inline]
+fn marks(word: u64, byte: u8) -> u64 {
+    let difference = word ^ (ONES * u64::from(byte));
+    !(((difference & !HIGHS) + !HIGHS) | difference) & HIGHS
+}
+
+/// Index of the lowest byte marked.
+#[inline]
+fn first_mark(marks: u64) -> usize {
+    (marks.trailing_zeros() / 8) as usize
 }
 
 /// The text, or the length of its valid part.
@@ -133,69 +163,83 @@ fn utf8(bytes: &[u8]) -> Result<&str, usize> {
     simdutf8::compat::from_utf8(bytes).map_err(|error| error.valid_up_to())
 }
 
-/// The character of the `\uXXXX` (or pair of them) that `bytes` starts with, and how many bytes it takes.
-fn code_point(bytes: &[u8]) -> Option<(char, usize)> {
+/// How long the `\uXXXX` (or pair of them) is that `bytes` starts with, and its character.
+fn code_point(bytes: &[u8]) -> Option<(usize, char)> {
     let unit = |from: usize| -> Option<u32> {
         let escape = bytes.get(from..from + 6)?;
         if !escape.starts_with(b"\\u") {
             return None;
         }
-        escape[2..].iter().try_fold(0, |value, &digit| {
-            Some(value << 4 | char::from(digit).to_digit(16)?)
+        let digits = escape[2..].iter();
+        digits.copied().try_fold(0, |value, digit| {
+            Some((value << 4) | char::from(digit).to_digit(16)?)
         })
     };
     let first = unit(0)?;
     if !(0xD800..0xDC00).contains(&first) {
-        return Some((char::from_u32(first)?, 6));
+        return Some((6, char::from_u32(first)?));
     }
     let second = unit(6).filter(|unit| (0xDC00..0xE000).contains(unit))?;
     Some((
-        char::from_u32(0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00))?,
         12,
+        char::from_u32(0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00))?,
     ))
 }
 
 /// The bytes that the inside of a validated string stands for.
 pub(super) fn unescape(inside: &[u8]) -> Cow<'_, [u8]> {
-    let Some(mut next) = memchr::memchr(b'\\', inside) else {
+    let Some(first) = memchr::memchr(b'\\', inside) else {
         return Cow::Borrowed(inside);
     };
-    let mut out = Vec::with_capacity(inside.len());
-    let mut rest = inside;
-    loop {
-        out.extend_from_slice(&rest[..next]);
-        rest = &rest[next..];
-        let byte = match rest.get(1) {
-            Some(b'b') => 0x08,
-            Some(b'f') => 0x0C,
-            Some(b'n') => b'\n',
-            Some(b'r') => b'\r',
-            Some(b't') => b'\t',
-            Some(b'u') => {
-                let (character, length) =
-                    code_point(rest).unwrap_or((char::REPLACEMENT_CHARACTER, rest.len()));
-                out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-                rest = &rest[length..];
-                next = memchr::memchr(b'\\', rest).unwrap_or(rest.len());
+    // What an escape stands for is shorter than the escape. Words are stored whole, then counted up to their first backslash.
+    let mut out = vec![0; inside.len() + WORD];
+    out[..first].copy_from_slice(&inside[..first]);
+    let (mut from, mut to) = (first, first);
+    while from < inside.len() {
+        if let Some(word) = inside[from..].first_chunk::<WORD>() {
+            out[to..to + WORD].copy_from_slice(word);
+            let backslash = marks(u64::from_le_bytes(*word), b'\\');
+            let plain = if backslash == 0 {
+                WORD
+            } else {
+                first_mark(backslash)
+            };
+            from += plain;
+            to += plain;
+            if backslash == 0 {
                 continue;
             }
-            Some(&byte) => byte,
-            None => return Cow::Owned(out),
+        }
+        if inside[from] != b'\\' {
+            out[to] = inside[from];
+            from += 1;
+            to += 1;
+            continue;
+        }
+        let rest = &inside[from..];
+        let (length, character) = match rest.get(1) {
+            Some(b'b') => (2, '\u{8}'),
+            Some(b'f') => (2, '\u{c}'),
+            Some(b'n') => (2, '\n'),
+            Some(b'r') => (2, '\r'),
+            Some(b't') => (2, '\t'),
+            Some(b'u') => code_point(rest).unwrap_or((rest.len(), ' ')),
+            Some(&byte) => (2, char::from(byte)),
+            None => break,
         };
-        out.push(byte);
-        rest = &rest[2..];
-        // Escapes come in clusters ("\n\n", "\\\""): look at the next byte before a search is set up.
-        next = if rest.first() == Some(&b'\\') {
-            0
-        } else {
-            memchr::memchr(b'\\', rest).unwrap_or(rest.len())
-        };
+        from += length;
+        to += character.encode_utf8(&mut out[to..]).len();
     }
+    out.truncate(to);
+    Cow::Owned(out)
 }
 
-/// The text of a validated JSON string, given with its quotes.
+/// The text of a validated JSON string, given with its quotes; of any other value, none.
 pub(crate) fn decode(quoted: &[u8]) -> Cow<'_, str> {
-    match unescape(&quoted[1..quoted.len() - 1]) {
+    let inside = quoted
+        .strip_prefix(b"\"")
+        .and_then(|rest| rest.strip_suffix(b"\""));
+    match unescape(inside.unwrap_or_default()) {
         Cow::Borrowed(bytes) => {
             utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
         }

@@ -3,5 +3,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod context;
+pub mod conversation;
 pub mod request;
 pub mod wire;

@@ -1,5 +1,36 @@
-//! The data plane: bytes in, memory spliced, bytes out.
+//! The data plane: model calls come in, memory is put into them, answers go back, turns are recorded.
+//!
+//! [`server`] accepts and routes; [`pipeline`] is the way of one call, its stages in order:
+//! [`auth`] → [`admit`] → [`routing`] → [`remember`] → ([`context`] splices) → [`upstream`] → [`relay`] → [`record`].
+//! [`request`] finds a request's parts in one pass, [`conversation`] matches it to the session's log, [`wire`] and [`sse`]
+//! translate. In the background [`snapshot`] keeps what the stages know, and [`spool`] brings records to Postgres
+//! ([`database`]). What is not a model call goes through [`control`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod admit;
+pub mod auth;
+pub mod body;
+pub mod config;
+pub mod context;
+pub mod control;
+pub mod conversation;
+pub mod database;
+pub mod error;
+pub mod logging;
+pub mod memory_tools;
+pub mod metrics;
+pub mod models;
+pub mod pipeline;
+pub mod providers;
+pub mod record;
+pub mod relay;
+pub mod remember;
+pub mod request;
+pub mod routing;
+pub mod server;
+pub mod snapshot;
+pub mod spool;
 pub mod sse;
+pub mod upstream;
+pub mod usage;
 pub mod wire;

@@ -1,0 +1,395 @@
+//! What the gateway must know of a request, found by one validating pass over its bytes.
+
+pub(crate) mod json;
+pub(crate) mod text;
+
+use self::json::{Cursor, Fault};
+pub use self::json::{Kind, Span, Value};
+use crate::wire::Wire;
+
+/// Where the parts of a request stand in its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scan {
+    /// The model asked for; absent if the client leaves the choice to the gateway.
+    pub model: Option<Model>,
+    /// Whether the answer is to be streamed.
+    pub stream: bool,
+    /// `OpenAI`'s `stream_options`.
+    pub stream_options: Option<StreamOptions>,
+    /// The array `messages`.
+    pub messages_span: Span,
+    /// Its elements, in order.
+    pub messages: Vec<Message>,
+    /// Anthropic's `system`: a string, an array or null.
+    pub system: Option<Value>,
+    /// `tools`: an array or null.
+    pub tools: Option<Value>,
+    /// The end user: `user` in `OpenAI`'s wire, `metadata.user_id` in Anthropic's.
+    pub user: Option<String>,
+    /// Index after the `{` of the body: new members go here. As `messages` is required, a member always follows.
+    pub open: usize,
+}
+
+/// The requested model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    /// The value with its quotes.
+    pub span: Span,
+    /// The name, escapes decoded.
+    pub name: String,
+}
+
+/// `stream_options`, an object or null.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// The whole value.
+    pub value: Value,
+    /// The value of its `include_usage`, if that is there.
+    pub include_usage: Option<Value>,
+}
+
+/// One message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    /// The whole object.
+    pub span: Span,
+    /// Who speaks.
+    pub role: Role,
+    /// `content`: a string, an array or null; absent e.g. beside `tool_calls`.
+    pub content: Option<Value>,
+}
+
+/// Who speaks in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `system` or `developer`.
+    System,
+    /// `user`.
+    User,
+    /// `assistant`.
+    Assistant,
+    /// `tool`, or `function` as it was called first.
+    Tool,
+}
+
+/// Why a request cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    /// For the caller to read.
+    pub message: String,
+    /// The part of the request that is wrong, such as `messages[3].role`.
+    pub param: Option<String>,
+    /// Index of the byte where the text stops being JSON; absent if it is JSON.
+    pub offset: Option<usize>,
+}
+
+impl From<Fault> for Malformed {
+    fn from(fault: Fault) -> Self {
+        Self {
+            message: format!(
+                "The request body is not valid JSON: {} at byte {}",
+                fault.what, fault.at
+            ),
+            param: None,
+            offset: Some(fault.at),
+        }
+    }
+}
+
+impl Malformed {
+    fn param(param: impl Into<String>, problem: &str) -> Self {
+        let param = param.into();
+        Self {
+            message: format!("{param} {problem}"),
+            param: Some(param),
+            offset: None,
+        }
+    }
+}
+
+impl Scan {
+    /// Whether `stream_options.include_usage` is set.
+    pub fn include_usage(&self, body: &[u8]) -> bool {
+        let value = self
+            .stream_options
+            .and_then(|options| options.include_usage);
+        value.is_some_and(|value| value.span.of(body) == b"true")
+    }
+}
+
+/// Validates `body` as JSON and finds what the gateway acts on.
+///
+/// Medians on a 2-core x86-64 VM, 12 messages: 2.6 µs for 16 KiB of prose, 3.6 µs for 16 KiB outside ASCII, 1.5 µs for 0.8 KiB; 13 µs
+/// for 18 KiB of code with an escape every 7 bytes. (A `serde_json` tree of the same: 8, 22, 4 and 30 µs.)
+///
+/// A key the gateway acts on may come only once: JSON leaves the meaning of a repeated key open, and a provider that read the other
+/// one would answer a request that the gateway neither admitted nor recorded. Other keys may repeat; they are not looked at.
+pub fn scan(wire: Wire, body: &[u8]) -> Result<Scan, Malformed> {
+    let mut cursor = Cursor::new(body);
+    match cursor.peek() {
+        Some(b'{') => {}
+        None => {
+            return Err(Malformed {
+                message: "The request body is empty".into(),
+                param: None,
+                offset: Some(0),
+            });
+        }
+        Some(_) => {
+            cursor.value()?;
+            cursor.end()?;
+            return Err(Malformed {
+                message: "The request body must be a JSON object".into(),
+                param: None,
+                offset: None,
+            });
+        }
+    }
+    let mut found = Found::default();
+    let open = cursor.position() + 1;
+    cursor.object(|cursor, key| found.member(wire, cursor, key))?;
+    cursor.end()?;
+    let (messages_span, messages) = found
+        .messages
+        .ok_or_else(|| Malformed::param("messages", "is required"))?;
+    let user = found.user.filter(|value| value.kind == Kind::String);
+    Ok(Scan {
+        model: found.model,
+        stream: found.stream.unwrap_or(false),
+        stream_options: found.stream_options,
+        messages_span,
+        messages,
+        system: found.system,
+        tools: found.tools,
+        user: user.map(|value| text::decode(value.span.of(body)).into_owned()),
+        open,
+    })
+}
+
+#[derive(Default)]
+struct Found {
+    model: Option<Model>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    messages: Option<(Span, Vec<Message>)>,
+    system: Option<Value>,
+    tools: Option<Value>,
+    user: Option<Value>,
+    metadata: Option<()>,
+}
+
+impl Found {
+    fn member(&mut self, wire: Wire, cursor: &mut Cursor, key: &[u8]) -> Result<(), Malformed> {
+        match (key, wire) {
+            (b"model", _) => {
+                let value = typed(cursor, &[Kind::String], "model", "must be a string")?;
+                let name = text::decode(cursor.text(value)).into_owned();
+                once(
+                    &mut self.model,
+                    Model {
+                        span: value.span,
+                        name,
+                    },
+                    "model",
+                )
+            }
+            (b"messages", _) => {
+                let messages = messages(cursor)?;
+                once(&mut self.messages, messages, "messages")
+            }
+            (b"stream", _) => {
+                let value = typed(
+                    cursor,
+                    &[Kind::Bool, Kind::Null],
+                    "stream",
+                    "must be true or false",
+                )?;
+                once(&mut self.stream, cursor.text(value) == b"true", "stream")
+            }
+            (b"tools", _) => {
+                let value = typed(
+                    cursor,
+                    &[Kind::Array, Kind::Null],
+                    "tools",
+                    "must be an array",
+                )?;
+                once(&mut self.tools, value, "tools")
+            }
+            (b"stream_options", Wire::OpenaiChat) => {
+                let options = stream_options(cursor)?;
+                once(&mut self.stream_options, options, "stream_options")
+            }
+            (b"user", Wire::OpenaiChat) => {
+                let user = user(cursor, "user")?;
+                once(&mut self.user, user, "user")
+            }
+            (b"system", Wire::AnthropicMessages) => {
+                let kinds = &[Kind::String, Kind::Array, Kind::Null];
+                let value = typed(
+                    cursor,
+                    kinds,
+                    "system",
+                    "must be a string or an array of text blocks",
+                )?;
+                once(&mut self.system, value, "system")
+            }
+            (b"metadata", Wire::AnthropicMessages) => {
+                self.metadata(cursor)?;
+                once(&mut self.metadata, (), "metadata")
+            }
+            _ => {
+                cursor.value()?;
+                Ok(())
+            }
+        }
+    }
+
+    fn metadata(&mut self, cursor: &mut Cursor) -> Result<(), Malformed> {
+        if cursor.peek() != Some(b'{') {
+            typed(cursor, &[Kind::Null], "metadata", "must be an object")?;
+            return Ok(());
+        }
+        cursor.object(|cursor, key| {
+            if key == b"user_id" {
+                let user = user(cursor, "metadata.user_id")?;
+                return once(&mut self.user, user, "metadata.user_id");
+            }
+            cursor.value()?;
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, value: T, param: &str) -> Result<(), Malformed> {
+    if slot.replace(value).is_some() {
+        Err(Malformed::param(param, "is given twice"))
+    } else {
+        Ok(())
+    }
+}
+
+fn typed(
+    cursor: &mut Cursor,
+    kinds: &[Kind],
+    param: &str,
+    problem: &str,
+) -> Result<Value, Malformed> {
+    let value = cursor.value()?;
+    if kinds.contains(&value.kind) {
+        Ok(value)
+    } else {
+        Err(Malformed::param(param, problem))
+    }
+}
+
+fn user(cursor: &mut Cursor, param: &str) -> Result<Value, Malformed> {
+    typed(
+        cursor,
+        &[Kind::String, Kind::Null],
+        param,
+        "must be a string",
+    )
+}
+
+fn stream_options(cursor: &mut Cursor) -> Result<StreamOptions, Malformed> {
+    if cursor.peek() != Some(b'{') {
+        let value = typed(cursor, &[Kind::Null], "stream_options", "must be an object")?;
+        return Ok(StreamOptions {
+            value,
+            include_usage: None,
+        });
+    }
+    let mut include_usage = None;
+    let value = cursor.object(|cursor, key| {
+        if key == b"include_usage" {
+            let param = "stream_options.include_usage";
+            let value = typed(
+                cursor,
+                &[Kind::Bool, Kind::Null],
+                param,
+                "must be true or false",
+            )?;
+            return once(&mut include_usage, value, param);
+        }
+        cursor.value()?;
+        Ok::<_, Malformed>(())
+    })?;
+    Ok(StreamOptions {
+        value,
+        include_usage,
+    })
+}
+
+fn messages(cursor: &mut Cursor) -> Result<(Span, Vec<Message>), Malformed> {
+    let problem = "must be an array of objects";
+    if cursor.peek() != Some(b'[') {
+        cursor.value()?;
+        return Err(Malformed::param("messages", problem));
+    }
+    let mut messages = Vec::with_capacity(32);
+    let array = cursor.array(|cursor, index| {
+        if cursor.peek() != Some(b'{') {
+            cursor.value()?;
+            return Err(Malformed {
+                param: Some(format!("messages[{index}]")),
+                ..Malformed::param("messages", problem)
+            });
+        }
+        messages.push(message(cursor, index)?);
+        Ok(())
+    })?;
+    Ok((array.span, messages))
+}
+
+fn message(cursor: &mut Cursor, index: usize) -> Result<Message, Malformed> {
+    let fault = |field: &str, problem: &str| {
+        Malformed::param(format!("messages[{index}].{field}"), problem)
+    };
+    let (mut role, mut content) = (None, None);
+    let object = cursor.object(|cursor, key| match key {
+        b"role" => {
+            let value = cursor.value()?;
+            if value.kind != Kind::String {
+                return Err(fault("role", "must be a string"));
+            }
+            let known = Role::named(&text::decode(cursor.text(value)));
+            let known = known.ok_or_else(|| {
+                fault("role", "must be system, developer, user, assistant or tool")
+            })?;
+            role.replace(known)
+                .map_or(Ok(()), |_| Err(fault("role", "is given twice")))
+        }
+        b"content" => {
+            let value = cursor.value()?;
+            if !matches!(value.kind, Kind::String | Kind::Array | Kind::Null) {
+                return Err(fault("content", "must be a string or an array"));
+            }
+            content
+                .replace(value)
+                .map_or(Ok(()), |_| Err(fault("content", "is given twice")))
+        }
+        _ => {
+            cursor.value()?;
+            Ok(())
+        }
+    })?;
+    let role = role.ok_or_else(|| fault("role", "is required"))?;
+    Ok(Message {
+        span: object.span,
+        role,
+        content,
+    })
+}
+
+impl Role {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "user" => Some(Self::User),
+            "assistant" => Some(Self::Assistant),
+            "tool" | "function" => Some(Self::Tool),
+            "system" | "developer" => Some(Self::System),
+            _ => None,
+        }
+    }
+}

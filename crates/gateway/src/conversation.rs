@@ -168,6 +168,15 @@ impl Conversation {
         text
     }
 
+    /// The text of message `index`, if it has any.
+    pub fn text(&self, index: usize) -> Option<String> {
+        let mut text = None;
+        if let Some(message) = self.messages.get(index) {
+            self.parts(message, |parts| text = text_of(parts).map(|text| text.replace('\0', "\u{fffd}")));
+        }
+        text
+    }
+
     /// The events of message `index`, at least one; the message's chain belongs to the last of them.
     pub fn events(&self, index: usize) -> Vec<Event> {
         let mut events = Vec::new();

@@ -92,6 +92,14 @@ pub fn parse_reply(wire: Wire, body: &[u8]) -> Result<Reply, WireError> {
     }
 }
 
+/// The usage that a provider's whole reply tells; far cheaper than all of it.
+pub fn parse_usage(wire: Wire, body: &[u8]) -> Option<Usage> {
+    match wire {
+        Wire::OpenaiChat => openai_chat::usage::only_usage(body),
+        Wire::AnthropicMessages => anthropic_messages::usage::only_usage(body),
+    }
+}
+
 /// A whole reply for the client; `created_unix` in seconds.
 pub fn write_reply(wire: Wire, reply: &Reply, created_unix: u64) -> Vec<u8> {
     match wire {

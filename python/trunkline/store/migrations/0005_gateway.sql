@@ -29,10 +29,12 @@ begin
                      'instructions', v.instructions, 'memory_enabled', v.memory_enabled,
                      'memory_refresh', v.memory_refresh, 'memory_fail', v.memory_fail,
                      'recall_tokens', v.recall_tokens, 'memory_tools', v.memory_tools,
-                     'has_blocks', exists (select from agent_blocks b where b.tenant_id = a.tenant_id
-                                              and b.agent_id = a.id and b.version = v.version))), '[]')
+                     'has_blocks', b.count > 0, 'has_session_blocks', b.of_sessions > 0)), '[]')
                    from agents a
                    join agent_versions v on v.tenant_id = a.tenant_id and v.agent_id = a.id and v.version = a.current_version
+                  cross join lateral (select count(*) as count, count(*) filter (where scope = 'session') as of_sessions
+                                        from agent_blocks b where b.tenant_id = a.tenant_id and b.agent_id = a.id
+                                         and b.version = v.version) as b
                   where a.archived_at is null));
 end
 $$;
@@ -204,6 +206,14 @@ begin
         end if;
     end loop;
 
+    insert into events (tenant_id, session_id, seq, id, type, payload, call_id, created_at, processed_at)
+    select p_tenant, log.id, log.last_seq + e.ordinality, (e.value ->> 'id')::uuid, e.value ->> 'type', e.value -> 'payload', p_call, p_at, p_at
+      from jsonb_array_elements(p_turn -> 'after') with ordinality as e
+     where first < count;
+    if first < count then
+        log.last_seq := log.last_seq + jsonb_array_length(p_turn -> 'after');
+    end if;
+
     update sessions s
        set last_seq = log.last_seq, head_chain = log.head_chain, updated_at = greatest(s.updated_at, p_at)
      where s.tenant_id = p_tenant and s.id = log.id;
@@ -224,7 +234,7 @@ declare
 begin
     with given as (
         select * from jsonb_to_recordset(p_calls) as r(
-            tenant uuid, call uuid, at timestamptz, key uuid, agent uuid, session uuid, "user" text, model text,
+            tenant uuid, call uuid, at_us bigint, key uuid, agent uuid, session uuid, "user" text, model text,
             provider text, upstream_model text, wire text, stream boolean, status int, error_type text,
             input_tokens int, output_tokens int, cached_tokens int, reasoning_tokens int, estimated boolean,
             cost_usd numeric, rounds int, retries int, first_byte_us bigint, total_us bigint, overhead_us bigint)
@@ -232,7 +242,7 @@ begin
         insert into usage (tenant_id, id, created_at, key_id, agent_id, session_id, user_id, model, provider, upstream_model,
                            wire, stream, status, error_type, input_tokens, output_tokens, cached_tokens, reasoning_tokens,
                            estimated, cost_usd, rounds, retries, first_byte_us, total_us, overhead_us)
-        select tenant, call, at, key, agent, session, "user", model, provider, upstream_model, wire, stream, status, error_type,
+        select tenant, call, 'epoch'::timestamptz + at_us * interval '1 microsecond', key, agent, session, "user", model, provider, upstream_model, wire, stream, status, error_type,
                input_tokens, output_tokens, cached_tokens, reasoning_tokens, estimated, cost_usd, rounds, retries,
                first_byte_us, total_us, overhead_us
           from given
@@ -248,7 +258,8 @@ begin
     select coalesce(array_agg(id), '{}') into fresh from written;
 
     for item in select c from jsonb_array_elements(p_calls) as c where c ? 'turn' and (c ->> 'call')::uuid = any (fresh) loop
-        log := record_turn((item ->> 'tenant')::uuid, (item ->> 'call')::uuid, (item ->> 'at')::timestamptz, item -> 'turn');
+        log := record_turn((item ->> 'tenant')::uuid, (item ->> 'call')::uuid, 
+                           'epoch'::timestamptz + (item ->> 'at_us')::bigint * interval '1 microsecond', item -> 'turn');
         update sessions s
            set input_tokens = s.input_tokens + (item ->> 'input_tokens')::int,
                output_tokens = s.output_tokens + (item ->> 'output_tokens')::int,

@@ -5,7 +5,7 @@ pub(super) mod request;
 mod request_messages;
 mod stream_reader;
 mod stream_writer;
-mod usage;
+pub(super) mod usage;
 
 pub use stream_reader::StreamReader;
 pub use stream_writer::StreamWriter;

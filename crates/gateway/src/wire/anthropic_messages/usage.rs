@@ -83,3 +83,13 @@ impl From<Usage> for UsageOut {
         }
     }
 }
+
+#[derive(Deserialize)]
+struct OnlyUsage {
+    usage: Option<UsageIn>,
+}
+
+/// The usage of a whole reply, all else passed over.
+pub(in crate::wire) fn only_usage(body: &[u8]) -> Option<Usage> {
+    serde_json::from_slice::<OnlyUsage>(body).ok()?.usage.map(Usage::from)
+}

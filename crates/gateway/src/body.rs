@@ -1,0 +1,73 @@
+//! The body of a response: bytes at hand, a stream made here, or one passed on.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::sync::mpsc;
+
+/// A response's body.
+pub enum Body {
+    /// Bytes at hand.
+    Full(Full<Bytes>),
+    /// Pieces that a relay sends; its end is the body's end.
+    Channel(mpsc::Receiver<Bytes>),
+    /// Another server's body, passed on.
+    Incoming(Incoming),
+}
+
+impl Body {
+    /// No bytes.
+    pub fn empty() -> Self {
+        Self::Full(Full::new(Bytes::new()))
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Full(Full::new(bytes))
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::from(Bytes::from(bytes))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Full(full) => {
+                Pin::new(full).poll_frame(context).map(|frame| frame.map(|result| result.map_err(|error: Infallible| match error {})))
+            }
+            Self::Channel(pieces) => pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(full) => full.is_end_stream(),
+            Self::Channel(_) => false,
+            Self::Incoming(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(full) => full.size_hint(),
+            Self::Channel(_) => SizeHint::default(),
+            Self::Incoming(incoming) => incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The gateway's configuration: one JSON text, made by the control side with everything resolved. Nothing here reads
+//! files or the environment.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use crate::wire::Wire;
+
+/// All that the gateway needs to start.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Base URL of the control plane, to which all other paths are relayed.
+    pub control_url: String,
+    /// How to reach Postgres as the gateway's role: a libpq connection string or URL.
+    pub database: String,
+    /// Folder of the write-ahead spool; made if missing.
+    pub spool_dir: PathBuf,
+    /// How large the spool may grow, in bytes, before calls are refused.
+    pub spool_max_bytes: u64,
+    /// The largest request body taken, in bytes.
+    pub max_body_bytes: usize,
+    /// Hosts that speak one of our wires.
+    pub providers: Vec<ProviderConfig>,
+    /// Named models, each with its upstreams in order of preference.
+    #[serde(default)]
+    pub models: Vec<ModelConfig>,
+    /// Name patterns, tried in order after `models`.
+    #[serde(default)]
+    pub routes: Vec<RouteConfig>,
+    /// The model of an agent that names none.
+    #[serde(default)]
+    pub default_model: Option<String>,
+    /// Limits in time.
+    pub timeouts: Timeouts,
+    /// Threads that serve requests. One runtime each, so that a request never crosses cores: a cross-core wake costs
+    /// 35 to 65 µs on a small virtual machine, as much as all of the gateway's own work.
+    #[serde(default = "one")]
+    pub threads: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// A provider: where it is, what it speaks, and our key for it.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderConfig {
+    /// Its name in `PROVIDER/model`.
+    pub name: String,
+    /// The wire it speaks.
+    pub wire: Wire,
+    /// Up to and including the version, such as `https://api.openai.com/v1`.
+    pub base_url: String,
+    /// Our key for it; none for a host that asks for none.
+    #[serde(default)]
+    pub api_key: Option<String>,
+}
+
+/// A named model.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// What clients ask for.
+    pub name: String,
+    /// Where it is served, in order of preference.
+    pub upstreams: Vec<UpstreamConfig>,
+}
+
+/// One place where a model is served.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// A provider's name.
+    pub provider: String,
+    /// The model's name there.
+    pub model: String,
+}
+
+/// Models by pattern: `gpt-*` goes to `openai` under the same name.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    /// A name with at most one `*`.
+    pub pattern: String,
+    /// A provider's name.
+    pub provider: String,
+}
+
+/// Limits in time, in milliseconds.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// Until a connection stands.
+    pub connect_ms: u64,
+    /// Until the provider answers with a head.
+    pub first_byte_ms: u64,
+    /// Between two pieces of an answer.
+    pub idle_ms: u64,
+    /// For a call in all.
+    pub total_ms: u64,
+}
+
+impl Timeouts {
+    /// Until the provider answers with a head.
+    pub fn first_byte(&self) -> Duration {
+        Duration::from_millis(self.first_byte_ms)
+    }
+
+    /// Between two pieces of an answer.
+    pub fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle_ms)
+    }
+}
+
+impl Config {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// Names the key that is missing, unknown or of the wrong type, and providers that a model refers to but nobody defined.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = serde_json::from_str(text).map_err(|error| format!("the gateway's configuration: {error}"))?;
+        let known = |name: &str| config.providers.iter().any(|provider| provider.name == name);
+        for model in &config.models {
+            if model.upstreams.is_empty() {
+                return Err(format!("model '{}' has no upstream", model.name));
+            }
+            for upstream in &model.upstreams {
+                if !known(&upstream.provider) {
+                    return Err(format!("model '{}' names the provider '{}', which is not configured", model.name, upstream.provider));
+                }
+            }
+        }
+        for route in &config.routes {
+            if !known(&route.provider) {
+                return Err(format!("route '{}' names the provider '{}', which is not configured", route.pattern, route.provider));
+            }
+        }
+        if config.threads == 0 {
+            return Err("threads must be at least 1".to_owned());
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,297 @@
+//! Postgres, as the gateway's role may use it: its functions and two channels. Connections are opened when first wanted
+//! and again when lost; none is held across a model call.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::timeout};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, Statement};
+use uuid::Uuid;
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long the memory of a call may be waited for before the call goes on without.
+const CONTEXT: Duration = Duration::from_secs(2);
+
+/// Why a query gave no answer.
+#[derive(Debug)]
+pub enum DatabaseError {
+    /// The server could not be reached, or the connection broke.
+    Away(String),
+    /// The server refused the statement: sending it again would not help.
+    Refused(String),
+}
+
+impl std::fmt::Display for DatabaseError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Away(text) => write!(formatter, "Postgres cannot be reached: {text}"),
+            Self::Refused(text) => write!(formatter, "Postgres refused: {text}"),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for DatabaseError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            // Classes 08, 53 and 57 of Postgres' error codes: connection, resources, operator (a restart among them).
+            Some(refusal) if !["08", "53", "57"].iter().any(|class| refusal.code().code().starts_with(class)) => {
+                Self::Refused(refusal.to_string())
+            }
+            Some(refusal) => Self::Away(refusal.to_string()),
+            None => Self::Away(error.to_string()),
+        }
+    }
+}
+
+async fn connect(config: &str) -> Result<Client, DatabaseError> {
+    let connecting = async {
+        let (client, connection) = tokio_postgres::connect(config, NoTls).await?;
+        tokio::spawn(connection);
+        Ok::<_, tokio_postgres::Error>(client)
+    };
+    match timeout(CONNECT, connecting).await {
+        Ok(client) => Ok(client?),
+        Err(_) => Err(DatabaseError::Away("no connection within 3 s".to_owned())),
+    }
+}
+
+/// What one call is to be given.
+#[derive(Debug, Default)]
+pub struct Context {
+    /// The session that the call goes on with, if it is known.
+    pub session: Option<Uuid>,
+    /// Whether that session's log ends where the client's history does.
+    pub at_head: bool,
+    /// The session named is another agent's or user's.
+    pub refused: bool,
+    /// The rendered blocks.
+    pub blocks: Option<String>,
+    /// Passages that match the newest user message.
+    pub recall: Option<String>,
+}
+
+/// What the context is asked for.
+pub struct ContextQuery<'a> {
+    /// Whose.
+    pub tenant: Uuid,
+    /// For which agent.
+    pub agent: Uuid,
+    /// In which version.
+    pub version: i32,
+    /// For which end user.
+    pub user: Option<&'a str>,
+    /// The session that the client named, or that is known here.
+    pub session: Option<Uuid>,
+    /// The hash of the history that the client sent; none if it sent none.
+    pub chain: Option<&'a [u8]>,
+    /// The newest user message.
+    pub text: Option<&'a str>,
+    /// How many tokens of passages are wanted; 0: none.
+    pub recall_tokens: i32,
+}
+
+struct Reader {
+    client: Client,
+    context: Statement,
+}
+
+/// Connections for reading memory, used in turn; queries on one of them are pipelined.
+pub struct Readers {
+    config: String,
+    slots: Vec<tokio::sync::RwLock<Option<Reader>>>,
+    next: AtomicUsize,
+    /// When the last attempt to connect failed: for a moment nobody else need try.
+    failed_at: Mutex<Option<std::time::Instant>>,
+}
+
+impl Readers {
+    /// `count` connections, none of them open yet.
+    pub fn new(config: &str, count: usize) -> Self {
+        let slots = (0..count).map(|_| tokio::sync::RwLock::new(None)).collect();
+        Self { config: config.to_owned(), slots, next: AtomicUsize::new(0), failed_at: Mutex::new(None) }
+    }
+
+    /// Reads the context of one call.
+    ///
+    /// # Errors
+    /// Where Postgres is away, refuses, or takes more than two seconds.
+    pub async fn context(&self, query: &ContextQuery<'_>) -> Result<Context, DatabaseError> {
+        let slot = &self.slots[self.next.fetch_add(1, Relaxed) % self.slots.len()];
+        match timeout(CONTEXT, self.read(slot, query)).await {
+            Ok(result) => result,
+            Err(_) => Err(DatabaseError::Away("no answer within 2 s".to_owned())),
+        }
+    }
+
+    async fn read(&self, slot: &tokio::sync::RwLock<Option<Reader>>, query: &ContextQuery<'_>) -> Result<Context, DatabaseError> {
+        let mut guard = slot.read().await;
+        if guard.as_ref().is_none_or(|reader| reader.client.is_closed()) {
+            drop(guard);
+            self.open(slot).await?;
+            guard = slot.read().await;
+        }
+        let Some(reader) = guard.as_ref() else { return Err(DatabaseError::Away("the connection was lost".to_owned())) };
+        let row = reader
+            .client
+            .query_one(
+                &reader.context,
+                &[
+                    &query.tenant,
+                    &query.agent,
+                    &query.version,
+                    &query.user,
+                    &query.session,
+                    &query.chain,
+                    &query.text,
+                    &query.recall_tokens,
+                ],
+            )
+            .await?;
+        Ok(Context {
+            session: row.try_get(0)?,
+            at_head: row.try_get(1)?,
+            refused: row.try_get(2)?,
+            blocks: row.try_get(3)?,
+            recall: row.try_get(4)?,
+        })
+    }
+
+    async fn open(&self, slot: &tokio::sync::RwLock<Option<Reader>>) -> Result<(), DatabaseError> {
+        let mut guard = slot.write().await;
+        if guard.as_ref().is_some_and(|reader| !reader.client.is_closed()) {
+            return Ok(());
+        }
+        let recently = |at: &std::time::Instant| at.elapsed() < Duration::from_millis(200);
+        if self.failed_at.lock().is_ok_and(|at| at.as_ref().is_some_and(recently)) {
+            return Err(DatabaseError::Away("the last attempt failed a moment ago".to_owned()));
+        }
+        let opened = async {
+            let client = connect(&self.config).await?;
+            let context = client
+                .prepare("select session_id, at_head, refused, blocks, recall from trunkline.gateway_context($1, $2, $3, $4, $5, $6, $7, $8)")
+                .await?;
+            Ok::<_, DatabaseError>(Reader { client, context })
+        };
+        let opened = opened.await;
+        if let Ok(mut at) = self.failed_at.lock() {
+            *at = opened.is_err().then(std::time::Instant::now);
+        }
+        *guard = Some(opened?);
+        Ok(())
+    }
+}
+
+/// The connection that writes what was recorded.
+pub struct Writer {
+    config: String,
+    client: Option<(Client, Statement)>,
+}
+
+impl Writer {
+    /// Not connected yet.
+    pub fn new(config: &str) -> Self {
+        Self { config: config.to_owned(), client: None }
+    }
+
+    /// Writes a JSON array of calls in one transaction; a call that is already there is left as it is.
+    ///
+    /// # Errors
+    /// Where Postgres is away or refuses; then none of the calls is written.
+    pub async fn record(&mut self, calls: &str) -> Result<(), DatabaseError> {
+        let (client, statement) = match self.client.take().filter(|(client, _)| !client.is_closed()) {
+            Some(open) => open,
+            None => {
+                let client = connect(&self.config).await?;
+                let statement = client.prepare("select trunkline.gateway_record($1::text::jsonb)").await?;
+                (client, statement)
+            }
+        };
+        let result = client.execute(&statement, &[&calls]).await;
+        self.client = Some((client, statement));
+        result?;
+        Ok(())
+    }
+}
+
+/// The connection that watches for changes.
+pub struct Watcher {
+    client: Client,
+    notifications: mpsc::UnboundedReceiver<Notification>,
+}
+
+/// A change that the watcher was told of.
+pub enum Change {
+    /// Keys or agents.
+    Configuration,
+    /// A block: its tenant, scope, agent and subject.
+    Memory(String),
+    /// Nothing heard for the period asked for.
+    Quiet,
+    /// The connection is gone.
+    Lost,
+}
+
+impl Watcher {
+    /// Connects and listens.
+    ///
+    /// # Errors
+    /// Where Postgres is away or refuses.
+    pub async fn connect(config: &str) -> Result<Self, DatabaseError> {
+        let connecting = tokio_postgres::connect(config, NoTls);
+        let (client, mut connection) =
+            timeout(CONNECT, connecting).await.map_err(|_| DatabaseError::Away("no connection within 3 s".to_owned()))??;
+        let (sender, notifications) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notification(notification) = message
+                    && sender.send(notification).is_err()
+                {
+                    break;
+                }
+            }
+        });
+        client.batch_execute("listen trunkline_configuration; listen trunkline_memory").await?;
+        Ok(Self { client, notifications })
+    }
+
+    /// The next change, or `Quiet` after `period`.
+    pub async fn change(&mut self, period: Duration) -> Change {
+        match timeout(period, self.notifications.recv()).await {
+            Err(_) => Change::Quiet,
+            Ok(None) => Change::Lost,
+            Ok(Some(told)) if told.channel() == "trunkline_configuration" => Change::Configuration,
+            Ok(Some(told)) => Change::Memory(told.payload().to_owned()),
+        }
+    }
+
+    /// The store's count of configuration changes.
+    ///
+    /// # Errors
+    /// Where Postgres is away or refuses.
+    pub async fn revision(&self) -> Result<i64, DatabaseError> {
+        Ok(self.client.query_one("select trunkline.gateway_revision()", &[]).await?.try_get(0)?)
+    }
+
+    /// Keys and agents, as JSON text.
+    ///
+    /// # Errors
+    /// Where Postgres is away or refuses.
+    pub async fn snapshot(&self) -> Result<String, DatabaseError> {
+        Ok(self.client.query_one("select trunkline.gateway_snapshot()::text", &[]).await?.try_get(0)?)
+    }
+
+    /// Prices, as JSON text.
+    ///
+    /// # Errors
+    /// Where Postgres is away or refuses.
+    pub async fn prices(&self) -> Result<String, DatabaseError> {
+        Ok(self.client.query_one("select trunkline.gateway_prices()::text", &[]).await?.try_get(0)?)
+    }
+}

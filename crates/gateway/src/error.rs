@@ -1,0 +1,96 @@
+//! The one error type of the request path, and its one way into a response.
+
+use std::borrow::Cow;
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::{
+    body::Body,
+    wire::{self, ErrorBody, Wire},
+};
+
+/// A request that is not carried out: the status, and what the client is told in its own wire.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// The wire's error type, such as `invalid_request_error`.
+    pub kind: &'static str,
+    /// What was wrong and what to do.
+    pub message: Cow<'static, str>,
+    /// Which field it is about.
+    pub param: Option<String>,
+    /// A stable short name, such as `model_not_found`.
+    pub code: Option<&'static str>,
+    /// Seconds after which to try again.
+    pub retry_after: Option<u64>,
+}
+
+impl Refusal {
+    /// A refusal with no field, code or time to it.
+    pub fn new(status: StatusCode, kind: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, kind, message: message.into(), param: None, code: None, retry_after: None }
+    }
+
+    /// 400.
+    pub fn invalid(message: impl Into<Cow<'static, str>>, param: Option<String>) -> Self {
+        Self { param, ..Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message) }
+    }
+
+    /// 401.
+    pub fn unauthenticated(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message).code("invalid_api_key")
+    }
+
+    /// 403.
+    pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "permission_error", message)
+    }
+
+    /// 404.
+    pub fn not_found(message: impl Into<Cow<'static, str>>, code: &'static str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found_error", message).code(code)
+    }
+
+    /// 503.
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded_error", message)
+    }
+
+    /// With a stable short name.
+    #[must_use]
+    pub fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// With the time after which to try again, in seconds.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// The parts of the wire's error object.
+    pub fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
+        ErrorBody {
+            status: self.status.as_u16(),
+            kind: self.kind,
+            message: &self.message,
+            param: self.param.as_deref(),
+            code: self.code,
+            request_id,
+        }
+    }
+
+    /// The whole response, in the client's wire.
+    pub fn response(&self, wire: Wire, request_id: &str) -> Response<Body> {
+        let mut response = Response::new(Body::from(wire::error_body(wire, &self.body(request_id))));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

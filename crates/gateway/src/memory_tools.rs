@@ -1,0 +1,86 @@
+//! Memory tools that the model calls: relayed to the control plane, where memory is interpreted, and answered here.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::{
+    auth,
+    upstream::Client,
+    wire::{ToolCall, ToolResult},
+};
+
+/// How often a model may call memory tools before it must answer.
+pub const MAX_ROUNDS: u32 = 8;
+const LIMIT: Duration = Duration::from_secs(10);
+const MAX_RESULT_BYTES: usize = 1 << 20;
+
+/// For whom tools are carried out.
+pub struct Subject<'a> {
+    /// Base URL of the control plane.
+    pub control_url: &'a str,
+    /// The client's headers: the tools are carried out with its own key.
+    pub headers: &'a HeaderMap,
+    /// The agent.
+    pub agent: Uuid,
+    /// The end user.
+    pub user: Option<&'a str>,
+    /// The session.
+    pub session: Uuid,
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    content: String,
+    is_error: bool,
+}
+
+/// Carries out one call. A failure is a result that the model can act on, never an error of the client's call.
+pub async fn carry_out(client: &Client, subject: &Subject<'_>, event: Uuid, call: &ToolCall) -> ToolResult {
+    let result = |content: String, is_error: bool| ToolResult { call_id: call.id.clone(), content, is_error };
+    match timeout(LIMIT, ask(client, subject, event, call)).await {
+        Ok(Ok(outcome)) => result(outcome.content, outcome.is_error),
+        Ok(Err(reason)) => {
+            tracing::warn!(reason, tool = call.name, "a memory tool could not be carried out");
+            result("Memory is not available at the moment. Nothing was changed. Go on without it.".to_owned(), true)
+        }
+        Err(_) => result("Memory did not answer in time. It is not known whether anything was changed.".to_owned(), true),
+    }
+}
+
+async fn ask(client: &Client, subject: &Subject<'_>, event: Uuid, call: &ToolCall) -> Result<Outcome, String> {
+    let arguments = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
+    let Ok(input) = serde_json::from_str::<&RawValue>(arguments) else {
+        return Ok(Outcome { content: "The tool's input is not valid JSON. Nothing was changed. Call it again.".to_owned(), is_error: true });
+    };
+    let body = serde_json::json!({
+        "name": call.name,
+        "input": input,
+        "user_id": subject.user,
+        "session_id": format!("sesn_{}", subject.session.simple()),
+        "event_id": format!("sevt_{}", event.simple()),
+    });
+    let uri = format!("{}/v1/agents/agent_{}/memory_tools", subject.control_url, subject.agent.simple());
+    let mut request = Request::new(Full::new(Bytes::from(body.to_string())));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri.parse().map_err(|_| format!("'{uri}' is not a URL"))?;
+    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(key) = auth::credential(subject.headers) {
+        let mut value = HeaderValue::try_from(key).map_err(|error| error.to_string())?;
+        value.set_sensitive(true);
+        request.headers_mut().insert("x-api-key", value);
+    }
+    let response = client.request(request).await.map_err(|error| error.to_string())?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_RESULT_BYTES).collect().await.map_err(|error| error.to_string())?.to_bytes();
+    if status != StatusCode::OK {
+        return Err(format!("the control plane answered {status}"));
+    }
+    serde_json::from_slice(&body).map_err(|error| error.to_string())
+}

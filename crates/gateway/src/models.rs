@@ -1,0 +1,67 @@
+//! `GET /v1/models`: the configured models and the tenant's agents, in the list form of the client's wire.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use crate::{auth, body::Body, error::Refusal, server::Worker, wire::Wire};
+
+/// Lists the models that a key may use, or shows one.
+///
+/// # Errors
+/// 401 and 403 as for a model call, 404 for a model that is not there.
+pub async fn models(worker: &Arc<Worker>, wire: Wire, request: &Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let gateway = &worker.gateway;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let mut key = auth::authenticate(&gateway.snapshots.load(), request.headers(), now)?;
+    if key.is_none() {
+        gateway.snapshots.refresh().await;
+        key = auth::authenticate(&gateway.snapshots.load(), request.headers(), now)?;
+    }
+    let key = key.ok_or_else(auth::unknown_key)?;
+    let snapshot = gateway.snapshots.load();
+    let allowed = |name: &str| key.models.as_ref().is_none_or(|models| models.iter().any(|model| model == name));
+    let agents = match key.agent {
+        Some(id) => snapshot.agent(key.tenant, id).map(|agent| agent.name.as_str()).into_iter().collect(),
+        None => snapshot.agent_names(key.tenant),
+    };
+    let models = gateway.routes.names().iter().filter(|name| allowed(name)).cloned();
+    let names: Vec<String> = models.chain(agents.into_iter().map(|name| format!("agent/{name}"))).collect();
+
+    let answer = match request.uri().path().strip_prefix("/v1/models/") {
+        None => list(wire, &names),
+        Some(name) => {
+            let name = name.replace("%2F", "/").replace("%2f", "/");
+            if !names.contains(&name) {
+                return Err(Refusal::not_found(format!("There is no model '{name}'. GET /v1/models lists those that are."), "model_not_found"));
+            }
+            entry(wire, &name)
+        }
+    };
+    let mut response = Response::new(Body::from(answer.to_string().into_bytes()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+fn list(wire: Wire, names: &[String]) -> Value {
+    let data: Vec<Value> = names.iter().map(|name| entry(wire, name)).collect();
+    match wire {
+        Wire::OpenaiChat => json!({"object": "list", "data": data}),
+        Wire::AnthropicMessages => {
+            json!({"data": data, "first_id": names.first(), "last_id": names.last(), "has_more": false})
+        }
+    }
+}
+
+fn entry(wire: Wire, name: &str) -> Value {
+    match wire {
+        Wire::OpenaiChat => json!({"id": name, "object": "model", "created": 0, "owned_by": "trunkline"}),
+        // The time is not known: the start of time says so, as for dated models without one.
+        Wire::AnthropicMessages => json!({"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}),
+    }
+}

@@ -1,0 +1,125 @@
+//! The way of one model call: the stages in their order, each a file of its own.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use crate::{
+    admit, auth,
+    body::Body,
+    conversation::conversation,
+    error::Refusal,
+    record::{Call, Recorder},
+    relay::{Outbound, streamed, whole},
+    remember::{State, remember},
+    request::scan,
+    routing::{Target, Unresolved, resolve},
+    server::Worker,
+    wire::Wire,
+};
+
+/// How long a client may take to send a body.
+const BODY: Duration = Duration::from_secs(60);
+
+/// Carries out a model call; a refusal becomes an error in the client's wire.
+pub async fn call(worker: &Arc<Worker>, wire: Wire, request: Request<Incoming>) -> Response<Body> {
+    let call = Call::begin(wire);
+    let name = call.name();
+    let metrics = &worker.gateway.metrics;
+    metrics.in_flight.increment(1);
+    let response = match stages(worker, call, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.response(wire, &name),
+    };
+    metrics.in_flight.decrement(1);
+    response
+}
+
+async fn stages(worker: &Arc<Worker>, call: Call, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let gateway = &worker.gateway;
+    let wire = call.wire;
+    let (head, body) = request.into_parts();
+
+    // 1. Who is it? Before the body is read, so that a stranger costs nothing.
+    let key = authenticate(worker, &head.headers).await.inspect_err(|refusal| count(worker, &call, refusal))?;
+    // 2. May it come in? Before the work, and only for a key that is known.
+    admit::admit(&key, gateway.nanos()).inspect_err(|refusal| count(worker, &call, refusal))?;
+    if !gateway.spool.has_room().await {
+        return Err(Refusal::unavailable("Postgres is away and the spool is full: the call could not be recorded. Try again.").retry_after(5));
+    }
+    let body = read(worker, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
+    // 3. What is it for? One validating pass finds what the later stages need.
+    let scan = scan(wire, &body)
+        .map_err(|malformed| Refusal::invalid(malformed.message, malformed.param))
+        .inspect_err(|refusal| count(worker, &call, refusal))?;
+    let target = target(worker, &key, &head.headers, &scan).await.inspect_err(|refusal| count(worker, &call, refusal))?;
+
+    let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len());
+    // 4. What does the agent remember? Before the request is written, since it goes into it.
+    let memory = match &target.agent {
+        None => None,
+        Some(agent) => {
+            let conversation = conversation(wire, &body, &scan);
+            match remember(&gateway.memories, &worker.readers, agent, &target, &conversation).await {
+                Ok(memory) => {
+                    record.with_turn(agent, &memory, &conversation);
+                    Some(memory)
+                }
+                Err(refusal) => {
+                    let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
+                    return Err(refusal);
+                }
+            }
+        }
+    };
+    gateway.metrics.memory(memory.as_ref().map_or(State::None, |memory| memory.state));
+    // 5. to 7. Send it, relay the answer, and record both before the client sees the last byte.
+    let query = head.uri.query().map(str::to_owned);
+    let streams = scan.stream;
+    let outbound = Outbound { worker: Arc::clone(worker), wire, body, scan, query, headers: head.headers, target, memory };
+    if streams { streamed(outbound, record).await } else { whole(&outbound, record).await }
+}
+
+async fn authenticate(worker: &Worker, headers: &http::HeaderMap) -> Result<Arc<auth::Key>, Refusal> {
+    let snapshots = &worker.gateway.snapshots;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    if let Some(key) = auth::authenticate(&snapshots.load(), headers, now)? {
+        return Ok(key);
+    }
+    // The key may have been made a moment ago.
+    snapshots.refresh().await;
+    auth::authenticate(&snapshots.load(), headers, now)?.ok_or_else(auth::unknown_key)
+}
+
+async fn target(worker: &Worker, key: &auth::Key, headers: &http::HeaderMap, scan: &crate::request::Scan) -> Result<Target, Refusal> {
+    let gateway = &worker.gateway;
+    match resolve(&gateway.routes, &gateway.snapshots.load(), key, headers, scan) {
+        Ok(target) => return Ok(target),
+        Err(Unresolved::Refused(refusal)) => return Err(refusal),
+        Err(Unresolved::UnknownAgent(_)) => gateway.snapshots.refresh().await,
+    }
+    resolve(&gateway.routes, &gateway.snapshots.load(), key, headers, scan).map_err(|unresolved| match unresolved {
+        Unresolved::Refused(refusal) | Unresolved::UnknownAgent(refusal) => refusal,
+    })
+}
+
+async fn read(worker: &Worker, body: Incoming) -> Result<Bytes, Refusal> {
+    let limited = Limited::new(body, worker.gateway.config.max_body_bytes);
+    let Ok(collected) = timeout(BODY, limited.collect()).await else {
+        return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "The request body did not come within a minute."));
+    };
+    Ok(collected.map_err(|error| worker.gateway.body_refusal(&*error))?.to_bytes())
+}
+
+/// Counts a call that was refused before there was anything to record.
+fn count(worker: &Worker, call: &Call, refusal: &Refusal) {
+    let seconds = call.begun.elapsed().as_secs_f64();
+    worker.gateway.metrics.ended(call.wire, refusal.status.as_u16(), seconds, seconds, None);
+}

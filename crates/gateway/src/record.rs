@@ -1,0 +1,450 @@
+//! Stage 7, record: the turn and its usage, into the spool before the client sees the last byte.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Serialize, Serializer};
+use serde_json::{Value, value::RawValue};
+use uuid::Uuid;
+
+use crate::{
+    auth::{Key, Scopes},
+    conversation::{self, Call as ClientCall, Chain, Conversation, EMPTY, reply_message},
+    remember::Memory,
+    request::Role,
+    routing::{Target, Upstream},
+    server::Gateway,
+    snapshot::Agent,
+    usage::estimate,
+    wire::{Reply, ToolCall, ToolResult, Usage, Wire},
+};
+
+/// The status of a call whose client went away before the end (nginx' number for it).
+pub const CLIENT_GONE: u16 = 499;
+
+const CLIENT_TOOL: &str = "agent.custom_tool_use";
+
+/// One model call through the gateway: its identity, and what is measured of it.
+pub struct Call {
+    /// Its id, made here.
+    pub id: Uuid,
+    /// When it came.
+    pub begun: Instant,
+    /// The same on the wall clock, in microseconds since 1970.
+    pub at_us: u64,
+    /// The wire that its client speaks.
+    pub wire: Wire,
+}
+
+impl Call {
+    /// A call that begins now.
+    pub fn begin(wire: Wire) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        Self { id: Uuid::now_v7(), begun: Instant::now(), at_us, wire }
+    }
+
+    /// Its id as clients see it.
+    pub fn name(&self) -> String {
+        format!("call_{}", self.id.simple())
+    }
+}
+
+#[derive(Serialize)]
+struct EventRow {
+    id: Uuid,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    payload: Box<RawValue>,
+}
+
+#[derive(Serialize)]
+struct MessageRow {
+    #[serde(serialize_with = "hex")]
+    chain: Chain,
+    role: &'static str,
+    text: String,
+    events: Vec<EventRow>,
+}
+
+#[derive(Serialize)]
+struct TurnRow {
+    session: Uuid,
+    fork: Uuid,
+    store: Uuid,
+    agent: Uuid,
+    agent_version: i32,
+    user: Option<String>,
+    #[serde(serialize_with = "hex_or_null")]
+    prefix: Chain,
+    remember: bool,
+    messages: Vec<MessageRow>,
+    /// Events that belong to no message.
+    after: Vec<EventRow>,
+}
+
+#[derive(Serialize)]
+struct CallRow<'a> {
+    tenant: Uuid,
+    call: Uuid,
+    at_us: u64,
+    key: Uuid,
+    agent: Option<Uuid>,
+    session: Option<Uuid>,
+    user: Option<&'a str>,
+    model: &'a str,
+    provider: Option<&'a str>,
+    upstream_model: Option<&'a str>,
+    wire: &'static str,
+    stream: bool,
+    status: u16,
+    error_type: Option<&'a str>,
+    input_tokens: u64,
+    output_tokens: u64,
+    cached_tokens: u64,
+    reasoning_tokens: u64,
+    estimated: bool,
+    cost_usd: Option<f64>,
+    rounds: u32,
+    retries: u32,
+    first_byte_us: Option<u64>,
+    total_us: u64,
+    overhead_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    turn: Option<TurnRow>,
+}
+
+fn write_hex(chain: &Chain) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    chain.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).map(char::from).collect()
+}
+
+fn hex<S: Serializer>(chain: &Chain, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&write_hex(chain))
+}
+
+fn hex_or_null<S: Serializer>(chain: &Chain, serializer: S) -> Result<S::Ok, S::Error> {
+    if *chain == EMPTY { serializer.serialize_none() } else { hex(chain, serializer) }
+}
+
+fn row(event: conversation::Event) -> Option<EventRow> {
+    let payload = RawValue::from_string(event.payload).ok()?;
+    Some(EventRow { id: Uuid::now_v7(), kind: event.kind, payload })
+}
+
+/// A memory tool that was carried out for the model: the client never saw it, the session's log has it.
+struct Hidden {
+    event: Uuid,
+    call: ToolCall,
+    result: ToolResult,
+}
+
+/// The session's side of a call with an agent.
+struct Turn {
+    agent: Arc<Agent>,
+    session: Uuid,
+    /// The chain that the reply follows.
+    head: Chain,
+    /// What an Anthropic client began the reply with.
+    prefill: String,
+    prefix: Chain,
+    messages: Vec<MessageRow>,
+    hidden: Vec<Hidden>,
+}
+
+/// What is recorded of a call. Dropped without an end, it records that the client went away.
+pub struct Recorder {
+    gateway: Arc<Gateway>,
+    call: Call,
+    key: Arc<Key>,
+    user: Option<String>,
+    asked: String,
+    stream: bool,
+    /// Length of the request, for an estimate where the provider tells no usage.
+    request_bytes: usize,
+    upstream: Option<Upstream>,
+    turn: Option<Turn>,
+    usage: Usage,
+    /// Whether every round's usage was told.
+    told: bool,
+    rounds: u32,
+    retries: u32,
+    waited: Duration,
+    first_byte: Option<Duration>,
+    /// What the client has been given so far.
+    answer: Answer,
+    open: bool,
+}
+
+/// The reply as the client saw it.
+#[derive(Default)]
+pub struct Answer {
+    /// All text, joined.
+    pub text: String,
+    /// The calls of its own tools.
+    pub calls: Vec<ToolCall>,
+}
+
+impl Recorder {
+    /// Begins the record of a call that was let in.
+    pub fn new(gateway: &Arc<Gateway>, call: Call, key: &Arc<Key>, target: &Target, stream: bool, request_bytes: usize) -> Self {
+        Self {
+            gateway: Arc::clone(gateway),
+            call,
+            key: Arc::clone(key),
+            user: target.user.clone(),
+            asked: target.asked.clone(),
+            stream,
+            request_bytes,
+            upstream: None,
+            turn: None,
+            usage: Usage::default(),
+            told: true,
+            rounds: 0,
+            retries: 0,
+            waited: Duration::ZERO,
+            first_byte: None,
+            answer: Answer::default(),
+            open: true,
+        }
+    }
+
+    /// The call.
+    pub fn call(&self) -> &Call {
+        &self.call
+    }
+
+    /// Adds the session's side. Our own runtime writes its sessions' logs itself; for it only usage is recorded.
+    pub fn with_turn(&mut self, agent: &Arc<Agent>, memory: &Memory, conversation: &Conversation) {
+        if self.key.scopes.has(Scopes::RUNTIME) {
+            self.turn = Some(Turn::empty(agent, memory.session));
+            return;
+        }
+        // Where the log is known to end at the client's history, only what is new; else all, for the store to match.
+        let (first, prefix) = if memory.at_head { (conversation.tail_start(), conversation.prefix()) } else { (0, EMPTY) };
+        let messages = (first..conversation.messages().len()).map(|index| {
+            let message = &conversation.messages()[index];
+            let role = match message.role {
+                Role::Assistant => "assistant",
+                Role::Tool => "tool",
+                Role::User | Role::System => "user",
+            };
+            // Tool results are the log's, not what anybody said: they are not recalled.
+            let text = if role == "tool" { None } else { conversation.text(index) };
+            let events = conversation.events(index).into_iter().filter_map(row).collect();
+            MessageRow { chain: message.chain, role, text: text.unwrap_or_default(), events }
+        });
+        self.turn = Some(Turn {
+            agent: Arc::clone(agent),
+            session: memory.session,
+            head: conversation.head(),
+            prefill: conversation.prefill().to_owned(),
+            prefix,
+            messages: messages.collect(),
+            hidden: Vec::new(),
+        });
+    }
+
+    /// Notes an answer's head: from where, after how long, in which attempt.
+    pub fn answered(&mut self, upstream: &Upstream, waited: Duration, retries: u32) {
+        self.rounds += 1;
+        self.retries += retries;
+        self.waited += waited;
+        self.first_byte.get_or_insert_with(|| self.call.begun.elapsed());
+        self.upstream = Some(upstream.clone());
+    }
+
+    /// Notes time spent waiting for the provider in the middle of its answer.
+    pub fn waited(&mut self, time: Duration) {
+        self.waited += time;
+    }
+
+    /// Adds a round's usage; none where the provider told none.
+    pub fn used(&mut self, usage: Option<Usage>) {
+        match usage {
+            Some(usage) => self.usage += usage,
+            None => self.told = false,
+        }
+    }
+
+    /// The usage of all rounds so far.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// What the client has been given so far.
+    pub fn answer(&mut self) -> &mut Answer {
+        &mut self.answer
+    }
+
+    /// Notes a memory tool that was carried out; `event` is the id that the memory's version names as its source.
+    pub fn hidden(&mut self, event: Uuid, call: ToolCall, result: ToolResult) {
+        self.gateway.metrics.memory_tool();
+        if let Some(turn) = &mut self.turn {
+            turn.hidden.push(Hidden { event, call, result });
+        }
+    }
+
+    /// Takes what the client got from a whole reply.
+    pub fn answered_with(&mut self, reply: &Reply) {
+        self.answer.text = reply.text();
+        self.answer.calls = reply.tool_calls().cloned().collect();
+    }
+
+    /// Ends the record. When this returns true, the record survives this process.
+    #[must_use]
+    pub fn end(mut self, status: u16, error: Option<&str>) -> bool {
+        self.write(status, error)
+    }
+
+    fn write(&mut self, status: u16, error: Option<&str>) -> bool {
+        self.open = false;
+        let total = self.call.begun.elapsed();
+        let estimated = !self.told || (self.rounds > 0 && self.usage.input == 0 && status == CLIENT_GONE);
+        if estimated {
+            self.usage.input = self.usage.input.max(estimate(self.request_bytes));
+            self.usage.output = self.usage.output.max(estimate(self.answer.text.len()));
+        }
+        let cost = match &self.upstream {
+            Some(upstream) => self.gateway.snapshots.load().prices.cost(&upstream.provider.name, &upstream.model, &self.usage),
+            None => Some(0.0),
+        };
+        if let Some(usd) = cost {
+            self.key.limits.spend(usd);
+        }
+        let overhead = total.saturating_sub(self.waited);
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let turn = self.turn.take();
+        let (agent, session) = (turn.as_ref().map(|turn| turn.agent.id), turn.as_ref().map(|turn| turn.session));
+        // A turn without any answer leaves the log as it was: the client will send its message again.
+        let told = status < 400 || (status == CLIENT_GONE && !self.answer.text.is_empty());
+        let turn = turn.filter(|turn| told && !turn.messages.is_empty()).map(|turn| turn.finish(&self.answer, self.user.as_deref()));
+        if let Some((row, chain)) = &turn {
+            self.gateway.memories.at_head(row.agent, row.user.as_deref(), *chain, row.session);
+        }
+        let row = CallRow {
+            tenant: self.key.tenant,
+            call: self.call.id,
+            at_us: self.call.at_us,
+            key: self.key.id,
+            agent,
+            session,
+            user: self.user.as_deref(),
+            model: &self.asked,
+            provider: self.upstream.as_ref().map(|upstream| upstream.provider.name.as_str()),
+            upstream_model: self.upstream.as_ref().map(|upstream| upstream.model.as_str()),
+            wire: self.call.wire.name(),
+            stream: self.stream,
+            status,
+            error_type: error,
+            input_tokens: self.usage.input,
+            output_tokens: self.usage.output,
+            cached_tokens: self.usage.cache_read,
+            reasoning_tokens: self.usage.reasoning,
+            estimated,
+            cost_usd: cost,
+            rounds: self.rounds,
+            retries: self.retries,
+            first_byte_us: self.first_byte.map(micros),
+            total_us: micros(total),
+            overhead_us: micros(overhead),
+            turn: turn.map(|(row, _)| row),
+        };
+        let metrics = &self.gateway.metrics;
+        metrics.ended(self.call.wire, status, total.as_secs_f64(), overhead.as_secs_f64(), self.first_byte.map(|time| time.as_secs_f64()));
+        metrics.tokens(&self.usage);
+        metrics.retried(self.retries);
+        let mut line = Vec::with_capacity(1024);
+        let written = serde_json::to_writer(&mut line, &row).map_err(std::io::Error::from).and_then(|()| {
+            line.push(b'\n');
+            self.gateway.spool.append(&line)
+        });
+        if let Err(error) = &written {
+            tracing::error!(%error, call = self.call.name(), "a call could not be recorded");
+        }
+        written.is_ok()
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if self.open {
+            self.write(CLIENT_GONE, Some("client_closed_request"));
+        }
+    }
+}
+
+impl Turn {
+    fn empty(agent: &Arc<Agent>, session: Uuid) -> Self {
+        let (messages, hidden) = (Vec::new(), Vec::new());
+        Self { agent: Arc::clone(agent), session, head: EMPTY, prefill: String::new(), prefix: EMPTY, messages, hidden }
+    }
+
+    /// The row, and the chain that the session's log ends with.
+    fn finish(mut self, answer: &Answer, user: Option<&str>) -> (TurnRow, Chain) {
+        let text = format!("{}{}", self.prefill, answer.text);
+        let calls: Vec<ClientCall> = answer
+            .calls
+            .iter()
+            .map(|call| ClientCall { id: &call.id, name: &call.name, arguments: &call.arguments })
+            .collect();
+        let reply = reply_message(self.head, &text, &calls);
+        let mut events: Vec<EventRow> = self.hidden.drain(..).flat_map(Hidden::rows).collect();
+        events.extend(reply.events.into_iter().filter_map(row));
+        let waiting: Vec<String> = events.iter().filter(|event| event.kind == CLIENT_TOOL).map(|event| event_name(event.id)).collect();
+        let reason = if waiting.is_empty() {
+            serde_json::json!({"stop_reason": {"type": "end_turn"}})
+        } else {
+            serde_json::json!({"stop_reason": {"type": "requires_action", "event_ids": waiting}})
+        };
+        self.messages.push(MessageRow { chain: reply.chain, role: "assistant", text: text.replace('\0', "\u{fffd}"), events });
+        let row = TurnRow {
+            session: self.session,
+            fork: Uuid::now_v7(),
+            store: Uuid::now_v7(),
+            agent: self.agent.id,
+            agent_version: self.agent.version,
+            user: user.map(str::to_owned),
+            prefix: self.prefix,
+            remember: self.agent.remembers,
+            messages: self.messages,
+            after: event(Uuid::now_v7(), "session.status_idle", reason).into_iter().collect(),
+        };
+        (row, reply.chain)
+    }
+}
+
+impl Hidden {
+    fn rows(self) -> Vec<EventRow> {
+        let input: Value = serde_json::from_str(&self.call.arguments).unwrap_or_default();
+        let used = serde_json::json!({"name": self.call.name, "input": input});
+        let result = serde_json::json!({
+            "tool_use_id": event_name(self.event),
+            "content": [{"type": "text", "text": self.result.content}],
+            "is_error": self.result.is_error,
+        });
+        [event(self.event, "agent.tool_use", used), event(Uuid::now_v7(), "agent.tool_result", result)].into_iter().flatten().collect()
+    }
+}
+
+/// An event of our own making.
+fn event(id: Uuid, kind: &'static str, payload: Value) -> Option<EventRow> {
+    let payload = serde_json::value::to_raw_value(&storable(payload)).ok()?;
+    Some(EventRow { id, kind, payload })
+}
+
+fn event_name(id: Uuid) -> String {
+    format!("sevt_{}", id.simple())
+}
+
+/// Postgres' jsonb holds no NUL.
+fn storable(value: Value) -> Value {
+    match value {
+        Value::String(text) if text.contains('\0') => Value::String(text.replace('\0', "\u{fffd}")),
+        Value::Array(items) => items.into_iter().map(storable).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name.replace('\0', "\u{fffd}"), storable(value))).collect(),
+        other => other,
+    }
+}

@@ -1,0 +1,206 @@
+//! Stage 6, relay: the provider's answer to the client. Untouched where both speak the same wire and no memory tool is on
+//! offer; else read, memory tools carried out and hidden, and written in the client's wire.
+
+mod streamed;
+mod whole;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use uuid::Uuid;
+
+pub use self::{streamed::streamed, whole::whole};
+use crate::{
+    body::Body,
+    context::{self, Additions},
+    error::Refusal,
+    memory_tools::{self, Subject},
+    record::Recorder,
+    remember::{Memory, State},
+    request::Scan,
+    routing::{SESSION, Target, Upstream},
+    server::Worker,
+    snapshot::{Agent, Tools},
+    upstream::{self, Answer, Outgoing},
+    wire::{self, Reply, ToolCall, ToolResult, Wire, WireError},
+};
+
+/// A call that is ready to go: all that relaying it needs.
+pub struct Outbound {
+    /// The thread's connections, and what all threads share.
+    pub worker: Arc<Worker>,
+    /// The client's wire.
+    pub wire: Wire,
+    /// The client's request.
+    pub body: Bytes,
+    /// Where its parts are.
+    pub scan: Scan,
+    /// The query of its URL.
+    pub query: Option<String>,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// What it is for.
+    pub target: Target,
+    /// What goes into it.
+    pub memory: Option<Memory>,
+}
+
+impl Outbound {
+    fn agent(&self) -> Option<&Agent> {
+        self.target.agent.as_deref()
+    }
+
+    /// The memory tools on offer: where the agent has them and its memory can be reached.
+    fn tools(&self) -> Option<&Tools> {
+        let reachable = self.memory.as_ref().is_some_and(|memory| memory.state != State::Unavailable);
+        self.agent().filter(|_| reachable).and_then(|agent| agent.tools.as_ref())
+    }
+
+    /// The request as `upstream` is to get it.
+    fn request(&self, upstream: &Upstream) -> Result<Bytes, Refusal> {
+        let provider = &upstream.provider;
+        let same = provider.wire == self.wire;
+        let unchanged = self.scan.model.as_ref().is_some_and(|model| model.name == upstream.model);
+        let wrapped = self.memory.as_ref().and_then(|memory| memory.blocks.as_deref());
+        let blocks = wrapped.map(|blocks| format!("<trunkline-memory>\n{blocks}\n</trunkline-memory>"));
+        let recall = self.memory.as_ref().and_then(|memory| memory.recall.as_deref());
+        let recall = recall.map(|lines| format!("<trunkline-recall>\n{lines}\n</trunkline-recall>\n\n"));
+        let additions = Additions {
+            model: Some(upstream.model.as_str()).filter(|_| same && !unchanged),
+            instructions: self.agent().and_then(|agent| agent.instructions.as_deref()),
+            blocks: blocks.as_deref(),
+            recall: recall.as_deref(),
+            tools: self.tools().map(|tools| tools.text(self.wire)),
+            include_usage: same && self.scan.stream,
+        };
+        let spliced = context::splice(self.wire, &self.body, &self.scan, &additions);
+        if same {
+            return Ok(spliced);
+        }
+        wire::translate_request(self.wire, provider.wire, &spliced, &upstream.model).map(Bytes::from).map_err(refused)
+    }
+
+    /// Sends the first round.
+    async fn send(&self, upstreams: &[Upstream]) -> Result<Answer, Refusal> {
+        let outgoing = Outgoing {
+            wire: self.wire,
+            query: self.query.as_deref(),
+            headers: &self.headers,
+            body: |upstream: &Upstream| self.request(upstream),
+        };
+        let gateway = &self.worker.gateway;
+        upstream::send(&self.worker.client, gateway.begun, &gateway.config.timeouts, upstreams, &outgoing).await
+    }
+
+    /// Sends a further round to the upstream that the call is with.
+    async fn send_round(&self, upstream: &Upstream, body: &Bytes) -> Result<Answer, Refusal> {
+        let outgoing =
+            Outgoing { wire: self.wire, query: self.query.as_deref(), headers: &self.headers, body: |_: &Upstream| Ok(body.clone()) };
+        let gateway = &self.worker.gateway;
+        let upstreams = std::slice::from_ref(upstream);
+        upstream::send(&self.worker.client, gateway.begun, &gateway.config.timeouts, upstreams, &outgoing).await
+    }
+
+    /// Carries out memory tools and writes the request of the next round.
+    async fn next_round(
+        &self,
+        record: &mut Recorder,
+        upstream: &Upstream,
+        request: &Bytes,
+        reply: &Reply,
+        ours: &[ToolCall],
+    ) -> Result<Bytes, Refusal> {
+        let results = self.carry_out(record, ours).await;
+        wire::append_round(upstream.provider.wire, request, reply, &results).map(Bytes::from).map_err(refused)
+    }
+
+    /// Carries out memory tools, one after the other: the second may build on the first.
+    async fn carry_out(&self, record: &mut Recorder, ours: &[ToolCall]) -> Vec<ToolResult> {
+        let (Some(agent), Some(memory)) = (self.agent(), &self.memory) else { return Vec::new() };
+        let gateway = &self.worker.gateway;
+        let subject = Subject {
+            control_url: &gateway.config.control_url,
+            headers: &self.headers,
+            agent: agent.id,
+            user: self.target.user.as_deref(),
+            session: memory.session,
+        };
+        let mut results = Vec::with_capacity(ours.len());
+        for call in ours {
+            let event = Uuid::now_v7();
+            let result = memory_tools::carry_out(&self.worker.client, &subject, event, call).await;
+            record.hidden(event, call.clone(), result.clone());
+            results.push(result);
+        }
+        gateway.memories.forget(agent.tenant, agent.id, self.target.user.as_deref());
+        results
+    }
+
+    /// The memory tool calls of a reply.
+    fn ours(&self, reply: &Reply) -> Vec<ToolCall> {
+        let Some(tools) = self.tools() else { return Vec::new() };
+        reply.tool_calls().filter(|call| tools.has(&call.name)).cloned().collect()
+    }
+}
+
+/// A refusal for what cannot be said in the provider's wire.
+pub fn refused(error: WireError) -> Refusal {
+    Refusal::invalid(error.message, error.param)
+}
+
+/// Headers of a provider's answer that the client is to see.
+fn passed_on(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(name, "retry-after" | "request-id" | "x-request-id")
+        || ["x-ratelimit-", "anthropic-ratelimit-", "openai-"].iter().any(|start| name.starts_with(start))
+}
+
+/// A response with the headers that each answer of a model has.
+fn response(outbound: &Outbound, record: &Recorder, from: &HeaderMap, upstream: &Upstream, status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for (name, value) in from {
+        if passed_on(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    let text = |text: String| HeaderValue::try_from(text).ok();
+    let mut set = |name: &'static str, value: Option<HeaderValue>| value.and_then(|value| headers.insert(name, value));
+    set("x-trunkline-call", text(record.call().name()));
+    set("x-trunkline-upstream", text(format!("{}/{}", upstream.provider.name, upstream.model)));
+    let state = outbound.memory.as_ref().map_or(State::None, |memory| memory.state);
+    set("x-trunkline-memory", Some(HeaderValue::from_static(state.name())));
+    if let Some(memory) = &outbound.memory {
+        set(SESSION, text(format!("sesn_{}", memory.session.simple())));
+    }
+    response
+}
+
+fn json(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The provider refused: its words in the client's wire, its status.
+async fn provider_refused(outbound: &Outbound, record: Recorder, answer: Answer) -> Result<Response<Body>, Refusal> {
+    let Answer { response: refused, upstream, .. } = answer;
+    let (head, body) = refused.into_parts();
+    let bytes = whole::collect(&outbound.worker.gateway, body).await?;
+    let (from, status) = (upstream.provider.wire, head.status);
+    let bytes = if from == outbound.wire {
+        bytes
+    } else {
+        Bytes::from(wire::translate_error(from, outbound.wire, status.as_u16(), &bytes, &record.call().name()))
+    };
+    let response = json(response(outbound, &record, &head.headers, &upstream, status, Body::from(bytes)));
+    // Nothing was promised: a refusal that could not be recorded is still the provider's.
+    let _ = record.end(status.as_u16(), Some("provider_refused"));
+    Ok(response)
+}
+
+/// The refusal for a call whose record could not be written: what is not recorded must not be acknowledged.
+fn unrecorded() -> Refusal {
+    Refusal::unavailable("The call could not be recorded: the gateway's disk is full or failing. Nothing was stored.")
+}

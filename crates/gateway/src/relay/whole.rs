@@ -1,0 +1,140 @@
+//! Answers in one piece.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use super::{Outbound, json, provider_refused, refused, response, unrecorded};
+use crate::{
+    body::Body,
+    error::Refusal,
+    memory_tools::MAX_ROUNDS,
+    record::Recorder,
+    server::Gateway,
+    wire::{self, Part, Reply, StopReason, Usage, Wire},
+};
+
+/// The largest answer taken in one piece.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// Reads a provider's body to its end.
+pub async fn collect(gateway: &Gateway, body: Incoming) -> Result<Bytes, Refusal> {
+    let broken = |message| Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_broke_off");
+    match timeout(gateway.config.timeouts.idle(), Limited::new(body, MAX_ANSWER_BYTES).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) => {
+            tracing::warn!(error, "a provider's answer broke off");
+            Err(broken("The provider's answer broke off. Try again."))
+        }
+        Err(_) => Err(broken("The provider's answer stalled. Try again.")),
+    }
+}
+
+/// Relays an answer in one piece; memory tools are carried out in further rounds.
+///
+/// # Errors
+/// Where no upstream answered as it should, or the call could not be recorded.
+pub async fn whole(outbound: &Outbound, mut record: Recorder) -> Result<Response<Body>, Refusal> {
+    match rounds(outbound, &mut record).await {
+        Ok(Ok((answer, head, upstream))) => {
+            let response = json(response(outbound, &record, &head, &upstream, StatusCode::OK, Body::from(answer)));
+            if record.end(StatusCode::OK.as_u16(), None) { Ok(response) } else { Err(unrecorded()) }
+        }
+        Ok(Err(answer)) => provider_refused(outbound, record, *answer).await,
+        Err(refusal) => {
+            let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
+            Err(refusal)
+        }
+    }
+}
+
+type Final = (Bytes, http::HeaderMap, crate::routing::Upstream);
+
+async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Result<Final, Box<crate::upstream::Answer>>, Refusal> {
+    let tools = outbound.tools();
+    let mut answer = outbound.send(&outbound.target.upstreams).await?;
+    let mut request = None;
+    let mut lead: Vec<Part> = Vec::new();
+    for round in 1.. {
+        record.answered(&answer.upstream, answer.waited, answer.retries);
+        if answer.response.status() != StatusCode::OK {
+            return Ok(Err(Box::new(answer)));
+        }
+        let upstream = answer.upstream;
+        let from = upstream.provider.wire;
+        let (head, body) = answer.response.into_parts();
+        let reading = Instant::now();
+        let bytes = collect(&outbound.worker.gateway, body).await?;
+        record.waited(reading.elapsed());
+
+        if from == outbound.wire && tools.is_none() {
+            note_untouched(record, from, outbound.target.agent.is_some(), &bytes);
+            return Ok(Ok((bytes, head.headers, upstream)));
+        }
+        let mut reply = wire::parse_reply(from, &bytes).map_err(broken)?;
+        record.used(reply.usage);
+        let ours = outbound.ours(&reply);
+        let theirs = reply.tool_calls().count() - ours.len();
+        if ours.is_empty() && lead.is_empty() && from == outbound.wire {
+            record.answered_with(&reply);
+            return Ok(Ok((bytes, head.headers, upstream)));
+        }
+        if ours.is_empty() || theirs > 0 || round == MAX_ROUNDS {
+            if !ours.is_empty() {
+                outbound.carry_out(record, &ours).await;
+            }
+            hide(&mut reply, &ours, std::mem::take(&mut lead), record.usage());
+            record.answered_with(&reply);
+            let bytes = if from == outbound.wire {
+                wire::rewrite_reply(from, &bytes, &reply).map_err(refused)?
+            } else {
+                wire::write_reply(outbound.wire, &reply, record.call().at_us / 1_000_000)
+            };
+            return Ok(Ok((Bytes::from(bytes), head.headers, upstream)));
+        }
+        let sent = match request.take() {
+            Some(sent) => sent,
+            None => outbound.request(&upstream)?,
+        };
+        let next = outbound.next_round(record, &upstream, &sent, &reply, &ours).await?;
+        lead.extend(reply.parts.into_iter().filter(|part| matches!(part, Part::Text(_))));
+        answer = outbound.send_round(&upstream, &next).await?;
+        request = Some(next);
+    }
+    Err(Refusal::unavailable("The model did not come to an answer."))
+}
+
+/// Takes our calls out of a reply, and puts what earlier rounds said before it.
+fn hide(reply: &mut Reply, ours: &[wire::ToolCall], lead: Vec<Part>, usage: Usage) {
+    reply.parts.retain(|part| !matches!(part, Part::ToolCall(call) if ours.iter().any(|our| our.id == call.id)));
+    reply.parts.splice(0..0, lead);
+    if reply.stop == StopReason::ToolUse && reply.tool_calls().next().is_none() {
+        reply.stop = StopReason::EndTurn;
+    }
+    reply.usage = Some(usage);
+}
+
+/// Notes what an answer that is passed on as it is has said: the text only where there is a log for it.
+fn note_untouched(record: &mut Recorder, wire: Wire, log: bool, bytes: &[u8]) {
+    if !log {
+        record.used(wire::parse_usage(wire, bytes));
+        return;
+    }
+    match wire::parse_reply(wire, bytes) {
+        Ok(reply) => {
+            record.used(reply.usage);
+            record.answered_with(&reply);
+        }
+        Err(_) => record.used(None),
+    }
+}
+
+fn broken(error: wire::WireError) -> Refusal {
+    tracing::warn!(error = error.message, "a provider's answer could not be read");
+    Refusal::new(StatusCode::BAD_GATEWAY, "api_error", format!("The provider's answer could not be read: {}", error.message))
+        .code("upstream_unreadable")
+}

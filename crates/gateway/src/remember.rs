@@ -1,0 +1,217 @@
+//! Stage 4, remember: the session that a call goes on with, and the memory that it is to be given.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use quick_cache::sync::Cache;
+use uuid::Uuid;
+
+use crate::{
+    conversation::{Chain, Conversation, EMPTY},
+    database::{ContextQuery, DatabaseError, Readers},
+    error::Refusal,
+    routing::{SESSION, Target},
+    snapshot::Agent,
+};
+
+/// Where a call's memory came from; the response says so in `x-trunkline-memory`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The call has no agent, or its agent no memory.
+    None,
+    /// A copy that no change has been told of.
+    Cached,
+    /// The committed state, read for this call.
+    Fresh,
+    /// Postgres could not be asked; the call went on without.
+    Unavailable,
+}
+
+impl State {
+    /// Its name in headers and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Cached => "cached",
+            Self::Fresh => "fresh",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// What a call goes on with.
+pub struct Memory {
+    /// The session.
+    pub session: Uuid,
+    /// Whether its log ends where the client's history does, so that only what is new need be recorded.
+    pub at_head: bool,
+    /// The rendered blocks.
+    pub blocks: Option<Arc<str>>,
+    /// Passages that match the newest user message, each a line.
+    pub recall: Option<String>,
+    /// Where it came from.
+    pub state: State,
+}
+
+/// How long a copy may be used at most; changes are told by NOTIFY, and this bounds what a lost one can do.
+const MAX_AGE: Duration = Duration::from_secs(60);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Subject {
+    tenant: Uuid,
+    agent: Uuid,
+    user: Option<Box<str>>,
+}
+
+struct Copy {
+    version: i32,
+    blocks: Option<Arc<str>>,
+    read_at: Instant,
+}
+
+/// Copies of rendered blocks, and the heads of the sessions that went through this gateway.
+pub struct Memories {
+    copies: Cache<Subject, Arc<Copy>>,
+    /// Counts changes, so that a read that began before one is not kept after it.
+    changes: AtomicU64,
+    /// Whether changes are being told; otherwise no copy is trusted.
+    listening: AtomicBool,
+    heads: Cache<(Uuid, Option<Box<str>>, Chain), Uuid>,
+}
+
+impl Default for Memories {
+    fn default() -> Self {
+        Self { copies: Cache::new(10_000), changes: AtomicU64::new(0), listening: AtomicBool::new(false), heads: Cache::new(20_000) }
+    }
+}
+
+impl Memories {
+    /// Forgets the copies that a change makes old; `told` is NOTIFY's text: tenant, scope, agent, subject.
+    pub fn changed(&self, told: &str) {
+        self.changes.fetch_add(1, SeqCst);
+        let mut parts = told.splitn(4, ' ');
+        let (tenant, scope, agent, subject) = (parts.next(), parts.next(), parts.next(), parts.next());
+        let ids = tenant.and_then(|id| Uuid::try_parse(id).ok()).zip(agent.and_then(|id| Uuid::try_parse(id).ok()));
+        match (scope, ids, subject) {
+            (Some("user"), Some((tenant, agent)), Some(user)) => {
+                self.copies.remove(&Subject { tenant, agent, user: Some(user.into()) });
+            }
+            // No copy is kept of what an agent with session blocks is given.
+            (Some("session"), ..) => {}
+            _ => self.copies.clear(),
+        }
+    }
+
+    /// Forgets one user's copy at once: this gateway itself carried out a change.
+    pub fn forget(&self, tenant: Uuid, agent: Uuid, user: Option<&str>) {
+        self.changes.fetch_add(1, SeqCst);
+        self.copies.remove(&Subject { tenant, agent, user: user.map(Into::into) });
+    }
+
+    /// Says whether changes are being told.
+    pub fn listening(&self, yes: bool) {
+        if !yes {
+            self.copies.clear();
+        }
+        self.listening.store(yes, SeqCst);
+    }
+
+    /// Remembers where a session's log ends.
+    pub fn at_head(&self, agent: Uuid, user: Option<&str>, chain: Chain, session: Uuid) {
+        self.heads.insert((agent, user.map(Into::into), chain), session);
+    }
+}
+
+/// Finds the session of a call with an agent and reads what the agent remembers.
+///
+/// # Errors
+/// 404 for a session that is not this agent's and user's; 503 when memory cannot be read and the agent must not answer without.
+pub async fn remember(
+    memories: &Memories,
+    readers: &Readers,
+    agent: &Agent,
+    target: &Target,
+    conversation: &Conversation,
+) -> Result<Memory, Refusal> {
+    let user = target.user.as_deref();
+    let history = Some(conversation.prefix()).filter(|chain| *chain != EMPTY);
+    let here = history.and_then(|chain| memories.heads.get(&(agent.id, user.map(Into::into), chain)));
+    // Known without asking: a conversation that begins now, or one whose last turn went through this gateway.
+    let known = match (target.session, here) {
+        (None, Some(session)) => Some(session),
+        (Some(named), Some(session)) if named == session => Some(session),
+        (None, None) if history.is_none() => Some(Uuid::now_v7()),
+        _ => None,
+    };
+    let recall_tokens = if user.is_some() { agent.recall_tokens } else { 0 };
+    let subject = Subject { tenant: agent.tenant, agent: agent.id, user: user.map(Into::into) };
+    if let Some(session) = known {
+        let none = !agent.remembers || (!agent.has_blocks && recall_tokens == 0);
+        if none {
+            return Ok(Memory { session, at_head: true, blocks: None, recall: None, state: State::None });
+        }
+        let may_copy = !agent.refresh && !agent.has_session_blocks && recall_tokens == 0 && memories.listening.load(SeqCst);
+        if let Some(copy) = memories.copies.get(&subject).filter(|_| may_copy)
+            && copy.version == agent.version
+            && copy.read_at.elapsed() < MAX_AGE
+        {
+            return Ok(Memory { session, at_head: true, blocks: copy.blocks.clone(), recall: None, state: State::Cached });
+        }
+    }
+
+    let changes = memories.changes.load(SeqCst);
+    let text = conversation.newest_user_text().filter(|_| recall_tokens > 0);
+    let query = ContextQuery {
+        tenant: agent.tenant,
+        agent: agent.id,
+        version: agent.version,
+        user,
+        session: known.or(target.session),
+        chain: history.as_ref().map(<[u8; 32]>::as_slice),
+        text: text.as_deref(),
+        recall_tokens,
+    };
+    match readers.context(&query).await {
+        Ok(context) if context.refused => Err(Refusal {
+            param: Some(SESSION.to_owned()),
+            ..Refusal::not_found("There is no such session for this agent and user.", "session_not_found")
+        }),
+        Ok(context) => {
+            let blocks: Option<Arc<str>> = context.blocks.map(Into::into);
+            if !agent.refresh && !agent.has_session_blocks && memories.changes.load(SeqCst) == changes {
+                memories.copies.insert(
+                    subject,
+                    Arc::new(Copy { version: agent.version, blocks: blocks.clone(), read_at: Instant::now() }),
+                );
+            }
+            Ok(Memory {
+                session: known.or(context.session).or(target.session).unwrap_or_else(Uuid::now_v7),
+                at_head: known.is_some() || context.at_head,
+                blocks: blocks.filter(|_| agent.remembers),
+                recall: context.recall.filter(|_| agent.remembers),
+                state: if agent.remembers { State::Fresh } else { State::None },
+            })
+        }
+        Err(error) => without(agent, target, known, &error),
+    }
+}
+
+fn without(agent: &Agent, target: &Target, known: Option<Uuid>, error: &DatabaseError) -> Result<Memory, Refusal> {
+    tracing::warn!(%error, agent = agent.name, "the memory of a call could not be read");
+    if agent.fail_without_memory {
+        let message = "The agent's memory cannot be read at the moment, and it is set to fail without (memory.on_unavailable). Try again.";
+        return Err(Refusal::unavailable(message).retry_after(1));
+    }
+    Ok(Memory {
+        session: known.or(target.session).unwrap_or_else(Uuid::now_v7),
+        at_head: known.is_some(),
+        blocks: None,
+        recall: None,
+        state: State::Unavailable,
+    })
+}

@@ -1,0 +1,274 @@
+//! Stage 3, resolve: which agent, user and session a call is for, and which upstreams serve its model.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use http::{HeaderMap, HeaderValue, Uri, header};
+use uuid::Uuid;
+
+use crate::{
+    auth::Key,
+    config::Config,
+    error::Refusal,
+    request::Scan,
+    snapshot::{Agent, Snapshot},
+    wire::Wire,
+};
+
+/// A provider, with what is the same for each request to it made once.
+pub struct Provider {
+    /// Its name.
+    pub name: String,
+    /// The wire it speaks.
+    pub wire: Wire,
+    /// Where its wire's one route is.
+    pub uri: Uri,
+    /// The headers of each request: our key, the content type.
+    pub headers: HeaderMap,
+    /// Until when nothing is sent to it, in milliseconds on the process's clock: it said 429 or failed.
+    pub resting_until: AtomicU64,
+}
+
+/// A place where the model of a call is served.
+#[derive(Clone)]
+pub struct Upstream {
+    /// The host.
+    pub provider: Arc<Provider>,
+    /// The model's name there.
+    pub model: String,
+}
+
+/// The configured models and providers.
+pub struct Routes {
+    providers: HashMap<String, Arc<Provider>>,
+    models: HashMap<String, Vec<Upstream>>,
+    names: Vec<String>,
+    patterns: Vec<(String, Arc<Provider>)>,
+    default_model: Option<String>,
+}
+
+impl Routes {
+    /// Makes the routes of a configuration.
+    ///
+    /// # Errors
+    /// Where a provider's URL or key cannot be used.
+    pub fn new(config: &Config) -> Result<Self, String> {
+        let mut providers = HashMap::new();
+        for given in &config.providers {
+            let path = match given.wire {
+                Wire::OpenaiChat => "chat/completions",
+                Wire::AnthropicMessages => "messages",
+            };
+            let text = format!("{}/{path}", given.base_url.trim_end_matches('/'));
+            let uri: Uri = text.parse().map_err(|_| format!("provider '{}': '{}' is not a URL", given.name, given.base_url))?;
+            if !matches!(uri.scheme_str(), Some("http" | "https")) {
+                return Err(format!("provider '{}': base_url must begin with http:// or https://", given.name));
+            }
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("trunkline/", env!("CARGO_PKG_VERSION"))));
+            if let Some(key) = &given.api_key {
+                let (name, text) = match given.wire {
+                    Wire::OpenaiChat => (header::AUTHORIZATION, format!("Bearer {key}")),
+                    Wire::AnthropicMessages => (header::HeaderName::from_static("x-api-key"), key.clone()),
+                };
+                let mut value = HeaderValue::try_from(text)
+                    .map_err(|_| format!("provider '{}': its key holds characters that no header can", given.name))?;
+                value.set_sensitive(true);
+                headers.insert(name, value);
+            }
+            let provider =
+                Provider { name: given.name.clone(), wire: given.wire, uri, headers, resting_until: AtomicU64::new(0) };
+            providers.insert(given.name.clone(), Arc::new(provider));
+        }
+        let find = |name: &str| providers.get(name).cloned().ok_or_else(|| format!("the provider '{name}' is not configured"));
+        let mut models = HashMap::new();
+        for model in &config.models {
+            let upstreams = model
+                .upstreams
+                .iter()
+                .map(|upstream| Ok(Upstream { provider: find(&upstream.provider)?, model: upstream.model.clone() }))
+                .collect::<Result<Vec<_>, String>>()?;
+            models.insert(model.name.clone(), upstreams);
+        }
+        let names = config.models.iter().map(|model| model.name.clone()).collect();
+        let patterns =
+            config.routes.iter().map(|route| Ok((route.pattern.clone(), find(&route.provider)?))).collect::<Result<_, String>>()?;
+        let default_model = config.default_model.clone().or_else(|| config.models.first().map(|model| model.name.clone()));
+        Ok(Self { providers, models, names, patterns, default_model })
+    }
+
+    /// The configured models' names, as configured.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Where `model` is served, in order of preference; empty where it is not.
+    fn upstreams(&self, model: &str) -> Vec<Upstream> {
+        if let Some(upstreams) = self.models.get(model) {
+            return upstreams.clone();
+        }
+        if let Some((provider, rest)) = model.split_once('/')
+            && let Some(provider) = self.providers.get(provider)
+        {
+            return vec![Upstream { provider: Arc::clone(provider), model: rest.to_owned() }];
+        }
+        let route = self.patterns.iter().find(|(pattern, _)| matches(pattern, model));
+        route.map(|(_, provider)| Upstream { provider: Arc::clone(provider), model: model.to_owned() }).into_iter().collect()
+    }
+}
+
+/// Whether a name fits a pattern with at most one `*`.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((start, end)) => name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end),
+    }
+}
+
+/// What a call is for and where it may go.
+pub struct Target {
+    /// The agent, if any: then memory and the session log come in.
+    pub agent: Option<Arc<Agent>>,
+    /// The end user's id.
+    pub user: Option<String>,
+    /// The session that the client named.
+    pub session: Option<Uuid>,
+    /// The model as the client asked for it.
+    pub asked: String,
+    /// Where to send it, in order of preference; never empty.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// Why a call could not be resolved.
+pub enum Unresolved {
+    /// The snapshot does not hold this agent; it may be newer than the snapshot.
+    UnknownAgent(Refusal),
+    /// Final.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Unresolved {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Header: the agent's name or id.
+pub const AGENT: &str = "x-trunkline-agent";
+/// Header: the end user's id.
+pub const USER: &str = "x-trunkline-user";
+/// Header: the session's id.
+pub const SESSION: &str = "x-trunkline-session";
+
+const MAX_USER_BYTES: usize = 256;
+const MAX_NAME_BYTES: usize = 512;
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = std::str::from_utf8(value.as_bytes())
+        .map_err(|_| Refusal::invalid(format!("The header {name} is not UTF-8."), Some(name.to_owned())))?;
+    Ok(Some(text.trim()).filter(|text| !text.is_empty()))
+}
+
+/// Reads an id such as `sesn_` and 32 hexadecimal digits.
+pub fn parse_id(prefix: &str, text: &str) -> Option<Uuid> {
+    text.strip_prefix(prefix).filter(|rest| rest.len() == 32).and_then(|rest| Uuid::try_parse(rest).ok())
+}
+
+/// Resolves a call.
+///
+/// # Errors
+/// 400 for ids that are none, 403 for a model or agent that the key may not use, 404 for a model or agent that is not there.
+pub fn resolve(routes: &Routes, snapshot: &Snapshot, key: &Key, headers: &HeaderMap, scan: &Scan) -> Result<Target, Unresolved> {
+    let asked = scan.model.as_ref().map(|model| model.name.as_str());
+    if asked.is_some_and(|model| model.len() > MAX_NAME_BYTES || model.contains('\0')) {
+        let message = format!("The model's name may have at most {MAX_NAME_BYTES} bytes and no NUL.");
+        return Err(Refusal::invalid(message, Some("model".to_owned())).into());
+    }
+    let named = asked.and_then(|model| model.strip_prefix("agent/"));
+    let agent = match text(headers, AGENT)?.or(named) {
+        Some(name) => Some(find_agent(snapshot, key, name)?),
+        None => key.agent.and_then(|id| snapshot.agent(key.tenant, id)).cloned(),
+    };
+    if key.agent.is_some_and(|id| agent.as_ref().is_none_or(|agent| agent.id != id)) {
+        // The same words for an agent that is not there and for one that is another's.
+        return Err(Unresolved::Refused(unknown_agent(text(headers, AGENT)?.or(named).unwrap_or_default())));
+    }
+
+    let user = text(headers, USER)?.map(str::to_owned).or_else(|| scan.user.clone()).filter(|user| !user.is_empty());
+    if user.as_ref().is_some_and(|user| user.len() > MAX_USER_BYTES || user.contains('\0')) {
+        let message = format!("The user's id may have at most {MAX_USER_BYTES} bytes and no NUL.");
+        return Err(Refusal::invalid(message, Some("user".to_owned())).into());
+    }
+    let session = match text(headers, SESSION)? {
+        None => None,
+        Some(id) => Some(parse_id("sesn_", id).ok_or_else(|| {
+            let message = format!("'{id}' is not a session id. Send one that a response gave in {SESSION}, such as sesn_0193….");
+            Refusal::invalid(message, Some(SESSION.to_owned()))
+        })?),
+    };
+
+    // A client that names the agent, or no model, leaves the model to the agent.
+    let wanted = match asked.filter(|_| named.is_none()) {
+        Some(model) => Some(model),
+        None => agent.as_ref().and_then(|agent| agent.model.as_deref()).or(routes.default_model.as_deref()),
+    };
+    let Some(wanted) = wanted else {
+        return Err(Refusal::unavailable(
+            "No model is configured. Set a provider's key (such as OPENAI_API_KEY) or list models in trunkline.yaml, then restart.",
+        )
+        .into());
+    };
+    let upstreams = routes.upstreams(wanted);
+    if upstreams.is_empty() {
+        return Err(Refusal {
+            param: Some("model".to_owned()),
+            ..Refusal::not_found(
+                format!("The model '{wanted}' is not configured. GET /v1/models lists those that are; trunkline.yaml adds more."),
+                "model_not_found",
+            )
+        }
+        .into());
+    }
+    if key.models.as_ref().is_some_and(|models| !models.iter().any(|model| model == wanted || Some(model.as_str()) == asked)) {
+        return Err(Refusal::forbidden(format!("This API key may not use the model '{wanted}'.")).into());
+    }
+    let asked = asked.unwrap_or(wanted).to_owned();
+    Ok(Target { agent, user, session, asked, upstreams })
+}
+
+fn find_agent(snapshot: &Snapshot, key: &Key, name: &str) -> Result<Arc<Agent>, Unresolved> {
+    let found = match parse_id("agent_", name) {
+        Some(id) => snapshot.agent(key.tenant, id),
+        None => snapshot.agent_named(key.tenant, name),
+    };
+    found.cloned().ok_or_else(|| Unresolved::UnknownAgent(unknown_agent(name)))
+}
+
+fn unknown_agent(name: &str) -> Refusal {
+    Refusal {
+        param: Some("model".to_owned()),
+        ..Refusal::not_found(
+            format!("There is no agent '{name}'. 'trunkline agent list' shows those that are; 'trunkline agent apply -f FILE' makes one."),
+            "agent_not_found",
+        )
+    }
+}
+
+impl Provider {
+    /// Whether calls may be sent to it at `now` milliseconds.
+    pub fn awake(&self, now: u64) -> bool {
+        self.resting_until.load(Relaxed) <= now
+    }
+
+    /// Sends nothing to it for `millis`.
+    pub fn rest(&self, now: u64, millis: u64) {
+        self.resting_until.fetch_max(now + millis, Relaxed);
+    }
+}

@@ -1,0 +1,368 @@
+//! The process: threads that accept and serve, and one in the background that keeps the snapshot and empties the spool.
+
+use std::{
+    error::Error,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    body::Body,
+    config::Config,
+    control,
+    database::{Change, DatabaseError, Readers, Watcher, Writer},
+    error::Refusal,
+    metrics::Metrics,
+    models, pipeline,
+    remember::Memories,
+    routing::Routes,
+    snapshot::{Snapshot, Snapshots},
+    spool::Spool,
+    upstream::{self, Client},
+    wire::Wire,
+};
+
+/// How long calls under way may take to end once the gateway stops.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How long a client may take to send a request's head.
+const HEAD: Duration = Duration::from_secs(15);
+/// How often the revision is asked for when nothing was told.
+const CHECK: Duration = Duration::from_secs(2);
+/// Connections for reading memory, a thread.
+const READERS: usize = 4;
+
+/// What all threads share.
+pub struct Gateway {
+    /// As it was given.
+    pub config: Config,
+    /// Models and providers.
+    pub routes: Routes,
+    /// Keys, agents and prices.
+    pub snapshots: Snapshots,
+    /// Recorded calls on their way to Postgres.
+    pub spool: Spool,
+    /// Counters and times.
+    pub metrics: Metrics,
+    /// Copies of memory.
+    pub memories: Memories,
+    /// The start of the process's clock.
+    pub begun: Instant,
+}
+
+impl Gateway {
+    /// Nanoseconds on the process's clock.
+    pub fn nanos(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Why a body could not be read.
+    pub fn body_refusal(&self, error: &(dyn Error + 'static)) -> Refusal {
+        if error.is::<http_body_util::LengthLimitError>() {
+            let message = format!(
+                "The request body is over the limit of {} bytes. Send less, or raise limits.max_body_bytes in trunkline.yaml.",
+                self.config.max_body_bytes
+            );
+            return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message);
+        }
+        Refusal::invalid("The request body broke off before its end.", None)
+    }
+}
+
+/// What one thread has to itself.
+pub struct Worker {
+    /// What all threads share.
+    pub gateway: Arc<Gateway>,
+    /// Connections to providers and the control plane.
+    pub client: Client,
+    /// Connections for reading memory.
+    pub readers: Readers,
+}
+
+/// A gateway that is bound to its address and ready to serve.
+pub struct Server {
+    gateway: Arc<Gateway>,
+    listeners: Vec<TcpListener>,
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+}
+
+/// Ends a server from another thread.
+#[derive(Clone)]
+pub struct Stop(watch::Sender<bool>);
+
+impl Stop {
+    /// Begins the drain: no new connections, calls under way may end.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+fn listeners(address: SocketAddr, count: usize) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
+    let first = listen(address)?;
+    let address = first.local_addr()?;
+    let mut all = vec![first];
+    while all.len() < count {
+        all.push(listen(address)?);
+    }
+    Ok((all, address))
+}
+
+/// A listener that shares its port with the other threads' (`SO_REUSEPORT`): the kernel spreads connections over them.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+impl Server {
+    /// Binds the address and opens the spool.
+    ///
+    /// # Errors
+    /// Says what of the configuration cannot be used: the address is taken, the folder cannot be made, a URL is none.
+    pub fn bind(config: Config) -> Result<Self, String> {
+        // Another process's port is never shared, only our own threads': whoever holds it would get half of the calls.
+        if config.listen.port() != 0 {
+            drop(TcpListener::bind(config.listen).map_err(|error| format!("cannot listen on {}: {error}", config.listen))?);
+        }
+        let (listeners, address) =
+            listeners(config.listen, config.threads).map_err(|error| format!("cannot listen on {}: {error}", config.listen))?;
+        let spool = Spool::open(&config.spool_dir, config.spool_max_bytes)
+            .map_err(|error| format!("cannot open the spool in {}: {error}", config.spool_dir.display()))?;
+        let gateway = Arc::new(Gateway {
+            routes: Routes::new(&config)?,
+            snapshots: Snapshots::default(),
+            spool,
+            metrics: Metrics::new()?,
+            memories: Memories::default(),
+            begun: Instant::now(),
+            config,
+        });
+        Ok(Self { gateway, listeners, address, stop: watch::Sender::new(false) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A handle to end it with.
+    pub fn stopper(&self) -> Stop {
+        Stop(self.stop.clone())
+    }
+
+    /// Serves until it is stopped, and drains.
+    ///
+    /// # Errors
+    /// Where a runtime cannot be made.
+    pub fn serve(self) -> io::Result<()> {
+        let background = runtime()?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let keeper = {
+            let (gateway, ended) = (Arc::clone(&self.gateway), Arc::clone(&ended));
+            let work = move || background.block_on(keep(&gateway, &ended));
+            thread::Builder::new().name("background".to_owned()).spawn(work)?
+        };
+        let mut threads = Vec::new();
+        for listener in self.listeners {
+            let (gateway, stop, runtime) = (Arc::clone(&self.gateway), self.stop.subscribe(), runtime()?);
+            let work = move || runtime.block_on(accept(gateway, listener, stop));
+            threads.push(thread::Builder::new().name("serve".to_owned()).spawn(work)?);
+        }
+        for thread in threads {
+            thread.join().map_err(|_| io::Error::other("a serving thread panicked"))??;
+        }
+        ended.store(true, SeqCst);
+        keeper.join().map_err(|_| io::Error::other("the background thread panicked"))?;
+        Ok(())
+    }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+async fn accept(gateway: Arc<Gateway>, listener: TcpListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let readers = Readers::new(&gateway.config.database, READERS);
+    let worker = Arc::new(Worker { client: upstream::client(&gateway.config.timeouts), readers, gateway });
+    let graceful = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, mostly: connections that end give some back.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let _ = stream.set_nodelay(true);
+        let worker = Arc::clone(&worker);
+        let service = service_fn(move |request| {
+            let worker = Arc::clone(&worker);
+            async move { Ok::<_, std::convert::Infallible>(route(&worker, request).await) }
+        });
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // A client that goes away in the middle is no fault of ours.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+        });
+    }
+    drop(listener);
+    if timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some calls did not end within the drain; they are cut");
+    }
+    Ok(())
+}
+
+async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Body> {
+    let anthropic = request.headers().contains_key("anthropic-version") || request.headers().contains_key("x-api-key");
+    let wire = if anthropic { Wire::AnthropicMessages } else { Wire::OpenaiChat };
+    let result = match (request.method(), request.uri().path()) {
+        (&Method::POST, "/v1/chat/completions") => return pipeline::call(worker, Wire::OpenaiChat, request).await,
+        (&Method::POST, "/v1/messages") => return pipeline::call(worker, Wire::AnthropicMessages, request).await,
+        (_, path @ ("/v1/chat/completions" | "/v1/messages")) => {
+            let wire = if path == "/v1/messages" { Wire::AnthropicMessages } else { Wire::OpenaiChat };
+            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", format!("{path} takes POST only."));
+            return refusal.response(wire, "");
+        }
+        (&Method::GET, path) if path == "/v1/models" || path.starts_with("/v1/models/") => models::models(worker, wire, &request).await,
+        (&Method::GET | &Method::HEAD, "/healthz") => Ok(plain(StatusCode::OK, "ok\n")),
+        (&Method::GET | &Method::HEAD, "/readyz") => Ok(ready(worker)),
+        (&Method::GET, "/metrics") => Ok(metrics(worker)),
+        _ => control::relay(worker, request).await,
+    };
+    result.unwrap_or_else(|refusal| refusal.response(wire, ""))
+}
+
+fn plain(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.into().into_bytes()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// Ready means: keys are known, so that calls can be let in. Postgres may be away again since.
+fn ready(worker: &Worker) -> Response<Body> {
+    if worker.gateway.snapshots.load().revision > 0 {
+        plain(StatusCode::OK, "ready\n")
+    } else {
+        plain(StatusCode::SERVICE_UNAVAILABLE, "not ready: keys and agents have not been read from Postgres yet\n")
+    }
+}
+
+fn metrics(worker: &Worker) -> Response<Body> {
+    let metrics = &worker.gateway.metrics;
+    #[allow(clippy::cast_precision_loss)]
+    metrics.spool_pending.set(worker.gateway.spool.pending() as f64);
+    let mut response = plain(StatusCode::OK, metrics.render());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+    response
+}
+
+/// The background's work: the snapshot, the spool, and the metrics' upkeep.
+async fn keep(gateway: &Gateway, ended: &AtomicBool) {
+    let until_ended = async {
+        while !ended.load(SeqCst) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let upkeep = async {
+        loop {
+            sleep(Duration::from_secs(5)).await;
+            gateway.metrics.upkeep();
+        }
+    };
+    tokio::select! {
+        () = watch_store(gateway) => {}
+        () = gateway.spool.run(Writer::new(&gateway.config.database)) => {}
+        () = upkeep => {}
+        () = async {
+            until_ended.await;
+            // What cannot be delivered now stands in the file, and the next start replays it.
+            gateway.spool.settled(Duration::from_secs(5)).await;
+        } => {}
+    }
+}
+
+/// Keeps the snapshot and the copies of memory as new as the store.
+async fn watch_store(gateway: &Gateway) {
+    loop {
+        match Watcher::connect(&gateway.config.database).await {
+            Ok(mut watcher) => {
+                let lost = watch_connected(gateway, &mut watcher).await;
+                gateway.memories.listening(false);
+                if let Err(error) = lost {
+                    tracing::warn!(%error, "the gateway goes on with what it knows of keys and agents");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "keys and agents cannot be read; trying again");
+            }
+        }
+        gateway.snapshots.wanted(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn watch_connected(gateway: &Gateway, watcher: &mut Watcher) -> Result<(), DatabaseError> {
+    let unreadable = |error: serde_json::Error| DatabaseError::Refused(format!("the schema is of another version: {error}"));
+    let prices = serde_json::from_str(&watcher.prices().await?).map_err(unreadable)?;
+    let first = gateway.snapshots.begin();
+    let snapshot = Snapshot::parse(&watcher.snapshot().await?, &gateway.snapshots.load()).map_err(unreadable)?;
+    gateway.snapshots.replace(snapshot.with_prices(prices));
+    gateway.snapshots.end(first);
+    // What changed while nobody listened is read anew: no copy is older than this line.
+    gateway.memories.listening(true);
+    loop {
+        let change = tokio::select! {
+            change = watcher.change(CHECK) => change,
+            () = gateway.snapshots.wanted(CHECK) => Change::Configuration,
+        };
+        match change {
+            Change::Lost => return Ok(()),
+            Change::Memory(told) => gateway.memories.changed(&told),
+            Change::Configuration | Change::Quiet => {
+                let check = gateway.snapshots.begin();
+                if watcher.revision().await? != gateway.snapshots.load().revision {
+                    let snapshot = Snapshot::parse(&watcher.snapshot().await?, &gateway.snapshots.load()).map_err(unreadable)?;
+                    gateway.snapshots.replace(snapshot);
+                }
+                gateway.snapshots.end(check);
+                // A flood of unknown keys costs one look-up each so often, not one a request.
+                if matches!(change, Change::Configuration) {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    }
+}

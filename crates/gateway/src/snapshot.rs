@@ -1,0 +1,305 @@
+//! What the request path needs to know of keys, agents and prices: an immutable copy, swapped as a whole. A change is
+//! told by NOTIFY, found by asking for the revision every two seconds, or wanted by a request whose key or agent the
+//! copy does not hold.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, Guard};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+
+use crate::{
+    admit::Limits,
+    auth::{Key, Scopes},
+    usage::{Price, Prices},
+    wire::Wire,
+};
+
+/// An agent as the request path needs it: its current version.
+pub struct Agent {
+    /// Whose it is.
+    pub tenant: Uuid,
+    /// Its id.
+    pub id: Uuid,
+    /// Its name in `agent/NAME`.
+    pub name: String,
+    /// The version that calls are made with.
+    pub version: i32,
+    /// The model it asks for; none: the first configured one.
+    pub model: Option<String>,
+    /// Its instructions, put before the client's own.
+    pub instructions: Option<String>,
+    /// Whether it has a memory at all.
+    pub remembers: bool,
+    /// Whether each call reads the committed state; otherwise a copy serves until NOTIFY tells of a change.
+    pub refresh: bool,
+    /// Whether a call fails when memory cannot be read.
+    pub fail_without_memory: bool,
+    /// How many tokens of past turns a call may be given; 0: none.
+    pub recall_tokens: i32,
+    /// Whether it declares blocks.
+    pub has_blocks: bool,
+    /// Whether some of them belong to one session, so that no copy of them serves another.
+    pub has_session_blocks: bool,
+    /// The memory tools that it offers to the model.
+    pub tools: Option<Tools>,
+}
+
+/// Memory tools, in each wire's own form: the elements of a `tools` array without its brackets.
+pub struct Tools {
+    names: Vec<String>,
+    openai: String,
+    anthropic: String,
+}
+
+impl Tools {
+    /// Whether a tool of this name is ours to carry out.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known == name)
+    }
+
+    /// The tools as `wire` writes them.
+    pub fn text(&self, wire: Wire) -> &str {
+        match wire {
+            Wire::OpenaiChat => &self.openai,
+            Wire::AnthropicMessages => &self.anthropic,
+        }
+    }
+
+    fn new(definitions: &[ToolRow]) -> Option<Self> {
+        if definitions.is_empty() {
+            return None;
+        }
+        let mut tools = Self { names: Vec::new(), openai: String::new(), anthropic: String::new() };
+        for tool in definitions {
+            let separator = if tools.names.is_empty() { "" } else { "," };
+            let (name, description) = (serde_json::Value::from(tool.name.as_str()), serde_json::Value::from(tool.description.as_str()));
+            let schema = tool.input_schema.get();
+            tools.openai.push_str(&format!(
+                r#"{separator}{{"type":"function","function":{{"name":{name},"description":{description},"parameters":{schema}}}}}"#
+            ));
+            tools.anthropic.push_str(&format!(r#"{separator}{{"name":{name},"description":{description},"input_schema":{schema}}}"#));
+            tools.names.push(tool.name.clone());
+        }
+        Some(tools)
+    }
+}
+
+#[derive(Deserialize)]
+struct ToolRow {
+    name: String,
+    description: String,
+    input_schema: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct KeyRow {
+    hash: String,
+    tenant: Uuid,
+    id: Uuid,
+    scopes: Vec<String>,
+    agent: Option<Uuid>,
+    models: Option<Vec<String>>,
+    budget_usd: Option<f64>,
+    spent_usd: f64,
+    rpm: Option<u32>,
+    expires_at: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct AgentRow {
+    tenant: Uuid,
+    id: Uuid,
+    name: String,
+    version: i32,
+    model: Option<String>,
+    instructions: Option<String>,
+    memory_enabled: bool,
+    memory_refresh: bool,
+    memory_fail: bool,
+    recall_tokens: i32,
+    memory_tools: Vec<ToolRow>,
+    has_blocks: bool,
+    has_session_blocks: bool,
+}
+
+#[derive(Deserialize)]
+struct SnapshotRow {
+    revision: i64,
+    keys: Vec<KeyRow>,
+    agents: Vec<AgentRow>,
+}
+
+/// `(provider, model, input, output, cache read, cache write)`, the money in US dollars for a million tokens.
+pub type PriceRow = (String, String, f64, f64, Option<f64>, Option<f64>);
+
+/// One consistent copy.
+#[derive(Default)]
+pub struct Snapshot {
+    /// The store's count of changes when this was read; 0: nothing read yet.
+    pub revision: i64,
+    /// What models cost.
+    pub prices: Arc<Prices>,
+    keys: HashMap<[u8; 32], Arc<Key>>,
+    agents: HashMap<(Uuid, Uuid), Arc<Agent>>,
+    agents_by_name: HashMap<(Uuid, String), Arc<Agent>>,
+}
+
+fn bytes32(hex: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if hex.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+impl Snapshot {
+    /// Reads `trunkline.gateway_snapshot()`'s JSON; what `previous` has counted goes on.
+    ///
+    /// # Errors
+    /// Where the JSON is not of that form, which means another version of the schema.
+    pub fn parse(text: &str, previous: &Self) -> Result<Self, serde_json::Error> {
+        let rows: SnapshotRow = serde_json::from_str(text)?;
+        let mut snapshot = Self { revision: rows.revision, prices: Arc::clone(&previous.prices), ..Self::default() };
+        for row in rows.keys {
+            let Some(hash) = bytes32(&row.hash) else { continue };
+            let limits = match previous.keys.get(&hash).map(|key| &key.limits) {
+                Some(limits) if limits.same(row.budget_usd, row.rpm) => {
+                    limits.learn(row.spent_usd);
+                    Arc::clone(limits)
+                }
+                Some(limits) => Arc::new(limits.renewed(row.budget_usd, row.spent_usd, row.rpm)),
+                None => Arc::new(Limits::new(row.budget_usd, row.spent_usd, row.rpm)),
+            };
+            let key = Key {
+                tenant: row.tenant,
+                id: row.id,
+                hash,
+                scopes: Scopes::from_names(&row.scopes),
+                agent: row.agent,
+                models: row.models,
+                expires_at: row.expires_at,
+                limits,
+            };
+            snapshot.keys.insert(hash, Arc::new(key));
+        }
+        for row in rows.agents {
+            let agent = Arc::new(Agent {
+                tools: Tools::new(&row.memory_tools),
+                tenant: row.tenant,
+                id: row.id,
+                name: row.name,
+                version: row.version,
+                model: row.model,
+                instructions: row.instructions.filter(|text| !text.is_empty()),
+                remembers: row.memory_enabled,
+                refresh: row.memory_refresh,
+                fail_without_memory: row.memory_fail,
+                recall_tokens: row.recall_tokens,
+                has_blocks: row.has_blocks,
+                has_session_blocks: row.has_session_blocks,
+            });
+            snapshot.agents_by_name.insert((agent.tenant, agent.name.clone()), Arc::clone(&agent));
+            snapshot.agents.insert((agent.tenant, agent.id), agent);
+        }
+        Ok(snapshot)
+    }
+
+    /// The same with these prices.
+    #[must_use]
+    pub fn with_prices(mut self, rows: Vec<PriceRow>) -> Self {
+        let prices = rows.into_iter().map(|(provider, model, input, output, cache_read, cache_write)| {
+            ((provider, model), Price { input, output, cache_read: cache_read.unwrap_or(input), cache_write: cache_write.unwrap_or(input) })
+        });
+        self.prices = Arc::new(Prices::new(prices));
+        self
+    }
+
+    /// The key with this SHA-256.
+    pub fn key(&self, hash: &[u8; 32]) -> Option<&Arc<Key>> {
+        self.keys.get(hash)
+    }
+
+    /// The tenant's agent with this id.
+    pub fn agent(&self, tenant: Uuid, id: Uuid) -> Option<&Arc<Agent>> {
+        self.agents.get(&(tenant, id))
+    }
+
+    /// The tenant's agent with this name.
+    pub fn agent_named(&self, tenant: Uuid, name: &str) -> Option<&Arc<Agent>> {
+        self.agents_by_name.get(&(tenant, name.to_owned()))
+    }
+
+    /// The names of the tenant's agents, sorted.
+    pub fn agent_names(&self, tenant: Uuid) -> Vec<&str> {
+        let mut names: Vec<&str> = self.agents.values().filter(|agent| agent.tenant == tenant).map(|agent| agent.name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+/// The current snapshot, and the wish for a newer one.
+pub struct Snapshots {
+    current: ArcSwap<Snapshot>,
+    wanted: Notify,
+    begun: AtomicU64,
+    finished: watch::Sender<u64>,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self { current: ArcSwap::default(), wanted: Notify::new(), begun: AtomicU64::new(0), finished: watch::Sender::new(0) }
+    }
+}
+
+impl Snapshots {
+    /// The current one.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    /// Makes `snapshot` the current one.
+    pub fn replace(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
+    }
+
+    /// Asks for a check of the revision and waits until one that began after this call has ended, at most a second.
+    pub async fn refresh(&self) {
+        let enough = self.begun.load(SeqCst) + 1;
+        let mut finished = self.finished.subscribe();
+        self.wanted.notify_one();
+        let _ = tokio::time::timeout(Duration::from_secs(1), finished.wait_for(|count| *count >= enough)).await;
+    }
+
+    /// Waits until somebody wants a check or `period` is over.
+    pub async fn wanted(&self, period: Duration) {
+        let _ = tokio::time::timeout(period, self.wanted.notified()).await;
+    }
+
+    /// Asks for a check without waiting for it.
+    pub fn hint(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Marks the begin of a check; give what it returns to `end`.
+    pub fn begin(&self) -> u64 {
+        self.begun.fetch_add(1, SeqCst) + 1
+    }
+
+    /// Marks the end of the check.
+    pub fn end(&self, check: u64) {
+        self.finished.send_replace(check);
+    }
+}

@@ -1,0 +1,24 @@
+"""The extension module: the gateway in Rust."""
+
+from typing import final
+
+@final
+class Gateway:
+    """A gateway, bound to its address when it is made.
+
+    Raises ValueError for a configuration that names what is wrong, OSError where the address or the spool cannot be had.
+    """
+
+    def __new__(cls, config: str) -> Gateway: ...
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+
+    def serve(self) -> None:
+        """Serve until `stop`, then drain. The interpreter is released for as long. Once only."""
+
+    def stop(self) -> None:
+        """Begin the drain. May be called from any thread."""
+
+def known_providers() -> str:
+    """Give the known providers: a JSON array of {name, wire, base_url, key_env, default_model, models}."""

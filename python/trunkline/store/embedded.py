@@ -68,12 +68,17 @@ class EmbeddedPostgres:
     the server starts, not beside it, 0.3 s more), later ones 0.03 to 0.09 s, stop 0.02 s.
     """
 
-    def __init__(self, home: Path, *, tcp_port: int | None = None, shared: Path = _SHARED) -> None:
-        """Take the home and, for root, the folder in which another user's files may lie (`shared`)."""
+    def __init__(
+        self, home: Path, *, tcp_port: int | None = None, shared: Path = _SHARED, lock: HomeLock | None = None
+    ) -> None:
+        """Take the home; for root, the folder in which another user's files may lie (`shared`).
+
+        `lock` is the home's, if the caller holds it already; it is then the caller's to release.
+        """
         self.home = home.expanduser().absolute()
         self._tcp_port = tcp_port
         self._shared = shared
-        self._lock = HomeLock(self.home)
+        self._own_lock = HomeLock(self.home) if lock is None else None
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ConnectionInfo:
@@ -114,11 +119,12 @@ class EmbeddedPostgres:
             self._child = None  # it died; poll has collected it
         account = server_account()
         make_folder(self.home, mode=0o700 if account.is_us else 0o711)
-        self._lock.acquire()
+        if self._own_lock is not None:
+            self._own_lock.acquire()
         try:
             return self._start(account)
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
 
     def stop(self) -> None:
@@ -129,7 +135,7 @@ class EmbeddedPostgres:
         if self._child is not None:
             self._child.wait()
             self._child = None
-        self._lock.release()
+        self._release()
 
     def destroy(self) -> None:
         """Stop the server and erase its data."""
@@ -140,6 +146,10 @@ class EmbeddedPostgres:
         if link.is_symlink():
             link.unlink()
         (self.home / "postgres.password").unlink(missing_ok=True)
+
+    def _release(self) -> None:
+        if self._own_lock is not None:
+            self._own_lock.release()
 
     def _start(self, account: Account) -> ConnectionInfo:
         programs = find_programs(account, self._shared)

@@ -16,7 +16,21 @@ import uvloop
 from fastapi import FastAPI
 from starlette.responses import JSONResponse
 
-from trunkline.api import agents, environments, errors, events, keys, sessions, tenants, usage
+from trunkline.api import (
+    agents,
+    blocks,
+    environments,
+    errors,
+    events,
+    keys,
+    memories,
+    memory_stores,
+    memory_tools,
+    memory_versions,
+    sessions,
+    tenants,
+    usage,
+)
 from trunkline.api.bodies import Bodies
 from trunkline.api.deps import Parts, Wake
 from trunkline.api.event_feed import EventFeed
@@ -58,7 +72,9 @@ def create_app(settings: ControlSettings, *, wake: Wake | None = None) -> FastAP
     app = FastAPI(
         title="Trunkline", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None, redirect_slashes=False
     )
-    for noun in (agents, sessions, events, environments, keys, tenants, usage):
+    for noun in (agents, blocks, memory_tools, sessions, events, environments):
+        app.include_router(noun.router)
+    for noun in (memory_stores, memories, memory_versions, keys, tenants, usage):
         app.include_router(noun.router)
     app.include_router(unserved())
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from trunkline.memory.blocks import parse_memory
+from trunkline.memory.render import empty, render
+from trunkline.memory.tools import tool_definitions
 from trunkline.model_server import persona
 from trunkline.model_server.prompt import Answer, Message, Prompt, Tool, ToolResult
 
@@ -107,14 +110,42 @@ def test_own_field_is_preferred_to_preferences_and_lists_are_appended_to() -> No
     assert operations("I like hiking", memory) == [("append", "b", "likes", "hiking")]
 
 
-def test_fields_are_also_read_from_the_tool() -> None:
+def test_fields_are_also_read_from_the_tools_schema() -> None:
     items = {"properties": {"block": {"const": "shopper"}, "field": {"enum": ["name", "plan"]}}}
     by_schema = Tool("memory_update", "", {"properties": {"operations": {"items": {"oneOf": [items]}}}})
     assert operations("My plan is gold", "", (by_schema,)) == [("set", "shopper", "plan", "gold")]
-    by_text = Tool("memory_update", "Fields: shopper.email (string), shopper.name (string).", {})
-    assert operations("my email is ada@example.org.", "", (by_text,)) == [
-        ("set", "shopper", "email", "ada@example.org")
+
+
+def test_the_real_memory_tools_and_blocks_are_understood() -> None:
+    fields = {
+        "name": {"type": "string", "required": True},
+        "age": {"type": "integer"},
+        "likes": {"type": "string"},
+        "recent_purchases": {"type": "array", "items": {"type": "string"}},
+        "preferences": {"type": "object", "additionalProperties": {"type": "string"}},
+    }
+    memory = parse_memory({"blocks": {"customer": {"scope": "user", "description": "A: b.", "fields": fields}}})
+    tools = tuple(Tool(t["name"], t["description"], t["input_schema"]) for t in tool_definitions(memory))
+    stated = "My age is 36. I prefer green. I like tea. My name is Ada. I bought a red kettle."
+    expected = [
+        ("set", "customer", "age", 36),
+        ("merge", "customer", "preferences", {"colour": "green"}),
+        ("set", "customer", "likes", "tea"),
+        ("set", "customer", "name", "Ada"),
+        ("append", "customer", "recent_purchases", "red kettle"),
     ]
+    assert operations(stated, "", tools) == expected
+    (block,) = memory.blocks
+    assert operations(stated, empty(block).text, tools) == expected
+    known = render(block, {"name": "Ada", "preferences": {"colour": "green"}}).text
+    assert persona.answer(prompt("What do you know about me?", known)).text == (
+        "Your name is Ada. You prefer colour green."
+    )
+    assert "still do not know your name" in persona.answer(prompt("Who am I?", empty(block).text)).text
+    refused = after_tool(prompt("My name is Ada", known, tools), "Not saved; nothing was changed. name: too long.")
+    assert refused == "I could not store that: Not saved; nothing was changed. name: too long."
+    same = after_tool(prompt("My name is Ada", known, tools), "Nothing to change: customer holds this already.")
+    assert same == "Noted: your name is Ada."
 
 
 def test_confirms_what_was_stored_and_says_what_was_not() -> None:

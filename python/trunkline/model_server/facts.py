@@ -111,7 +111,7 @@ def operation(fact: Fact, blocks: Sequence[Block]) -> dict[str, Any] | None:
     for name in _candidates(fact):
         for block in blocks:
             if name in block.fields:
-                return {"block": block.name, "field": name} | _change(fact, name, block.values.get(name))
+                return {"block": block.name, "field": name} | _change(fact, name, block)
     return None
 
 
@@ -132,17 +132,29 @@ def _candidates(fact: Fact) -> list[str]:
     return list(TOPIC_FIELDS.get(fact.topic, (fact.topic,)))
 
 
-def _change(fact: Fact, field: str, current: object) -> dict[str, Any]:
+def _change(fact: Fact, field: str, block: Block) -> dict[str, Any]:
+    kind = block.types.get(field) or _guessed_type(fact, field, block.values.get(field))
     if fact.op == "remove":
-        return {"op": "remove", "value": fact.value} if fact.topic == "purchase" else {"op": "remove"}
-    if fact.topic == "purchase" or isinstance(current, list) or field in ("likes", "dislikes", "interests"):
+        return {"op": "remove", "value": fact.value} if fact.value and kind == "array" else {"op": "remove"}
+    if kind == "array":
         return {"op": "append", "value": fact.value}
-    if field in ("preferences", "prefs") and not isinstance(current, str):
+    if kind == "object":
         key = fact.key or fact.value
         return {"op": "merge", "value": {key: fact.value if fact.key else f"{fact.topic}d"}}
-    if isinstance(current, (int, float)) and re.fullmatch(r"-?\d+", fact.value):
+    if kind in ("integer", "number") and re.fullmatch(r"-?\d+", fact.value):
         return {"op": "set", "value": int(fact.value)}
     return {"op": "set", "value": fact.value}
+
+
+def _guessed_type(fact: Fact, field: str, current: object) -> str:
+    """Guess the JSON type of a field that no tool describes, from its value or else its name."""
+    if isinstance(current, (list, dict)):
+        return "array" if isinstance(current, list) else "object"
+    if isinstance(current, (int, float)) and not isinstance(current, bool):
+        return "number"
+    if current is None and (fact.topic == "purchase" or field in ("likes", "dislikes", "interests")):
+        return "array"
+    return "object" if current is None and field in ("preferences", "prefs") else "string"
 
 
 def _facts(clause: str) -> Iterator[Fact]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trunkline.model_server.prompt import Prompt, Tool
@@ -18,17 +18,20 @@ _ATTRIBUTE = re.compile(r'([\w-]+)="([^"]*)"')
 _FIELD = re.compile(r"([A-Za-z_][\w-]*)(?: \([^)]*\))?: (.+)")
 _UNKNOWN = re.compile(r"(required but unknown|unknown): (.+)")
 _RECALLED = re.compile(r"- \[(\d{4}-\d\d-\d\d)?\s*(\w+)?\]\s*(.+)")
-_MENTIONED = re.compile(r"\b([A-Za-z_][\w-]*)\.([A-Za-z_][\w-]*)\b")
+# How the description of `memory_update` lists blocks and their fields.
+_DECLARED_BLOCK = re.compile(r"([A-Za-z_][\w-]*) \(kept for .*")
+_DECLARED_FIELD = re.compile(r"- ([A-Za-z_][\w-]*) \((\w+).*")
 
 
 @dataclass(slots=True)
 class Block:
-    """A block: the values it shows, and its other fields."""
+    """A block: the values it shows, its other fields, and the JSON type of those that the tool describes."""
 
     name: str
     values: dict[str, Any] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     required_unknown: list[str] = field(default_factory=list)
+    types: dict[str, str] = field(default_factory=dict)
 
     @property
     def fields(self) -> list[str]:
@@ -70,16 +73,16 @@ def view(prompt: Prompt) -> MemoryView:
 
 def writable(memory: MemoryView, tools: Iterable[Tool]) -> list[Block]:
     """Return the blocks that `memory_update` can write: those rendered, and those that only the tool speaks of."""
-    blocks = {block.name: block for block in memory.blocks}
+    blocks = {block.name: replace(block, unknown=list(block.unknown), types={}) for block in memory.blocks}
     update = next((tool for tool in tools if tool.name == UPDATE), None)
     if update is None:
         return []
-    for block_name, field_name in [*_in_schema(update.parameters), *_MENTIONED.findall(update.description)]:
-        known = blocks.get(block_name)
-        if known is None:
-            blocks[block_name] = Block(block_name, unknown=[field_name])
-        elif known not in memory.blocks and field_name not in known.fields:
-            known.unknown.append(field_name)
+    for block_name, field_name, kind in [*_described(update.description), *_in_schema(update.parameters)]:
+        block = blocks.setdefault(block_name, Block(block_name))
+        if field_name not in block.fields:
+            block.unknown.append(field_name)
+        if kind:
+            block.types[field_name] = kind
     return list(blocks.values())
 
 
@@ -115,14 +118,24 @@ def _recalled(text: str) -> Iterator[Recalled]:
             yield Recalled(match[1] or "", match[2] or "user", match[3].strip())
 
 
-def _in_schema(schema: object) -> Iterator[tuple[str, str]]:
-    """(block, field) pairs that a JSON Schema fixes by `const` or `enum` side by side."""
+def _described(description: str) -> Iterator[tuple[str, str, str]]:
+    """(block, field, JSON type) of each field that a tool's description lists."""
+    block = ""
+    for line in description.splitlines():
+        if declared := _DECLARED_BLOCK.fullmatch(line):
+            block = declared[1]
+        elif block and (declared := _DECLARED_FIELD.fullmatch(line)):
+            yield block, declared[1], declared[2]
+
+
+def _in_schema(schema: object) -> Iterator[tuple[str, str, str]]:
+    """(block, field, "") of each pair that a JSON Schema fixes by `const` or `enum` side by side."""
     if isinstance(schema, Mapping):
         properties = schema.get("properties")
         if isinstance(properties, Mapping) and "block" in properties and "field" in properties:
             for block in _fixed(properties["block"]):
                 for field_name in _fixed(properties["field"]):
-                    yield block, field_name
+                    yield block, field_name, ""
         for value in schema.values():
             yield from _in_schema(value)
     elif isinstance(schema, list):

@@ -85,7 +85,8 @@ pub fn admit(key: &Key, now: u64) -> Result<(), Refusal> {
         return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", message).code("insufficient_quota"));
     }
     limits.take(now).map_err(|wait| {
-        let message = format!("This API key may make {} requests a minute. Try again in {wait} s.", limits.rpm.unwrap_or_default());
+        let message =
+            format!("This API key may make {} requests a minute. Try again in {wait} s.", limits.rpm.unwrap_or_default());
         Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message).code("rate_limit_exceeded").retry_after(wait)
     })
 }

@@ -47,9 +47,9 @@ impl http_body::Body for Body {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Full(full) => {
-                Pin::new(full).poll_frame(context).map(|frame| frame.map(|result| result.map_err(|error: Infallible| match error {})))
-            }
+            Self::Full(full) => Pin::new(full)
+                .poll_frame(context)
+                .map(|frame| frame.map(|result| result.map_err(|error: Infallible| match error {}))),
             Self::Channel(pieces) => pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
         }

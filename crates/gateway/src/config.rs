@@ -131,13 +131,19 @@ impl Config {
             }
             for upstream in &model.upstreams {
                 if !known(&upstream.provider) {
-                    return Err(format!("model '{}' names the provider '{}', which is not configured", model.name, upstream.provider));
+                    return Err(format!(
+                        "model '{}' names the provider '{}', which is not configured",
+                        model.name, upstream.provider
+                    ));
                 }
             }
         }
         for route in &config.routes {
             if !known(&route.provider) {
-                return Err(format!("route '{}' names the provider '{}', which is not configured", route.pattern, route.provider));
+                return Err(format!(
+                    "route '{}' names the provider '{}', which is not configured",
+                    route.pattern, route.provider
+                ));
             }
         }
         if config.threads == 0 {

@@ -55,7 +55,8 @@ pub async fn relay(worker: &Worker, request: Request<Incoming>) -> Result<Respon
     strip(&mut head.headers);
     head.headers.remove(header::HOST);
     head.version = http::Version::HTTP_11;
-    let body = Limited::new(body, gateway.config.max_body_bytes).collect().await.map_err(|error| gateway.body_refusal(&*error))?;
+    let body =
+        Limited::new(body, gateway.config.max_body_bytes).collect().await.map_err(|error| gateway.body_refusal(&*error))?;
     head.headers.remove(header::CONTENT_LENGTH);
     let request = Request::from_parts(head, http_body_util::Full::new(body.to_bytes()));
     match worker.client.request(request).await {

@@ -76,29 +76,15 @@ pub fn conversation(wire: Wire, body: &Bytes, scan: &Scan) -> Conversation {
     let mut messages: Vec<Message> = Vec::with_capacity(scan.messages.len());
     let mut chain = EMPTY;
     let mut bytes = Vec::new();
-    for source in scan
-        .messages
-        .iter()
-        .filter(|message| message.role != Role::System)
-    {
+    for source in scan.messages.iter().filter(|message| message.role != Role::System) {
         let mut nth_of_source = 0;
         each_normal(wire, body, source, |role, parts| {
             chain = link(chain, role, parts, &mut bytes);
-            messages.push(Message {
-                role,
-                chain,
-                source: *source,
-                nth_of_source,
-            });
+            messages.push(Message { role, chain, source: *source, nth_of_source });
             nth_of_source += 1;
         });
     }
-    let mut conversation = Conversation {
-        wire,
-        body: body.clone(),
-        messages,
-        prefill: String::new(),
-    };
+    let mut conversation = Conversation { wire, body: body.clone(), messages, prefill: String::new() };
     if wire == Wire::AnthropicMessages {
         conversation.take_prefill();
     }
@@ -110,17 +96,10 @@ pub fn conversation(wire: Wire, body: &Bytes, scan: &Scan) -> Conversation {
 /// The client's echo gets the same chain, whichever wire it comes in, because an assistant message is its text and calls only:
 /// thinking, refusals, audio and calls of the provider's own tools are left out on both sides.
 pub fn reply_message(before: Chain, text: &str, calls: &[Call]) -> Reply {
-    let text = Some(text)
-        .filter(|text| !text.is_empty())
-        .map(|text| Part::Text(text.into()));
-    let calls = calls
-        .iter()
-        .map(|call| Part::call(call.id.into(), call.name.into(), call.arguments));
+    let text = Some(text).filter(|text| !text.is_empty()).map(|text| Part::Text(text.into()));
+    let calls = calls.iter().map(|call| Part::call(call.id.into(), call.name.into(), call.arguments));
     let parts: Vec<Part> = text.into_iter().chain(calls).collect();
-    Reply {
-        chain: link(before, Role::Assistant, &parts, &mut Vec::new()),
-        events: events_of(Role::Assistant, &parts),
-    }
+    Reply { chain: link(before, Role::Assistant, &parts, &mut Vec::new()), events: events_of(Role::Assistant, &parts) }
 }
 
 impl Conversation {
@@ -136,18 +115,13 @@ impl Conversation {
 
     /// Index of the first message after the last assistant's: what is new in this call.
     pub fn tail_start(&self) -> usize {
-        let assistant = self
-            .messages
-            .iter()
-            .rposition(|message| message.role == Role::Assistant);
+        let assistant = self.messages.iter().rposition(|message| message.role == Role::Assistant);
         assistant.map_or(0, |last| last + 1)
     }
 
     /// The chain just before the tail.
     pub fn prefix(&self) -> Chain {
-        self.tail_start()
-            .checked_sub(1)
-            .map_or(EMPTY, |last| self.messages[last].chain)
+        self.tail_start().checked_sub(1).map_or(EMPTY, |last| self.messages[last].chain)
     }
 
     /// The start of the reply that an Anthropic client gave as its last message, mostly empty. It is no message of its own:
@@ -158,11 +132,7 @@ impl Conversation {
 
     /// The text of the newest user message, if that has any; tool results are not the user's.
     pub fn newest_user_text(&self) -> Option<Cow<'_, str>> {
-        let newest = self
-            .messages
-            .iter()
-            .rev()
-            .find(|message| message.role == Role::User)?;
+        let newest = self.messages.iter().rev().find(|message| message.role == Role::User)?;
         let mut text = None;
         self.parts(newest, |parts| text = text_of(parts));
         text
@@ -197,11 +167,7 @@ impl Conversation {
     }
 
     fn take_prefill(&mut self) {
-        let Some(last) = self
-            .messages
-            .last()
-            .filter(|message| message.role == Role::Assistant)
-        else {
+        let Some(last) = self.messages.last().filter(|message| message.role == Role::Assistant) else {
             return;
         };
         let mut prefill = None;
@@ -219,11 +185,7 @@ impl Conversation {
 fn link(before: Chain, role: Role, parts: &[Part], bytes: &mut Vec<u8>) -> Chain {
     bytes.clear();
     write(bytes, role, parts);
-    Sha256::new()
-        .chain_update(before)
-        .chain_update(bytes)
-        .finalize()
-        .into()
+    Sha256::new().chain_update(before).chain_update(bytes).finalize().into()
 }
 
 fn text_of<'b>(parts: &[Part<'b>]) -> Option<Cow<'b, str>> {
@@ -240,15 +202,11 @@ fn text_of<'b>(parts: &[Part<'b>]) -> Option<Cow<'b, str>> {
 }
 
 fn events_of(role: Role, parts: &[Part]) -> Vec<Event> {
-    let calls = parts
-        .iter()
-        .filter(|part| matches!(part, Part::Call { .. }));
+    let calls = parts.iter().filter(|part| matches!(part, Part::Call { .. }));
     let mut events = Vec::new();
     match role {
         Role::Assistant => {
-            if calls.clone().next().is_none()
-                || parts.iter().any(|part| matches!(part, Part::Text(_)))
-            {
+            if calls.clone().next().is_none() || parts.iter().any(|part| matches!(part, Part::Text(_))) {
                 events.push(event("agent.message", |payload| content(payload, parts)));
             }
             for call in calls {
@@ -260,11 +218,7 @@ fn events_of(role: Role, parts: &[Part]) -> Vec<Event> {
         Role::Tool => events.push(event("user.custom_tool_result", |payload| {
             if let Some(Part::Result { call_id, is_error }) = parts.first() {
                 string(payload, r#""custom_tool_use_id":"#, call_id);
-                payload.extend_from_slice(if *is_error {
-                    br#","is_error":true,"#
-                } else {
-                    b","
-                });
+                payload.extend_from_slice(if *is_error { br#","is_error":true,"# } else { b"," });
             }
             content(payload, parts);
         })),
@@ -279,19 +233,11 @@ fn event(kind: &'static str, fill: impl FnOnce(&mut Vec<u8>)) -> Event {
     let mut payload = b"{".to_vec();
     fill(&mut payload);
     payload.push(b'}');
-    Event {
-        kind,
-        payload: String::from_utf8(payload).unwrap_or_default(),
-    }
+    Event { kind, payload: String::from_utf8(payload).unwrap_or_default() }
 }
 
 fn custom_tool_use(payload: &mut Vec<u8>, call: &Part) {
-    if let Part::Call {
-        id,
-        name,
-        arguments,
-    } = call
-    {
+    if let Part::Call { id, name, arguments } = call {
         string(payload, r#""id":"#, id);
         string(payload, r#","name":"#, name);
         payload.extend_from_slice(br#","input":"#);
@@ -315,9 +261,7 @@ fn content(payload: &mut Vec<u8>, parts: &[Part]) {
             Part::Text(text) => {
                 payload.extend_from_slice(br#"{"type":"text","text":""#);
                 escape_into(payload, &storable(text));
-                while let Some(Part::Text(more)) =
-                    parts.next_if(|part| matches!(part, Part::Text(_)))
-                {
+                while let Some(Part::Text(more)) = parts.next_if(|part| matches!(part, Part::Text(_))) {
                     escape_into(payload, &storable(more));
                 }
                 payload.extend_from_slice(b"\"}");

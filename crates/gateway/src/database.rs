@@ -205,13 +205,12 @@ impl Writer {
     /// # Errors
     /// Where Postgres is away or refuses; then none of the calls is written.
     pub async fn record(&mut self, calls: &str) -> Result<(), DatabaseError> {
-        let (client, statement) = match self.client.take().filter(|(client, _)| !client.is_closed()) {
-            Some(open) => open,
-            None => {
-                let client = connect(&self.config).await?;
-                let statement = client.prepare("select trunkline.gateway_record($1::text::jsonb)").await?;
-                (client, statement)
-            }
+        let (client, statement) = if let Some(open) = self.client.take().filter(|(client, _)| !client.is_closed()) {
+            open
+        } else {
+            let client = connect(&self.config).await?;
+            let statement = client.prepare("select trunkline.gateway_record($1::text::jsonb)").await?;
+            (client, statement)
         };
         let result = client.execute(&statement, &[&calls]).await;
         self.client = Some((client, statement));

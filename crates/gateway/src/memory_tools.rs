@@ -57,7 +57,10 @@ pub async fn carry_out(client: &Client, subject: &Subject<'_>, event: Uuid, call
 async fn ask(client: &Client, subject: &Subject<'_>, event: Uuid, call: &ToolCall) -> Result<Outcome, String> {
     let arguments = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
     let Ok(input) = serde_json::from_str::<&RawValue>(arguments) else {
-        return Ok(Outcome { content: "The tool's input is not valid JSON. Nothing was changed. Call it again.".to_owned(), is_error: true });
+        return Ok(Outcome {
+            content: "The tool's input is not valid JSON. Nothing was changed. Call it again.".to_owned(),
+            is_error: true,
+        });
     };
     let body = serde_json::json!({
         "name": call.name,
@@ -78,7 +81,8 @@ async fn ask(client: &Client, subject: &Subject<'_>, event: Uuid, call: &ToolCal
     }
     let response = client.request(request).await.map_err(|error| error.to_string())?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_RESULT_BYTES).collect().await.map_err(|error| error.to_string())?.to_bytes();
+    let body =
+        Limited::new(response.into_body(), MAX_RESULT_BYTES).collect().await.map_err(|error| error.to_string())?.to_bytes();
     if status != StatusCode::OK {
         return Err(format!("the control plane answered {status}"));
     }

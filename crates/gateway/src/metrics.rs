@@ -42,20 +42,32 @@ impl Metrics {
     /// Where the exporter refuses the buckets.
     pub fn new() -> Result<Self, String> {
         // From a tenth of a millisecond, where our own work is, to minutes, where models are.
-        let buckets = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
+        let buckets =
+            [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
         let recorder = PrometheusBuilder::new().set_buckets(&buckets).map_err(|error| error.to_string())?.build_recorder();
         let handle = recorder.handle();
         Ok(metrics::with_local_recorder(&recorder, || {
             metrics::describe_counter!("trunkline_requests_total", "Model calls by route and the status the client saw");
             metrics::describe_histogram!("trunkline_request_seconds", Unit::Seconds, "Time from a call's first byte to its last");
-            metrics::describe_histogram!("trunkline_overhead_seconds", Unit::Seconds, "The part of a call not spent waiting for a provider");
+            metrics::describe_histogram!(
+                "trunkline_overhead_seconds",
+                Unit::Seconds,
+                "The part of a call not spent waiting for a provider"
+            );
             metrics::describe_histogram!("trunkline_first_byte_seconds", Unit::Seconds, "Time until the provider's first byte");
             metrics::describe_counter!("trunkline_tokens_total", "Tokens by kind; input includes cached");
             metrics::describe_counter!("trunkline_memory_total", "Calls by where their memory came from");
             metrics::describe_counter!("trunkline_memory_tool_calls_total", "Memory tools carried out for models");
-            metrics::describe_counter!("trunkline_upstream_retries_total", "Attempts after the first, on the same or another upstream");
+            metrics::describe_counter!(
+                "trunkline_upstream_retries_total",
+                "Attempts after the first, on the same or another upstream"
+            );
             metrics::describe_gauge!("trunkline_in_flight", "Calls under way");
-            metrics::describe_gauge!("trunkline_spool_pending_bytes", Unit::Bytes, "Recorded calls that Postgres does not have yet");
+            metrics::describe_gauge!(
+                "trunkline_spool_pending_bytes",
+                Unit::Bytes,
+                "Recorded calls that Postgres does not have yet"
+            );
             let tokens = |kind: &'static str| metrics::counter!("trunkline_tokens_total", "kind" => kind);
             let memory = |state: State| metrics::counter!("trunkline_memory_total", "state" => state.name());
             Self {
@@ -126,7 +138,8 @@ impl Route {
     fn new(wire: Wire) -> Self {
         let name = wire.name();
         Self {
-            statuses: STATUSES.map(|status| metrics::counter!("trunkline_requests_total", "route" => name, "status" => status.to_string())),
+            statuses: STATUSES
+                .map(|status| metrics::counter!("trunkline_requests_total", "route" => name, "status" => status.to_string())),
             seconds: metrics::histogram!("trunkline_request_seconds", "route" => name),
             overhead: metrics::histogram!("trunkline_overhead_seconds", "route" => name),
             first_byte: metrics::histogram!("trunkline_first_byte_seconds", "route" => name),

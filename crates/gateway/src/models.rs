@@ -38,7 +38,10 @@ pub async fn models(worker: &Arc<Worker>, wire: Wire, request: &Request<Incoming
         Some(name) => {
             let name = name.replace("%2F", "/").replace("%2f", "/");
             if !names.contains(&name) {
-                return Err(Refusal::not_found(format!("There is no model '{name}'. GET /v1/models lists those that are."), "model_not_found"));
+                return Err(Refusal::not_found(
+                    format!("There is no model '{name}'. GET /v1/models lists those that are."),
+                    "model_not_found",
+                ));
             }
             entry(wire, &name)
         }
@@ -62,6 +65,8 @@ fn entry(wire: Wire, name: &str) -> Value {
     match wire {
         Wire::OpenaiChat => json!({"id": name, "object": "model", "created": 0, "owned_by": "trunkline"}),
         // The time is not known: the start of time says so, as for dated models without one.
-        Wire::AnthropicMessages => json!({"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}),
+        Wire::AnthropicMessages => {
+            json!({"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"})
+        }
     }
 }

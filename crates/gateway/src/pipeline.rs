@@ -52,7 +52,8 @@ async fn stages(worker: &Arc<Worker>, call: Call, request: Request<Incoming>) ->
     // 2. May it come in? Before the work, and only for a key that is known.
     admit::admit(&key, gateway.nanos()).inspect_err(|refusal| count(worker, &call, refusal))?;
     if !gateway.spool.has_room().await {
-        return Err(Refusal::unavailable("Postgres is away and the spool is full: the call could not be recorded. Try again.").retry_after(5));
+        return Err(Refusal::unavailable("Postgres is away and the spool is full: the call could not be recorded. Try again.")
+            .retry_after(5));
     }
     let body = read(worker, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     // 3. What is it for? One validating pass finds what the later stages need.
@@ -98,7 +99,12 @@ async fn authenticate(worker: &Worker, headers: &http::HeaderMap) -> Result<Arc<
     auth::authenticate(&snapshots.load(), headers, now)?.ok_or_else(auth::unknown_key)
 }
 
-async fn target(worker: &Worker, key: &auth::Key, headers: &http::HeaderMap, scan: &crate::request::Scan) -> Result<Target, Refusal> {
+async fn target(
+    worker: &Worker,
+    key: &auth::Key,
+    headers: &http::HeaderMap,
+    scan: &crate::request::Scan,
+) -> Result<Target, Refusal> {
     let gateway = &worker.gateway;
     match resolve(&gateway.routes, &gateway.snapshots.load(), key, headers, scan) {
         Ok(target) => return Ok(target),
@@ -113,7 +119,11 @@ async fn target(worker: &Worker, key: &auth::Key, headers: &http::HeaderMap, sca
 async fn read(worker: &Worker, body: Incoming) -> Result<Bytes, Refusal> {
     let limited = Limited::new(body, worker.gateway.config.max_body_bytes);
     let Ok(collected) = timeout(BODY, limited.collect()).await else {
-        return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "The request body did not come within a minute."));
+        return Err(Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request_error",
+            "The request body did not come within a minute.",
+        ));
     };
     Ok(collected.map_err(|error| worker.gateway.body_refusal(&*error))?.to_bytes())
 }

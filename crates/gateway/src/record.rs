@@ -320,7 +320,8 @@ impl Recorder {
         let (agent, session) = (turn.as_ref().map(|turn| turn.agent.id), turn.as_ref().map(|turn| turn.session));
         // A turn without any answer leaves the log as it was: the client will send its message again.
         let told = status < 400 || (status == CLIENT_GONE && !self.answer.text.is_empty());
-        let turn = turn.filter(|turn| told && !turn.messages.is_empty()).map(|turn| turn.finish(&self.answer, self.user.as_deref()));
+        let turn =
+            turn.filter(|turn| told && !turn.messages.is_empty()).map(|turn| turn.finish(&self.answer, self.user.as_deref()));
         if let Some((row, chain)) = &turn {
             self.gateway.memories.at_head(row.agent, row.user.as_deref(), *chain, row.session);
         }
@@ -353,7 +354,13 @@ impl Recorder {
             turn: turn.map(|(row, _)| row),
         };
         let metrics = &self.gateway.metrics;
-        metrics.ended(self.call.wire, status, total.as_secs_f64(), overhead.as_secs_f64(), self.first_byte.map(|time| time.as_secs_f64()));
+        metrics.ended(
+            self.call.wire,
+            status,
+            total.as_secs_f64(),
+            overhead.as_secs_f64(),
+            self.first_byte.map(|time| time.as_secs_f64()),
+        );
         metrics.tokens(&self.usage);
         metrics.retried(self.retries);
         let mut line = Vec::with_capacity(1024);
@@ -385,15 +392,13 @@ impl Turn {
     /// The row, and the chain that the session's log ends with.
     fn finish(mut self, answer: &Answer, user: Option<&str>) -> (TurnRow, Chain) {
         let text = format!("{}{}", self.prefill, answer.text);
-        let calls: Vec<ClientCall> = answer
-            .calls
-            .iter()
-            .map(|call| ClientCall { id: &call.id, name: &call.name, arguments: &call.arguments })
-            .collect();
+        let calls: Vec<ClientCall> =
+            answer.calls.iter().map(|call| ClientCall { id: &call.id, name: &call.name, arguments: &call.arguments }).collect();
         let reply = reply_message(self.head, &text, &calls);
         let mut events: Vec<EventRow> = self.hidden.drain(..).flat_map(Hidden::rows).collect();
         events.extend(reply.events.into_iter().filter_map(row));
-        let waiting: Vec<String> = events.iter().filter(|event| event.kind == CLIENT_TOOL).map(|event| event_name(event.id)).collect();
+        let waiting: Vec<String> =
+            events.iter().filter(|event| event.kind == CLIENT_TOOL).map(|event| event_name(event.id)).collect();
         let reason = if waiting.is_empty() {
             serde_json::json!({"stop_reason": {"type": "end_turn"}})
         } else {
@@ -425,7 +430,10 @@ impl Hidden {
             "content": [{"type": "text", "text": self.result.content}],
             "is_error": self.result.is_error,
         });
-        [event(self.event, "agent.tool_use", used), event(Uuid::now_v7(), "agent.tool_result", result)].into_iter().flatten().collect()
+        [event(self.event, "agent.tool_use", used), event(Uuid::now_v7(), "agent.tool_result", result)]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }
 
@@ -444,7 +452,9 @@ fn storable(value: Value) -> Value {
     match value {
         Value::String(text) if text.contains('\0') => Value::String(text.replace('\0', "\u{fffd}")),
         Value::Array(items) => items.into_iter().map(storable).collect(),
-        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name.replace('\0', "\u{fffd}"), storable(value))).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (name.replace('\0', "\u{fffd}"), storable(value))).collect()
+        }
         other => other,
     }
 }

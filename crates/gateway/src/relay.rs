@@ -95,8 +95,12 @@ impl Outbound {
 
     /// Sends a further round to the upstream that the call is with.
     async fn send_round(&self, upstream: &Upstream, body: &Bytes) -> Result<Answer, Refusal> {
-        let outgoing =
-            Outgoing { wire: self.wire, query: self.query.as_deref(), headers: &self.headers, body: |_: &Upstream| Ok(body.clone()) };
+        let outgoing = Outgoing {
+            wire: self.wire,
+            query: self.query.as_deref(),
+            headers: &self.headers,
+            body: |_: &Upstream| Ok(body.clone()),
+        };
         let gateway = &self.worker.gateway;
         let upstreams = std::slice::from_ref(upstream);
         upstream::send(&self.worker.client, gateway.begun, &gateway.config.timeouts, upstreams, &outgoing).await
@@ -157,7 +161,14 @@ fn passed_on(name: &HeaderName) -> bool {
 }
 
 /// A response with the headers that each answer of a model has.
-fn response(outbound: &Outbound, record: &Recorder, from: &HeaderMap, upstream: &Upstream, status: StatusCode, body: Body) -> Response<Body> {
+fn response(
+    outbound: &Outbound,
+    record: &Recorder,
+    from: &HeaderMap,
+    upstream: &Upstream,
+    status: StatusCode,
+    body: Body,
+) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();

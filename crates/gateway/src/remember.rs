@@ -86,7 +86,12 @@ pub struct Memories {
 
 impl Default for Memories {
     fn default() -> Self {
-        Self { copies: Cache::new(10_000), changes: AtomicU64::new(0), listening: AtomicBool::new(false), heads: Cache::new(20_000) }
+        Self {
+            copies: Cache::new(10_000),
+            changes: AtomicU64::new(0),
+            listening: AtomicBool::new(false),
+            heads: Cache::new(20_000),
+        }
     }
 }
 
@@ -184,10 +189,9 @@ pub async fn remember(
         Ok(context) => {
             let blocks: Option<Arc<str>> = context.blocks.map(Into::into);
             if !agent.refresh && !agent.has_session_blocks && memories.changes.load(SeqCst) == changes {
-                memories.copies.insert(
-                    subject,
-                    Arc::new(Copy { version: agent.version, blocks: blocks.clone(), read_at: Instant::now() }),
-                );
+                memories
+                    .copies
+                    .insert(subject, Arc::new(Copy { version: agent.version, blocks: blocks.clone(), read_at: Instant::now() }));
             }
             Ok(Memory {
                 session: known.or(context.session).or(target.session).unwrap_or_else(Uuid::now_v7),
@@ -204,7 +208,8 @@ pub async fn remember(
 fn without(agent: &Agent, target: &Target, known: Option<Uuid>, error: &DatabaseError) -> Result<Memory, Refusal> {
     tracing::warn!(%error, agent = agent.name, "the memory of a call could not be read");
     if agent.fail_without_memory {
-        let message = "The agent's memory cannot be read at the moment, and it is set to fail without (memory.on_unavailable). Try again.";
+        let message =
+            "The agent's memory cannot be read at the moment, and it is set to fail without (memory.on_unavailable). Try again.";
         return Err(Refusal::unavailable(message).retry_after(1));
     }
     Ok(Memory {

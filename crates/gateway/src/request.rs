@@ -86,10 +86,7 @@ pub struct Malformed {
 impl From<Fault> for Malformed {
     fn from(fault: Fault) -> Self {
         Self {
-            message: format!(
-                "The request body is not valid JSON: {} at byte {}",
-                fault.what, fault.at
-            ),
+            message: format!("The request body is not valid JSON: {} at byte {}", fault.what, fault.at),
             param: None,
             offset: Some(fault.at),
         }
@@ -99,20 +96,14 @@ impl From<Fault> for Malformed {
 impl Malformed {
     fn param(param: impl Into<String>, problem: &str) -> Self {
         let param = param.into();
-        Self {
-            message: format!("{param} {problem}"),
-            param: Some(param),
-            offset: None,
-        }
+        Self { message: format!("{param} {problem}"), param: Some(param), offset: None }
     }
 }
 
 impl Scan {
     /// Whether `stream_options.include_usage` is set.
     pub fn include_usage(&self, body: &[u8]) -> bool {
-        let value = self
-            .stream_options
-            .and_then(|options| options.include_usage);
+        let value = self.stream_options.and_then(|options| options.include_usage);
         value.is_some_and(|value| value.span.of(body) == b"true")
     }
 }
@@ -129,29 +120,19 @@ pub fn scan(wire: Wire, body: &[u8]) -> Result<Scan, Malformed> {
     match cursor.peek() {
         Some(b'{') => {}
         None => {
-            return Err(Malformed {
-                message: "The request body is empty".into(),
-                param: None,
-                offset: Some(0),
-            });
+            return Err(Malformed { message: "The request body is empty".into(), param: None, offset: Some(0) });
         }
         Some(_) => {
             cursor.value()?;
             cursor.end()?;
-            return Err(Malformed {
-                message: "The request body must be a JSON object".into(),
-                param: None,
-                offset: None,
-            });
+            return Err(Malformed { message: "The request body must be a JSON object".into(), param: None, offset: None });
         }
     }
     let mut found = Found::default();
     let open = cursor.position() + 1;
     cursor.object(|cursor, key| found.member(wire, cursor, key))?;
     cursor.end()?;
-    let (messages_span, messages) = found
-        .messages
-        .ok_or_else(|| Malformed::param("messages", "is required"))?;
+    let (messages_span, messages) = found.messages.ok_or_else(|| Malformed::param("messages", "is required"))?;
     let user = found.user.filter(|value| value.kind == Kind::String);
     Ok(Scan {
         model: found.model,
@@ -184,35 +165,18 @@ impl Found {
             (b"model", _) => {
                 let value = typed(cursor, &[Kind::String], "model", "must be a string")?;
                 let name = text::decode(cursor.text(value)).into_owned();
-                once(
-                    &mut self.model,
-                    Model {
-                        span: value.span,
-                        name,
-                    },
-                    "model",
-                )
+                once(&mut self.model, Model { span: value.span, name }, "model")
             }
             (b"messages", _) => {
                 let messages = messages(cursor)?;
                 once(&mut self.messages, messages, "messages")
             }
             (b"stream", _) => {
-                let value = typed(
-                    cursor,
-                    &[Kind::Bool, Kind::Null],
-                    "stream",
-                    "must be true or false",
-                )?;
+                let value = typed(cursor, &[Kind::Bool, Kind::Null], "stream", "must be true or false")?;
                 once(&mut self.stream, cursor.text(value) == b"true", "stream")
             }
             (b"tools", _) => {
-                let value = typed(
-                    cursor,
-                    &[Kind::Array, Kind::Null],
-                    "tools",
-                    "must be an array",
-                )?;
+                let value = typed(cursor, &[Kind::Array, Kind::Null], "tools", "must be an array")?;
                 once(&mut self.tools, value, "tools")
             }
             (b"stream_options", Wire::OpenaiChat) => {
@@ -225,12 +189,7 @@ impl Found {
             }
             (b"system", Wire::AnthropicMessages) => {
                 let kinds = &[Kind::String, Kind::Array, Kind::Null];
-                let value = typed(
-                    cursor,
-                    kinds,
-                    "system",
-                    "must be a string or an array of text blocks",
-                )?;
+                let value = typed(cursor, kinds, "system", "must be a string or an array of text blocks")?;
                 once(&mut self.system, value, "system")
             }
             (b"metadata", Wire::AnthropicMessages) => {
@@ -262,63 +221,34 @@ impl Found {
 }
 
 fn once<T>(slot: &mut Option<T>, value: T, param: &str) -> Result<(), Malformed> {
-    if slot.replace(value).is_some() {
-        Err(Malformed::param(param, "is given twice"))
-    } else {
-        Ok(())
-    }
+    if slot.replace(value).is_some() { Err(Malformed::param(param, "is given twice")) } else { Ok(()) }
 }
 
-fn typed(
-    cursor: &mut Cursor,
-    kinds: &[Kind],
-    param: &str,
-    problem: &str,
-) -> Result<Value, Malformed> {
+fn typed(cursor: &mut Cursor, kinds: &[Kind], param: &str, problem: &str) -> Result<Value, Malformed> {
     let value = cursor.value()?;
-    if kinds.contains(&value.kind) {
-        Ok(value)
-    } else {
-        Err(Malformed::param(param, problem))
-    }
+    if kinds.contains(&value.kind) { Ok(value) } else { Err(Malformed::param(param, problem)) }
 }
 
 fn user(cursor: &mut Cursor, param: &str) -> Result<Value, Malformed> {
-    typed(
-        cursor,
-        &[Kind::String, Kind::Null],
-        param,
-        "must be a string",
-    )
+    typed(cursor, &[Kind::String, Kind::Null], param, "must be a string")
 }
 
 fn stream_options(cursor: &mut Cursor) -> Result<StreamOptions, Malformed> {
     if cursor.peek() != Some(b'{') {
         let value = typed(cursor, &[Kind::Null], "stream_options", "must be an object")?;
-        return Ok(StreamOptions {
-            value,
-            include_usage: None,
-        });
+        return Ok(StreamOptions { value, include_usage: None });
     }
     let mut include_usage = None;
     let value = cursor.object(|cursor, key| {
         if key == b"include_usage" {
             let param = "stream_options.include_usage";
-            let value = typed(
-                cursor,
-                &[Kind::Bool, Kind::Null],
-                param,
-                "must be true or false",
-            )?;
+            let value = typed(cursor, &[Kind::Bool, Kind::Null], param, "must be true or false")?;
             return once(&mut include_usage, value, param);
         }
         cursor.value()?;
         Ok::<_, Malformed>(())
     })?;
-    Ok(StreamOptions {
-        value,
-        include_usage,
-    })
+    Ok(StreamOptions { value, include_usage })
 }
 
 fn messages(cursor: &mut Cursor) -> Result<(Span, Vec<Message>), Malformed> {
@@ -331,10 +261,7 @@ fn messages(cursor: &mut Cursor) -> Result<(Span, Vec<Message>), Malformed> {
     let array = cursor.array(|cursor, index| {
         if cursor.peek() != Some(b'{') {
             cursor.value()?;
-            return Err(Malformed {
-                param: Some(format!("messages[{index}]")),
-                ..Malformed::param("messages", problem)
-            });
+            return Err(Malformed { param: Some(format!("messages[{index}]")), ..Malformed::param("messages", problem) });
         }
         messages.push(message(cursor, index)?);
         Ok(())
@@ -343,9 +270,7 @@ fn messages(cursor: &mut Cursor) -> Result<(Span, Vec<Message>), Malformed> {
 }
 
 fn message(cursor: &mut Cursor, index: usize) -> Result<Message, Malformed> {
-    let fault = |field: &str, problem: &str| {
-        Malformed::param(format!("messages[{index}].{field}"), problem)
-    };
+    let fault = |field: &str, problem: &str| Malformed::param(format!("messages[{index}].{field}"), problem);
     let (mut role, mut content) = (None, None);
     let object = cursor.object(|cursor, key| match key {
         b"role" => {
@@ -354,20 +279,15 @@ fn message(cursor: &mut Cursor, index: usize) -> Result<Message, Malformed> {
                 return Err(fault("role", "must be a string"));
             }
             let known = Role::named(&text::decode(cursor.text(value)));
-            let known = known.ok_or_else(|| {
-                fault("role", "must be system, developer, user, assistant or tool")
-            })?;
-            role.replace(known)
-                .map_or(Ok(()), |_| Err(fault("role", "is given twice")))
+            let known = known.ok_or_else(|| fault("role", "must be system, developer, user, assistant or tool"))?;
+            role.replace(known).map_or(Ok(()), |_| Err(fault("role", "is given twice")))
         }
         b"content" => {
             let value = cursor.value()?;
             if !matches!(value.kind, Kind::String | Kind::Array | Kind::Null) {
                 return Err(fault("content", "must be a string or an array"));
             }
-            content
-                .replace(value)
-                .map_or(Ok(()), |_| Err(fault("content", "is given twice")))
+            content.replace(value).map_or(Ok(()), |_| Err(fault("content", "is given twice")))
         }
         _ => {
             cursor.value()?;
@@ -375,11 +295,7 @@ fn message(cursor: &mut Cursor, index: usize) -> Result<Message, Malformed> {
         }
     })?;
     let role = role.ok_or_else(|| fault("role", "is required"))?;
-    Ok(Message {
-        span: object.span,
-        role,
-        content,
-    })
+    Ok(Message { span: object.span, role, content })
 }
 
 impl Role {

@@ -97,8 +97,11 @@ impl Routes {
             models.insert(model.name.clone(), upstreams);
         }
         let names = config.models.iter().map(|model| model.name.clone()).collect();
-        let patterns =
-            config.routes.iter().map(|route| Ok((route.pattern.clone(), find(&route.provider)?))).collect::<Result<_, String>>()?;
+        let patterns = config
+            .routes
+            .iter()
+            .map(|route| Ok((route.pattern.clone(), find(&route.provider)?)))
+            .collect::<Result<_, String>>()?;
         let default_model = config.default_model.clone().or_else(|| config.models.first().map(|model| model.name.clone()));
         Ok(Self { providers, models, names, patterns, default_model })
     }
@@ -255,7 +258,9 @@ fn unknown_agent(name: &str) -> Refusal {
     Refusal {
         param: Some("model".to_owned()),
         ..Refusal::not_found(
-            format!("There is no agent '{name}'. 'trunkline agent list' shows those that are; 'trunkline agent apply -f FILE' makes one."),
+            format!(
+                "There is no agent '{name}'. 'trunkline agent list' shows those that are; 'trunkline agent apply -f FILE' makes one."
+            ),
             "agent_not_found",
         )
     }

@@ -252,10 +252,13 @@ async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Bod
         (&Method::POST, "/v1/messages") => return pipeline::call(worker, Wire::AnthropicMessages, request).await,
         (_, path @ ("/v1/chat/completions" | "/v1/messages")) => {
             let wire = if path == "/v1/messages" { Wire::AnthropicMessages } else { Wire::OpenaiChat };
-            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", format!("{path} takes POST only."));
+            let refusal =
+                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", format!("{path} takes POST only."));
             return refusal.response(wire, "");
         }
-        (&Method::GET, path) if path == "/v1/models" || path.starts_with("/v1/models/") => models::models(worker, wire, &request).await,
+        (&Method::GET, path) if path == "/v1/models" || path.starts_with("/v1/models/") => {
+            models::models(worker, wire, &request).await
+        }
         (&Method::GET | &Method::HEAD, "/healthz") => Ok(plain(StatusCode::OK, "ok\n")),
         (&Method::GET | &Method::HEAD, "/readyz") => Ok(ready(worker)),
         (&Method::GET, "/metrics") => Ok(metrics(worker)),

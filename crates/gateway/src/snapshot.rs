@@ -25,6 +25,7 @@ use crate::{
 };
 
 /// An agent as the request path needs it: its current version.
+#[allow(clippy::struct_excessive_bools)] // each is a column of its own
 pub struct Agent {
     /// Whose it is.
     pub tenant: Uuid,
@@ -82,12 +83,12 @@ impl Tools {
         let mut tools = Self { names: Vec::new(), openai: String::new(), anthropic: String::new() };
         for tool in definitions {
             let separator = if tools.names.is_empty() { "" } else { "," };
-            let (name, description) = (serde_json::Value::from(tool.name.as_str()), serde_json::Value::from(tool.description.as_str()));
+            let (name, description) =
+                (serde_json::Value::from(tool.name.as_str()), serde_json::Value::from(tool.description.as_str()));
             let schema = tool.input_schema.get();
-            tools.openai.push_str(&format!(
-                r#"{separator}{{"type":"function","function":{{"name":{name},"description":{description},"parameters":{schema}}}}}"#
-            ));
-            tools.anthropic.push_str(&format!(r#"{separator}{{"name":{name},"description":{description},"input_schema":{schema}}}"#));
+            let function = format!(r#"{{"name":{name},"description":{description},"parameters":{schema}}}"#);
+            tools.openai += &format!(r#"{separator}{{"type":"function","function":{function}}}"#);
+            tools.anthropic += &format!(r#"{separator}{{"name":{name},"description":{description},"input_schema":{schema}}}"#);
             tools.names.push(tool.name.clone());
         }
         Some(tools)
@@ -116,6 +117,7 @@ struct KeyRow {
 }
 
 #[derive(Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // each is a column of its own
 struct AgentRow {
     tenant: Uuid,
     id: Uuid,
@@ -221,7 +223,10 @@ impl Snapshot {
     #[must_use]
     pub fn with_prices(mut self, rows: Vec<PriceRow>) -> Self {
         let prices = rows.into_iter().map(|(provider, model, input, output, cache_read, cache_write)| {
-            ((provider, model), Price { input, output, cache_read: cache_read.unwrap_or(input), cache_write: cache_write.unwrap_or(input) })
+            (
+                (provider, model),
+                Price { input, output, cache_read: cache_read.unwrap_or(input), cache_write: cache_write.unwrap_or(input) },
+            )
         });
         self.prices = Arc::new(Prices::new(prices));
         self
@@ -244,7 +249,8 @@ impl Snapshot {
 
     /// The names of the tenant's agents, sorted.
     pub fn agent_names(&self, tenant: Uuid) -> Vec<&str> {
-        let mut names: Vec<&str> = self.agents.values().filter(|agent| agent.tenant == tenant).map(|agent| agent.name.as_str()).collect();
+        let mut names: Vec<&str> =
+            self.agents.values().filter(|agent| agent.tenant == tenant).map(|agent| agent.name.as_str()).collect();
         names.sort_unstable();
         names
     }

@@ -322,7 +322,7 @@ mod tests {
     fn a_file_is_emptied_once_it_is_delivered() {
         let folder = std::env::temp_dir().join(Uuid::now_v7().simple().to_string());
         let spool = Spool::open(&folder, 1 << 30).unwrap();
-        let line = [vec![b'x'; CUT_ABOVE as usize], b"\n".to_vec()].concat();
+        let line = [vec![b'x'; usize::try_from(CUT_ABOVE).unwrap()], b"\n".to_vec()].concat();
         spool.append(&line).unwrap();
         spool.cut();
         assert_eq!(fs::metadata(&spool.path).unwrap().len(), line.len() as u64);

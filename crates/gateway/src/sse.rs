@@ -19,9 +19,7 @@ pub struct Frame {
 impl Frame {
     /// The event's name, if it has one that is UTF-8.
     pub fn event_name(&self) -> Option<&str> {
-        self.event
-            .as_deref()
-            .and_then(|name| std::str::from_utf8(name).ok())
+        self.event.as_deref().and_then(|name| std::str::from_utf8(name).ok())
     }
 
     fn new(raw: Bytes, first: bool) -> Self {
@@ -29,14 +27,9 @@ impl Frame {
         let mut data = Bytes::new();
         let mut joined: Option<BytesMut> = None;
         let mut seen_data = false;
-        let mut at = if first && raw.starts_with(BYTE_ORDER_MARK) {
-            BYTE_ORDER_MARK.len()
-        } else {
-            0
-        };
+        let mut at = if first && raw.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
         while at < raw.len() {
-            let end =
-                memchr::memchr2(b'\n', b'\r', &raw[at..]).map_or(raw.len(), |length| at + length);
+            let end = memchr::memchr2(b'\n', b'\r', &raw[at..]).map_or(raw.len(), |length| at + length);
             let line = &raw[at..end];
             let (name, value) = match memchr::memchr(b':', line) {
                 Some(colon) => {
@@ -60,11 +53,7 @@ impl Frame {
             }
             at = end + 1;
         }
-        Self {
-            event,
-            data: joined.map_or(data, BytesMut::freeze),
-            raw,
-        }
+        Self { event, data: joined.map_or(data, BytesMut::freeze), raw }
     }
 }
 
@@ -79,11 +68,7 @@ pub struct TooLarge {
 
 impl std::fmt::Display for TooLarge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "an event of the provider's stream is longer than {} bytes",
-            self.limit
-        )
+        write!(f, "an event of the provider's stream is longer than {} bytes", self.limit)
     }
 }
 
@@ -112,12 +97,7 @@ impl Parser {
 
     /// The same with another frame limit, in bytes.
     pub fn with_limit(limit: usize) -> Self {
-        Self {
-            pending: BytesMut::new(),
-            boundary: Boundary::default(),
-            limit,
-            first: true,
-        }
+        Self { pending: BytesMut::new(), boundary: Boundary::default(), limit, first: true }
     }
 
     /// Add the frames that `chunk` completes to `frames`.
@@ -144,20 +124,13 @@ impl Parser {
     }
 
     fn check(&self, more: usize) -> Result<(), TooLarge> {
-        if self.pending.len() + more > self.limit {
-            Err(TooLarge { limit: self.limit })
-        } else {
-            Ok(())
-        }
+        if self.pending.len() + more > self.limit { Err(TooLarge { limit: self.limit }) } else { Ok(()) }
     }
 }
 
 /// Finds the blank line that ends a frame, over any cut of the bytes.
 #[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a fact about the bytes before, true or false by itself"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact about the bytes before, true or false by itself")]
 struct Boundary {
     /// Nothing in the current line yet.
     line_empty: bool,
@@ -173,13 +146,7 @@ struct Boundary {
 
 impl Default for Boundary {
     fn default() -> Self {
-        Self {
-            line_empty: true,
-            any_line: false,
-            after_cr: false,
-            ended: false,
-            bare_cr: false,
-        }
+        Self { line_empty: true, any_line: false, after_cr: false, ended: false, bare_cr: false }
     }
 }
 
@@ -194,10 +161,7 @@ impl Boundary {
                 self.bare_cr = next != b'\n';
                 at += usize::from(next == b'\n');
                 if self.ended {
-                    *self = Self {
-                        bare_cr: self.bare_cr,
-                        ..Self::default()
-                    };
+                    *self = Self { bare_cr: self.bare_cr, ..Self::default() };
                     return Some(at);
                 }
             }
@@ -212,11 +176,7 @@ impl Boundary {
             self.any_line |= !blank;
             let last = blank && self.any_line;
             if last && (!cr || (self.bare_cr && at == bytes.len())) {
-                *self = Self {
-                    after_cr: cr,
-                    bare_cr: cr,
-                    ..Self::default()
-                };
+                *self = Self { after_cr: cr, bare_cr: cr, ..Self::default() };
                 return Some(at);
             }
             self.after_cr = cr;
@@ -236,18 +196,13 @@ mod tests {
         let mut parser = Parser::new();
         let mut frames = Vec::new();
         for chunk in chunks {
-            parser
-                .push(Bytes::copy_from_slice(chunk), &mut frames)
-                .unwrap();
+            parser.push(Bytes::copy_from_slice(chunk), &mut frames).unwrap();
         }
         (frames, parser.finish())
     }
 
     fn data(frames: &[Frame]) -> Vec<&str> {
-        frames
-            .iter()
-            .map(|frame| std::str::from_utf8(&frame.data).unwrap())
-            .collect()
+        frames.iter().map(|frame| std::str::from_utf8(&frame.data).unwrap()).collect()
     }
 
     #[test]
@@ -294,13 +249,8 @@ mod tests {
     fn refuses_a_frame_past_the_limit() {
         let mut parser = Parser::with_limit(10);
         let mut frames = Vec::new();
-        parser
-            .push(Bytes::from_static(b"data: 12\n\ndata: "), &mut frames)
-            .unwrap();
+        parser.push(Bytes::from_static(b"data: 12\n\ndata: "), &mut frames).unwrap();
         assert_eq!(frames.len(), 1);
-        assert_eq!(
-            parser.push(Bytes::from_static(b"12345"), &mut frames),
-            Err(TooLarge { limit: 10 })
-        );
+        assert_eq!(parser.push(Bytes::from_static(b"12345"), &mut frames), Err(TooLarge { limit: 10 }));
     }
 }

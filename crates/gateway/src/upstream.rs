@@ -31,7 +31,8 @@ pub fn client(timeouts: &Timeouts) -> Client {
     http.set_nodelay(true);
     http.enforce_http(false);
     http.set_connect_timeout(Some(Duration::from_millis(timeouts.connect_ms)));
-    let connector = hyper_rustls::HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_all_versions().wrap_connector(http);
+    let connector =
+        hyper_rustls::HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_all_versions().wrap_connector(http);
     legacy::Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).build(connector)
 }
 
@@ -50,7 +51,13 @@ pub struct Answer {
 /// Names of the client's headers that an Anthropic provider is to see.
 const PASSED_ON: [&str; 2] = ["anthropic-version", "anthropic-beta"];
 
-fn request(upstream: &Upstream, wire: Wire, query: Option<&str>, headers: &HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, Refusal> {
+fn request(
+    upstream: &Upstream,
+    wire: Wire,
+    query: Option<&str>,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, Refusal> {
     let provider = &upstream.provider;
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
@@ -141,7 +148,8 @@ pub async fn send<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
             Ok(Err(error)) => {
                 tracing::warn!(provider = provider.name, %error, "an upstream could not be reached");
                 rest(REST);
-                let message = format!("The provider '{}' could not be reached. Its base_url is set in trunkline.yaml.", provider.name);
+                let message =
+                    format!("The provider '{}' could not be reached. Its base_url is set in trunkline.yaml.", provider.name);
                 let unreachable = Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_unreachable");
                 // Once a request is on its way the model may be at work: sending it again could buy the same tokens twice.
                 if !error.is_connect() {
@@ -151,7 +159,8 @@ pub async fn send<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
             }
             Err(_) => {
                 rest(REST);
-                let message = format!("The provider '{}' did not answer within {} s.", provider.name, timeouts.first_byte().as_secs());
+                let message =
+                    format!("The provider '{}' did not answer within {} s.", provider.name, timeouts.first_byte().as_secs());
                 return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "api_error", message).code("upstream_timeout"));
             }
         }

@@ -53,7 +53,7 @@ impl Prices {
     }
 }
 
-/// Tokens of a text by its length: what stands in where a provider tells no usage. Four bytes a token is OpenAI's own rule of thumb.
+/// Tokens of a text by its length: what stands in where a provider tells no usage. Four bytes a token is `OpenAI`'s own rule of thumb.
 pub fn estimate(bytes: usize) -> u64 {
     bytes.div_ceil(4) as u64
 }

@@ -6,9 +6,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use trunkline_gateway::conversation::{
-    Call, Chain, Conversation, EMPTY, conversation, reply_message,
-};
+use trunkline_gateway::conversation::{Call, Chain, Conversation, EMPTY, conversation, reply_message};
 use trunkline_gateway::request::{Role, scan};
 use trunkline_gateway::wire::Wire::{self, AnthropicMessages, OpenaiChat};
 
@@ -23,17 +21,12 @@ fn read_text(wire: Wire, messages: &str) -> Conversation {
 }
 
 fn chains(conversation: &Conversation) -> Vec<Chain> {
-    conversation
-        .messages()
-        .iter()
-        .map(|message| message.chain)
-        .collect()
+    conversation.messages().iter().map(|message| message.chain).collect()
 }
 
 fn events(conversation: &Conversation) -> Vec<(&'static str, Value)> {
     let all = (0..conversation.messages().len()).flat_map(|index| conversation.events(index));
-    all.map(|event| (event.kind, serde_json::from_str(&event.payload).unwrap()))
-        .collect()
+    all.map(|event| (event.kind, serde_json::from_str(&event.payload).unwrap())).collect()
 }
 
 fn text(text: &str) -> Value {
@@ -77,40 +70,15 @@ fn a_conversation_with_tools_is_the_same_in_both_wires() {
         [
             ("user.message", text("What about 7?")),
             ("agent.message", text("Let me see.")),
-            (
-                "agent.custom_tool_use",
-                json!({"id": "c1", "name": "find", "input": {"a": [1], "n": 7}})
-            ),
-            (
-                "agent.custom_tool_use",
-                json!({"id": "c2", "name": "now", "input": {}})
-            ),
-            (
-                "user.custom_tool_result",
-                json!({"custom_tool_use_id": "c1", "content": [{"type": "text", "text": "found"}]})
-            ),
-            (
-                "user.custom_tool_result",
-                json!({"custom_tool_use_id": "c2", "content": [{"type": "text", "text": "noon"}]})
-            ),
+            ("agent.custom_tool_use", json!({"id": "c1", "name": "find", "input": {"a": [1], "n": 7}})),
+            ("agent.custom_tool_use", json!({"id": "c2", "name": "now", "input": {}})),
+            ("user.custom_tool_result", json!({"custom_tool_use_id": "c1", "content": [{"type": "text", "text": "found"}]})),
+            ("user.custom_tool_result", json!({"custom_tool_use_id": "c2", "content": [{"type": "text", "text": "noon"}]})),
             ("user.message", text("And?")),
         ]
     );
-    let roles: Vec<Role> = openai
-        .messages()
-        .iter()
-        .map(|message| message.role)
-        .collect();
-    assert_eq!(
-        roles,
-        [
-            Role::User,
-            Role::Assistant,
-            Role::Tool,
-            Role::Tool,
-            Role::User
-        ]
-    );
+    let roles: Vec<Role> = openai.messages().iter().map(|message| message.role).collect();
+    assert_eq!(roles, [Role::User, Role::Assistant, Role::Tool, Role::Tool, Role::User]);
     for conversation in [openai, anthropic] {
         assert_eq!(conversation.tail_start(), 2);
         assert_eq!(conversation.prefix(), conversation.messages()[1].chain);
@@ -122,10 +90,7 @@ fn a_conversation_with_tools_is_the_same_in_both_wires() {
 #[test]
 fn a_first_message_is_all_tail() {
     let empty = read(OpenaiChat, &json!([{"role": "system", "content": "S"}]));
-    assert_eq!(
-        (empty.head(), empty.prefix(), empty.tail_start()),
-        (EMPTY, EMPTY, 0)
-    );
+    assert_eq!((empty.head(), empty.prefix(), empty.tail_start()), (EMPTY, EMPTY, 0));
     assert_eq!(empty.newest_user_text(), None);
     assert!(empty.events(0).is_empty());
     let first = read(OpenaiChat, &json!([{"role": "user", "content": "a"}]));
@@ -136,8 +101,7 @@ fn a_first_message_is_all_tail() {
 #[test]
 fn every_difference_that_matters_changes_the_chain() {
     let call = |id: &str, name: &str, arguments: &str| json!([{"role": "assistant", "tool_calls": [{"id": id, "function": {"name": name, "arguments": arguments}}]}]);
-    let result =
-        |id: &str, text: &str| json!([{"role": "tool", "tool_call_id": id, "content": text}]);
+    let result = |id: &str, text: &str| json!([{"role": "tool", "tool_call_id": id, "content": text}]);
     let image = |url: &str| json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]);
     let all = [
         json!([{"role": "user", "content": "ab"}]),
@@ -156,10 +120,7 @@ fn every_difference_that_matters_changes_the_chain() {
         image("data:1"),
         image("data:2"),
     ];
-    let mut heads: Vec<Chain> = all
-        .iter()
-        .map(|messages| read(OpenaiChat, messages).head())
-        .collect();
+    let mut heads: Vec<Chain> = all.iter().map(|messages| read(OpenaiChat, messages).head()).collect();
     heads.sort_unstable();
     heads.dedup();
     assert_eq!(heads.len(), all.len());
@@ -184,10 +145,7 @@ fn a_cache_mark_moved_on_by_the_client_changes_nothing() {
         )
     };
     let without = read_text(AnthropicMessages, &image(""));
-    let with = read_text(
-        AnthropicMessages,
-        &image(r#","cache_control":{"type":"ephemeral"}"#),
-    );
+    let with = read_text(AnthropicMessages, &image(r#","cache_control":{"type":"ephemeral"}"#));
     assert_eq!(without.head(), with.head());
     assert_eq!(without.newest_user_text().as_deref(), Some("t"));
     let (_, payload) = &events(&with)[0];
@@ -205,10 +163,7 @@ fn a_failed_tool_is_told_in_the_event() {
     );
     assert_eq!(
         events(&failed),
-        [(
-            "user.custom_tool_result",
-            json!({"custom_tool_use_id": "c", "is_error": true, "content": []})
-        )]
+        [("user.custom_tool_result", json!({"custom_tool_use_id": "c", "is_error": true, "content": []}))]
     );
     assert_eq!(failed.newest_user_text(), None);
 }
@@ -225,14 +180,8 @@ fn payloads_hold_nothing_that_postgres_refuses() {
         events(&nul),
         [
             ("user.message", text("a\u{FFFD}b")),
-            (
-                "agent.custom_tool_use",
-                json!({"id": "c", "name": "n", "input": {"k\u{FFFD}": "\u{FFFD}"}})
-            ),
-            (
-                "agent.custom_tool_use",
-                json!({"id": "d", "name": "n", "input": "{\"a\":1e999}"})
-            ),
+            ("agent.custom_tool_use", json!({"id": "c", "name": "n", "input": {"k\u{FFFD}": "\u{FFFD}"}})),
+            ("agent.custom_tool_use", json!({"id": "d", "name": "n", "input": "{\"a\":1e999}"})),
         ]
     );
 }
@@ -240,15 +189,9 @@ fn payloads_hold_nothing_that_postgres_refuses() {
 #[test]
 fn an_empty_reply_still_ends_the_turn() {
     let reply = reply_message(EMPTY, "", &[]);
-    assert_eq!(
-        (reply.events.len(), reply.events[0].payload.as_str()),
-        (1, r#"{"content":[]}"#)
-    );
+    assert_eq!((reply.events.len(), reply.events[0].payload.as_str()), (1, r#"{"content":[]}"#));
     for echo in [json!(""), json!(null), json!([])] {
-        let echoed = read(
-            OpenaiChat,
-            &json!([{"role": "assistant", "content": echo}, {"role": "user", "content": "so?"}]),
-        );
+        let echoed = read(OpenaiChat, &json!([{"role": "assistant", "content": echo}, {"role": "user", "content": "so?"}]));
         assert_eq!(echoed.prefix(), reply.chain);
         assert_eq!(echoed.tail_start(), 1);
     }
@@ -256,14 +199,8 @@ fn an_empty_reply_still_ends_the_turn() {
 
 #[test]
 fn a_prefill_is_the_start_of_the_reply() {
-    let asked = read(
-        AnthropicMessages,
-        &json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "{\"a\":"}]),
-    );
-    assert_eq!(
-        (asked.prefill(), asked.tail_start(), asked.messages().len()),
-        ("{\"a\":", 0, 1)
-    );
+    let asked = read(AnthropicMessages, &json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "{\"a\":"}]));
+    assert_eq!((asked.prefill(), asked.tail_start(), asked.messages().len()), ("{\"a\":", 0, 1));
     let reply = reply_message(asked.head(), &format!("{}1}}", asked.prefill()), &[]);
     let next = read(
         AnthropicMessages,
@@ -272,10 +209,7 @@ fn a_prefill_is_the_start_of_the_reply() {
     );
     assert_eq!(next.prefix(), reply.chain);
     assert_eq!(next.prefill(), "");
-    let openai = read(
-        OpenaiChat,
-        &json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]),
-    );
+    let openai = read(OpenaiChat, &json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]));
     assert_eq!((openai.prefill(), openai.tail_start()), ("", 2));
 }
 
@@ -321,20 +255,9 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
         ],
         0..4,
     );
-    let call = (
-        said(),
-        arguments.prop_map(|members| json!(members)),
-        "[ a-z]{0,20}",
-    );
-    let turn = (
-        said(),
-        "[ a-z\"é\n]{0,30}",
-        prop::collection::vec(call, 0..3),
-    );
-    prop::collection::vec(
-        turn.prop_map(|(user, reply, calls)| Turn { user, reply, calls }),
-        1..5,
-    )
+    let call = (said(), arguments.prop_map(|members| json!(members)), "[ a-z]{0,20}");
+    let turn = (said(), "[ a-z\"é\n]{0,30}", prop::collection::vec(call, 0..3));
+    prop::collection::vec(turn.prop_map(|(user, reply, calls)| Turn { user, reply, calls }), 1..5)
 }
 
 /// Content as a string or as parts, cut at a character.
@@ -342,10 +265,7 @@ fn content(text: &str, as_parts: bool) -> Value {
     if !as_parts {
         return json!(text);
     }
-    let cut = text
-        .char_indices()
-        .nth(text.chars().count() / 2)
-        .map_or(0, |(at, _)| at);
+    let cut = text.char_indices().nth(text.chars().count() / 2).map_or(0, |(at, _)| at);
     json!([{"type": "text", "text": text[..cut]}, {"type": "text", "text": text[cut..]}])
 }
 

@@ -20,37 +20,16 @@ fn finds_the_parts_of_an_openai_request() {
         "stream":true, "stream_options":{"x":[{}],"include_usage":true}, "tools":[ ], "user":"cus_42", "system":3, "metadata":7} "#;
     let scan = found(OpenaiChat, body);
     let model = scan.model.as_ref().unwrap();
-    assert_eq!(
-        (model.name.as_str(), model.span.of(body.as_bytes())),
-        ("gpt-5", &br#""gpt-5""#[..])
-    );
+    assert_eq!((model.name.as_str(), model.span.of(body.as_bytes())), ("gpt-5", &br#""gpt-5""#[..]));
     assert!(scan.stream && scan.include_usage(body.as_bytes()));
     assert!(scan.tools.unwrap().is_empty(body.as_bytes()));
     assert_eq!(scan.user.as_deref(), Some("cus_42"));
     assert_eq!((scan.system, scan.open), (None, 2));
     let roles: Vec<Role> = scan.messages.iter().map(|message| message.role).collect();
-    assert_eq!(
-        roles,
-        [Role::System, Role::User, Role::Assistant, Role::Tool]
-    );
-    let kinds: Vec<Option<Kind>> = scan
-        .messages
-        .iter()
-        .map(|message| message.content.map(|content| content.kind))
-        .collect();
-    assert_eq!(
-        kinds,
-        [
-            Some(Kind::String),
-            Some(Kind::Array),
-            None,
-            Some(Kind::Null)
-        ]
-    );
-    assert_eq!(
-        scan.messages[1].span.of(body.as_bytes()),
-        br#"{"content":[{"type":"text"}],"role":"user"}"#
-    );
+    assert_eq!(roles, [Role::System, Role::User, Role::Assistant, Role::Tool]);
+    let kinds: Vec<Option<Kind>> = scan.messages.iter().map(|message| message.content.map(|content| content.kind)).collect();
+    assert_eq!(kinds, [Some(Kind::String), Some(Kind::Array), None, Some(Kind::Null)]);
+    assert_eq!(scan.messages[1].span.of(body.as_bytes()), br#"{"content":[{"type":"text"}],"role":"user"}"#);
     let list = scan.messages_span.of(body.as_bytes());
     assert!(list.starts_with(b"[ {") && list.ends_with(b"null}]"));
 }
@@ -60,34 +39,16 @@ fn finds_the_parts_of_an_anthropic_request() {
     let body = r#"{"system":[{"type":"text","text":"x"}],"messages":[],"metadata":{"a":1,"user_id":"u\u00e9"},"user":5,"stream_options":1}"#;
     let scan = found(AnthropicMessages, body);
     let system = scan.system.unwrap();
-    assert_eq!(
-        (system.kind, system.is_empty(body.as_bytes())),
-        (Kind::Array, false)
-    );
+    assert_eq!((system.kind, system.is_empty(body.as_bytes())), (Kind::Array, false));
     assert_eq!(scan.user.as_deref(), Some("ué"));
-    assert_eq!(
-        (scan.model, scan.stream, scan.stream_options, scan.tools),
-        (None, false, None, None)
-    );
-    assert_eq!(
-        found(AnthropicMessages, r#"{"messages":[],"system":""}"#)
-            .system
-            .unwrap()
-            .kind,
-        Kind::String
-    );
-    assert_eq!(
-        found(AnthropicMessages, r#"{"messages":[],"metadata":null}"#).user,
-        None
-    );
+    assert_eq!((scan.model, scan.stream, scan.stream_options, scan.tools), (None, false, None, None));
+    assert_eq!(found(AnthropicMessages, r#"{"messages":[],"system":""}"#).system.unwrap().kind, Kind::String);
+    assert_eq!(found(AnthropicMessages, r#"{"messages":[],"metadata":null}"#).user, None);
 }
 
 #[test]
 fn reads_keys_and_names_through_their_escapes() {
-    let scan = found(
-        OpenaiChat,
-        r#"{"m\u006fdel":"a\/\"\ud83d\ude00\n","messages":[{"r\u006fle":"us\u0065r"}]}"#,
-    );
+    let scan = found(OpenaiChat, r#"{"m\u006fdel":"a\/\"\ud83d\ude00\n","messages":[{"r\u006fle":"us\u0065r"}]}"#);
     assert_eq!(scan.model.unwrap().name, "a/\"\u{1F600}\n");
     assert_eq!(scan.messages[0].role, Role::User);
 }
@@ -96,43 +57,13 @@ fn reads_keys_and_names_through_their_escapes() {
 #[allow(clippy::too_many_lines, reason = "a table")]
 fn says_which_part_is_wrong() {
     let cases = [
-        (
-            OpenaiChat,
-            r#"{"model":3,"messages":[]}"#,
-            "model",
-            "model must be a string",
-        ),
-        (
-            OpenaiChat,
-            r#"{"model":null,"messages":[]}"#,
-            "model",
-            "model must be a string",
-        ),
+        (OpenaiChat, r#"{"model":3,"messages":[]}"#, "model", "model must be a string"),
+        (OpenaiChat, r#"{"model":null,"messages":[]}"#, "model", "model must be a string"),
         (OpenaiChat, "{}", "messages", "messages is required"),
-        (
-            OpenaiChat,
-            r#"{"messages":{}}"#,
-            "messages",
-            "messages must be an array of objects",
-        ),
-        (
-            OpenaiChat,
-            r#"{"messages":[{"role":"user"},"hi"]}"#,
-            "messages[1]",
-            "messages must be an array of objects",
-        ),
-        (
-            OpenaiChat,
-            r#"{"messages":[{"content":""}]}"#,
-            "messages[0].role",
-            "messages[0].role is required",
-        ),
-        (
-            OpenaiChat,
-            r#"{"messages":[{"role":[]}]}"#,
-            "messages[0].role",
-            "messages[0].role must be a string",
-        ),
+        (OpenaiChat, r#"{"messages":{}}"#, "messages", "messages must be an array of objects"),
+        (OpenaiChat, r#"{"messages":[{"role":"user"},"hi"]}"#, "messages[1]", "messages must be an array of objects"),
+        (OpenaiChat, r#"{"messages":[{"content":""}]}"#, "messages[0].role", "messages[0].role is required"),
+        (OpenaiChat, r#"{"messages":[{"role":[]}]}"#, "messages[0].role", "messages[0].role must be a string"),
         (
             OpenaiChat,
             r#"{"messages":[{"role":"usr"}]}"#,
@@ -145,48 +76,18 @@ fn says_which_part_is_wrong() {
             "messages[0].content",
             "messages[0].content must be a string or an array",
         ),
-        (
-            OpenaiChat,
-            r#"{"messages":[],"stream":"yes"}"#,
-            "stream",
-            "stream must be true or false",
-        ),
-        (
-            OpenaiChat,
-            r#"{"messages":[],"tools":{}}"#,
-            "tools",
-            "tools must be an array",
-        ),
-        (
-            OpenaiChat,
-            r#"{"messages":[],"user":5}"#,
-            "user",
-            "user must be a string",
-        ),
-        (
-            OpenaiChat,
-            r#"{"messages":[],"stream_options":[]}"#,
-            "stream_options",
-            "stream_options must be an object",
-        ),
+        (OpenaiChat, r#"{"messages":[],"stream":"yes"}"#, "stream", "stream must be true or false"),
+        (OpenaiChat, r#"{"messages":[],"tools":{}}"#, "tools", "tools must be an array"),
+        (OpenaiChat, r#"{"messages":[],"user":5}"#, "user", "user must be a string"),
+        (OpenaiChat, r#"{"messages":[],"stream_options":[]}"#, "stream_options", "stream_options must be an object"),
         (
             OpenaiChat,
             r#"{"messages":[],"stream_options":{"include_usage":1}}"#,
             "stream_options.include_usage",
             "stream_options.include_usage must be true or false",
         ),
-        (
-            AnthropicMessages,
-            r#"{"messages":[],"system":{}}"#,
-            "system",
-            "system must be a string or an array of text blocks",
-        ),
-        (
-            AnthropicMessages,
-            r#"{"messages":[],"metadata":[]}"#,
-            "metadata",
-            "metadata must be an object",
-        ),
+        (AnthropicMessages, r#"{"messages":[],"system":{}}"#, "system", "system must be a string or an array of text blocks"),
+        (AnthropicMessages, r#"{"messages":[],"metadata":[]}"#, "metadata", "metadata must be an object"),
         (
             AnthropicMessages,
             r#"{"messages":[],"metadata":{"user_id":1}}"#,
@@ -195,11 +96,7 @@ fn says_which_part_is_wrong() {
         ),
     ];
     for (wire, body, param, message) in cases {
-        let expected = Malformed {
-            message: message.into(),
-            param: Some(param.into()),
-            offset: None,
-        };
+        let expected = Malformed { message: message.into(), param: Some(param.into()), offset: None };
         assert_eq!(refused(wire, body), expected, "{body}");
     }
 }
@@ -213,40 +110,19 @@ fn refuses_a_second_value_for_what_it_acts_on_and_only_for_that() {
         (OpenaiChat, r#""stream":true,"stream":null"#, "stream"),
         (OpenaiChat, r#""tools":[],"tools":[]"#, "tools"),
         (OpenaiChat, r#""user":null,"user":"b""#, "user"),
-        (
-            OpenaiChat,
-            r#""stream_options":{},"stream_options":null"#,
-            "stream_options",
-        ),
+        (OpenaiChat, r#""stream_options":{},"stream_options":null"#, "stream_options"),
         (AnthropicMessages, r#""system":"","system":"""#, "system"),
-        (
-            AnthropicMessages,
-            r#""metadata":{},"metadata":{}"#,
-            "metadata",
-        ),
-        (
-            AnthropicMessages,
-            r#""metadata":{"user_id":"a","user_id":"b"}"#,
-            "metadata.user_id",
-        ),
+        (AnthropicMessages, r#""metadata":{},"metadata":{}"#, "metadata"),
+        (AnthropicMessages, r#""metadata":{"user_id":"a","user_id":"b"}"#, "metadata.user_id"),
     ] {
         let error = refused(wire, format!(r#"{{"messages":[],{twice}}}"#));
-        assert_eq!(
-            (error.message, error.param),
-            (format!("{param} is given twice"), Some(param.into()))
-        );
+        assert_eq!((error.message, error.param), (format!("{param} is given twice"), Some(param.into())));
     }
     for field in ["role", "content"] {
-        let error = refused(
-            OpenaiChat,
-            format!(r#"{{"messages":[{{"role":"user","content":"","{field}":"user"}}]}}"#),
-        );
+        let error = refused(OpenaiChat, format!(r#"{{"messages":[{{"role":"user","content":"","{field}":"user"}}]}}"#));
         assert_eq!(error.param, Some(format!("messages[0].{field}")));
     }
-    found(
-        OpenaiChat,
-        r#"{"messages":[{"role":"user","x":1,"x":2}],"y":1,"y":2,"system":1,"system":2}"#,
-    );
+    found(OpenaiChat, r#"{"messages":[{"role":"user","x":1,"x":2}],"y":1,"y":2,"system":1,"system":2}"#);
 }
 
 #[test]
@@ -262,81 +138,38 @@ fn says_where_the_text_stops_being_json() {
         (br#"{"a":1.}"#, "expected a digit", 7),
         (br#"{"a":nul}"#, "expected a value", 5),
         (br#"{"a":"b"#, "expected '\"', found the end of the text", 7),
-        (
-            br#"{"a":"#,
-            "expected a value, found the end of the text",
-            5,
-        ),
-        (
-            b"{\"a\":\"b\n\"}",
-            "control character in a string (write it as an escape)",
-            7,
-        ),
+        (br#"{"a":"#, "expected a value, found the end of the text", 5),
+        (b"{\"a\":\"b\n\"}", "control character in a string (write it as an escape)", 7),
         (b"{\"a\":\"bc\xff\"}", "invalid UTF-8", 8),
         (br#"{"messages":[]} x"#, "expected the end of the text", 16),
     ];
     for (body, what, offset) in cases {
         let expected = format!("The request body is not valid JSON: {what} at byte {offset}");
         let error = refused(OpenaiChat, body);
-        assert_eq!(
-            (error.message, error.offset, error.param),
-            (expected, Some(offset), None)
-        );
+        assert_eq!((error.message, error.offset, error.param), (expected, Some(offset), None));
     }
-    for escape in [
-        r"\x",
-        r"\u12g4",
-        r"\ud800",
-        r"\udc00",
-        r"\ud800\u0041",
-        r"\ud8",
-    ] {
+    for escape in [r"\x", r"\u12g4", r"\ud800", r"\udc00", r"\ud800\u0041", r"\ud8"] {
         let error = refused(OpenaiChat, format!(r#"{{"a":"{escape}"}}"#));
-        assert!(
-            error.message.contains("invalid escape") && error.offset == Some(6),
-            "{escape}: {error:?}"
-        );
+        assert!(error.message.contains("invalid escape") && error.offset == Some(6), "{escape}: {error:?}");
     }
 }
 
 #[test]
 fn wants_an_object() {
     assert_eq!(refused(OpenaiChat, "").message, "The request body is empty");
-    assert_eq!(
-        refused(OpenaiChat, " \n").message,
-        "The request body is empty"
-    );
-    assert_eq!(
-        refused(OpenaiChat, "[]").message,
-        "The request body must be a JSON object"
-    );
-    assert!(
-        refused(OpenaiChat, "nope")
-            .message
-            .contains("not valid JSON")
-    );
-    assert!(
-        refused(OpenaiChat, b"\xef\xbb\xbf{}")
-            .message
-            .contains("not valid JSON")
-    );
+    assert_eq!(refused(OpenaiChat, " \n").message, "The request body is empty");
+    assert_eq!(refused(OpenaiChat, "[]").message, "The request body must be a JSON object");
+    assert!(refused(OpenaiChat, "nope").message.contains("not valid JSON"));
+    assert!(refused(OpenaiChat, b"\xef\xbb\xbf{}").message.contains("not valid JSON"));
 }
 
 #[test]
 fn nests_as_deep_as_serde_json_and_no_deeper() {
     for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
         for depth in 120..135 {
-            let body = format!(
-                r#"{{"messages":[],"x":{}0{}}}"#,
-                open.repeat(depth),
-                close.repeat(depth)
-            );
+            let body = format!(r#"{{"messages":[],"x":{}0{}}}"#, open.repeat(depth), close.repeat(depth));
             let theirs = serde_json::from_str::<serde_json::Value>(&body).is_ok();
-            assert_eq!(
-                scan(OpenaiChat, body.as_bytes()).is_ok(),
-                theirs,
-                "{depth} levels of {open}"
-            );
+            assert_eq!(scan(OpenaiChat, body.as_bytes()).is_ok(), theirs, "{depth} levels of {open}");
         }
     }
 }
@@ -351,18 +184,11 @@ fn gives_up_on_a_hundred_thousand_levels_at_the_first_too_many() {
         (OpenaiChat, ""),
     ] {
         let error = refused(wire, format!("{head}{part}"));
-        assert!(
-            error.message.contains("nested more than 127 levels deep"),
-            "{error:?}"
-        );
+        assert!(error.message.contains("nested more than 127 levels deep"), "{error:?}");
         assert!(error.offset.unwrap() < head.len() + 128);
     }
     let objects = format!(r#"{{"x":{}"#, r#"{"a":"#.repeat(100_000));
-    assert!(
-        refused(OpenaiChat, objects)
-            .message
-            .contains("nested more than 127 levels deep")
-    );
+    assert!(refused(OpenaiChat, objects).message.contains("nested more than 127 levels deep"));
 }
 
 /// The inside of a string in many spellings, long enough to cross the blocks the scan works in.
@@ -391,17 +217,11 @@ fn json() -> impl Strategy<Value = String> {
     leaf.prop_recursive(5, 60, 6, |inner| {
         let space = "[ \n\t\r]{0,2}";
         prop_oneof![
-            (prop::collection::vec(inner.clone(), 0..6), space).prop_map(
-                |(elements, space)| format!(
-                    "[{space}{}{space}]",
-                    elements.join(&format!("{space},{space}"))
-                )
-            ),
+            (prop::collection::vec(inner.clone(), 0..6), space)
+                .prop_map(|(elements, space)| format!("[{space}{}{space}]", elements.join(&format!("{space},{space}")))),
             (prop::collection::vec((string(), inner), 0..6), space).prop_map(|(members, space)| {
-                let members: Vec<String> = members
-                    .into_iter()
-                    .map(|(key, value)| format!("{key}{space}:{space}{value}"))
-                    .collect();
+                let members: Vec<String> =
+                    members.into_iter().map(|(key, value)| format!("{key}{space}:{space}{value}")).collect();
                 format!("{{{space}{}{space}}}", members.join(&format!(",{space}")))
             }),
         ]
@@ -426,10 +246,7 @@ fn mutate(text: &str, edits: &[(prop::sample::Index, u8, u8)]) -> Vec<u8> {
 }
 
 fn edits() -> impl Strategy<Value = Vec<(prop::sample::Index, u8, u8)>> {
-    let byte = prop_oneof![
-        any::<u8>(),
-        prop::sample::select(&b"\"\\{}[]:,0-+.eEu \n\x00\xc3"[..])
-    ];
+    let byte = prop_oneof![any::<u8>(), prop::sample::select(&b"\"\\{}[]:,0-+.eEu \n\x00\xc3"[..])];
     prop::collection::vec((any::<prop::sample::Index>(), 0..6_u8, byte), 0..3)
 }
 

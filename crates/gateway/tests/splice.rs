@@ -24,19 +24,12 @@ fn check(wire: Wire, additions: &Additions, cases: &[(&str, &str)]) {
 
 #[test]
 fn nothing_to_add_gives_back_the_same_bytes() {
-    let body = Bytes::from_static(br#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream_options":{"include_usage":true}}"#);
-    let nothing = Additions {
-        instructions: Some(""),
-        blocks: Some(""),
-        recall: Some(""),
-        tools: Some(""),
-        ..Additions::default()
-    };
-    let same = Additions {
-        model: Some("m"),
-        include_usage: true,
-        ..nothing
-    };
+    let body = Bytes::from_static(
+        br#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream_options":{"include_usage":true}}"#,
+    );
+    let nothing =
+        Additions { instructions: Some(""), blocks: Some(""), recall: Some(""), tools: Some(""), ..Additions::default() };
+    let same = Additions { model: Some("m"), include_usage: true, ..nothing };
     for wire in [OpenaiChat, AnthropicMessages] {
         for additions in [nothing, same, Additions::default()] {
             let out = splice(wire, &body, &scan(wire, &body).unwrap(), &additions);
@@ -47,52 +40,28 @@ fn nothing_to_add_gives_back_the_same_bytes() {
 
 #[test]
 fn replaces_the_model_or_names_one() {
-    let additions = Additions {
-        model: Some("gpt \"5\""),
-        ..Additions::default()
-    };
+    let additions = Additions { model: Some("gpt \"5\""), ..Additions::default() };
     check(
         OpenaiChat,
         &additions,
         &[
-            (
-                r#"{"model" : "agent/\u0061" ,"messages":[]}"#,
-                r#"{"model" : "gpt \"5\"" ,"messages":[]}"#,
-            ),
-            (
-                r#"{ "messages":[]}"#,
-                r#"{"model":"gpt \"5\"", "messages":[]}"#,
-            ),
+            (r#"{"model" : "agent/\u0061" ,"messages":[]}"#, r#"{"model" : "gpt \"5\"" ,"messages":[]}"#),
+            (r#"{ "messages":[]}"#, r#"{"model":"gpt \"5\"", "messages":[]}"#),
         ],
     );
 }
 
 #[test]
 fn openai_system_text_stands_around_the_clients_own() {
-    let instructions = Additions {
-        instructions: Some("I\n"),
-        ..Additions::default()
-    };
-    let blocks = Additions {
-        blocks: Some("<B a=\"1\">\u{1}"),
-        ..Additions::default()
-    };
-    let both = Additions {
-        blocks: Some("B"),
-        ..instructions
-    };
+    let instructions = Additions { instructions: Some("I\n"), ..Additions::default() };
+    let blocks = Additions { blocks: Some("<B a=\"1\">\u{1}"), ..Additions::default() };
+    let both = Additions { blocks: Some("B"), ..instructions };
     check(
         OpenaiChat,
         &instructions,
         &[
-            (
-                r#"{"messages":[]}"#,
-                r#"{"messages":[{"role":"system","content":"I\n"}]}"#,
-            ),
-            (
-                r#"{"messages":[ {"role":"user"}]}"#,
-                r#"{"messages":[{"role":"system","content":"I\n"}, {"role":"user"}]}"#,
-            ),
+            (r#"{"messages":[]}"#, r#"{"messages":[{"role":"system","content":"I\n"}]}"#),
+            (r#"{"messages":[ {"role":"user"}]}"#, r#"{"messages":[{"role":"system","content":"I\n"}, {"role":"user"}]}"#),
         ],
     );
     check(
@@ -107,10 +76,7 @@ fn openai_system_text_stands_around_the_clients_own() {
         OpenaiChat,
         &both,
         &[
-            (
-                r#"{"messages":[ ]}"#,
-                r#"{"messages":[{"role":"system","content":"I\n"},{"role":"system","content":"B"} ]}"#,
-            ),
+            (r#"{"messages":[ ]}"#, r#"{"messages":[{"role":"system","content":"I\n"},{"role":"system","content":"B"} ]}"#),
             (
                 r#"{"messages":[{"role":"user"}]}"#,
                 r#"{"messages":[{"role":"system","content":"I\n"},{"role":"system","content":"B"},{"role":"user"}]}"#,
@@ -125,52 +91,25 @@ fn openai_system_text_stands_around_the_clients_own() {
 
 #[test]
 fn anthropic_system_text_goes_inside_the_clients_own() {
-    let instructions = Additions {
-        instructions: Some("I\""),
-        ..Additions::default()
-    };
-    let blocks = Additions {
-        blocks: Some("B"),
-        ..Additions::default()
-    };
-    let both = Additions {
-        blocks: Some("B"),
-        ..instructions
-    };
+    let instructions = Additions { instructions: Some("I\""), ..Additions::default() };
+    let blocks = Additions { blocks: Some("B"), ..Additions::default() };
+    let both = Additions { blocks: Some("B"), ..instructions };
     check(
         AnthropicMessages,
         &instructions,
         &[
-            (
-                r#"{"system":"c","messages":[]}"#,
-                r#"{"system":"I\"\n\nc","messages":[]}"#,
-            ),
-            (
-                r#"{"system":"","messages":[]}"#,
-                r#"{"system":"I\"","messages":[]}"#,
-            ),
-            (
-                r#"{"system":[],"messages":[]}"#,
-                r#"{"system":[{"type":"text","text":"I\""}],"messages":[]}"#,
-            ),
+            (r#"{"system":"c","messages":[]}"#, r#"{"system":"I\"\n\nc","messages":[]}"#),
+            (r#"{"system":"","messages":[]}"#, r#"{"system":"I\"","messages":[]}"#),
+            (r#"{"system":[],"messages":[]}"#, r#"{"system":[{"type":"text","text":"I\""}],"messages":[]}"#),
         ],
     );
     check(
         AnthropicMessages,
         &blocks,
         &[
-            (
-                r#"{"system":"c","messages":[]}"#,
-                r#"{"system":"c\n\nB","messages":[]}"#,
-            ),
-            (
-                r#"{"system":"","messages":[]}"#,
-                r#"{"system":"B","messages":[]}"#,
-            ),
-            (
-                r#"{"system":[{"a":1} ],"messages":[]}"#,
-                r#"{"system":[{"a":1} ,{"type":"text","text":"B"}],"messages":[]}"#,
-            ),
+            (r#"{"system":"c","messages":[]}"#, r#"{"system":"c\n\nB","messages":[]}"#),
+            (r#"{"system":"","messages":[]}"#, r#"{"system":"B","messages":[]}"#),
+            (r#"{"system":[{"a":1} ],"messages":[]}"#, r#"{"system":[{"a":1} ,{"type":"text","text":"B"}],"messages":[]}"#),
             (r#"{ "messages":[]}"#, r#"{"system":"B", "messages":[]}"#),
         ],
     );
@@ -178,22 +117,10 @@ fn anthropic_system_text_goes_inside_the_clients_own() {
         AnthropicMessages,
         &both,
         &[
-            (
-                r#"{"system":"c","messages":[]}"#,
-                r#"{"system":"I\"\n\nc\n\nB","messages":[]}"#,
-            ),
-            (
-                r#"{"system":"","messages":[]}"#,
-                r#"{"system":"I\"\n\nB","messages":[]}"#,
-            ),
-            (
-                r#"{"system":null,"messages":[]}"#,
-                r#"{"system":"I\"\n\nB","messages":[]}"#,
-            ),
-            (
-                r#"{"messages":[]}"#,
-                r#"{"system":"I\"\n\nB","messages":[]}"#,
-            ),
+            (r#"{"system":"c","messages":[]}"#, r#"{"system":"I\"\n\nc\n\nB","messages":[]}"#),
+            (r#"{"system":"","messages":[]}"#, r#"{"system":"I\"\n\nB","messages":[]}"#),
+            (r#"{"system":null,"messages":[]}"#, r#"{"system":"I\"\n\nB","messages":[]}"#),
+            (r#"{"messages":[]}"#, r#"{"system":"I\"\n\nB","messages":[]}"#),
             (
                 r#"{"system":[ ],"messages":[]}"#,
                 r#"{"system":[{"type":"text","text":"I\""} ,{"type":"text","text":"B"}],"messages":[]}"#,
@@ -208,10 +135,7 @@ fn anthropic_system_text_goes_inside_the_clients_own() {
 
 #[test]
 fn recall_goes_before_the_newest_users_text() {
-    let recall = Additions {
-        recall: Some("R\n\n"),
-        ..Additions::default()
-    };
+    let recall = Additions { recall: Some("R\n\n"), ..Additions::default() };
     let untouched = [
         r#"{"messages":[]}"#,
         r#"{"messages":[{"role":"assistant","content":"a"},{"role":"system","content":"s"}]}"#,
@@ -259,60 +183,30 @@ fn recall_goes_before_the_newest_users_text() {
 
 #[test]
 fn tools_follow_the_clients_own() {
-    let tools = Additions {
-        tools: Some(r#"{"name":"a"},{"name":"b"}"#),
-        ..Additions::default()
-    };
+    let tools = Additions { tools: Some(r#"{"name":"a"},{"name":"b"}"#), ..Additions::default() };
     check(
         OpenaiChat,
         &tools,
         &[
-            (
-                r#"{ "messages":[]}"#,
-                r#"{"tools":[{"name":"a"},{"name":"b"}], "messages":[]}"#,
-            ),
-            (
-                r#"{"tools":null,"messages":[]}"#,
-                r#"{"tools":[{"name":"a"},{"name":"b"}],"messages":[]}"#,
-            ),
-            (
-                r#"{"tools":[ ],"messages":[]}"#,
-                r#"{"tools":[ {"name":"a"},{"name":"b"}],"messages":[]}"#,
-            ),
-            (
-                r#"{"tools":[{} ],"messages":[]}"#,
-                r#"{"tools":[{} ,{"name":"a"},{"name":"b"}],"messages":[]}"#,
-            ),
+            (r#"{ "messages":[]}"#, r#"{"tools":[{"name":"a"},{"name":"b"}], "messages":[]}"#),
+            (r#"{"tools":null,"messages":[]}"#, r#"{"tools":[{"name":"a"},{"name":"b"}],"messages":[]}"#),
+            (r#"{"tools":[ ],"messages":[]}"#, r#"{"tools":[ {"name":"a"},{"name":"b"}],"messages":[]}"#),
+            (r#"{"tools":[{} ],"messages":[]}"#, r#"{"tools":[{} ,{"name":"a"},{"name":"b"}],"messages":[]}"#),
         ],
     );
 }
 
 #[test]
 fn usage_is_asked_for_in_openais_streams() {
-    let usage = Additions {
-        include_usage: true,
-        ..Additions::default()
-    };
+    let usage = Additions { include_usage: true, ..Additions::default() };
     check(
         OpenaiChat,
         &usage,
         &[
-            (
-                r#"{"messages":[]}"#,
-                r#"{"stream_options":{"include_usage":true},"messages":[]}"#,
-            ),
-            (
-                r#"{"messages":[],"stream_options":null}"#,
-                r#"{"messages":[],"stream_options":{"include_usage":true}}"#,
-            ),
-            (
-                r#"{"messages":[],"stream_options":{ }}"#,
-                r#"{"messages":[],"stream_options":{"include_usage":true }}"#,
-            ),
-            (
-                r#"{"messages":[],"stream_options":{"x":1}}"#,
-                r#"{"messages":[],"stream_options":{"include_usage":true,"x":1}}"#,
-            ),
+            (r#"{"messages":[]}"#, r#"{"stream_options":{"include_usage":true},"messages":[]}"#),
+            (r#"{"messages":[],"stream_options":null}"#, r#"{"messages":[],"stream_options":{"include_usage":true}}"#),
+            (r#"{"messages":[],"stream_options":{ }}"#, r#"{"messages":[],"stream_options":{"include_usage":true }}"#),
+            (r#"{"messages":[],"stream_options":{"x":1}}"#, r#"{"messages":[],"stream_options":{"include_usage":true,"x":1}}"#),
             (
                 r#"{"messages":[],"stream_options":{"include_usage": false }}"#,
                 r#"{"messages":[],"stream_options":{"include_usage": true }}"#,
@@ -323,11 +217,7 @@ fn usage_is_asked_for_in_openais_streams() {
             ),
         ],
     );
-    check(
-        AnthropicMessages,
-        &usage,
-        &[(r#"{"messages":[]}"#, r#"{"messages":[]}"#)],
-    );
+    check(AnthropicMessages, &usage, &[(r#"{"messages":[]}"#, r#"{"messages":[]}"#)]);
 }
 
 /// The same edit made on a tree.
@@ -344,26 +234,16 @@ fn expected(wire: Wire, mut tree: Value, additions: &Additions) -> Value {
         tree["tools"] = json!(all);
     }
     let messages = tree["messages"].as_array_mut().unwrap();
-    if let (Some(recall), Some(newest)) = (
-        given(additions.recall),
-        messages.iter_mut().rfind(|m| m["role"] == "user"),
-    ) {
+    if let (Some(recall), Some(newest)) = (given(additions.recall), messages.iter_mut().rfind(|m| m["role"] == "user")) {
         if let Value::String(text) = &newest["content"] {
             newest["content"] = json!(format!("{recall}{text}"));
         } else if let Some(parts) = newest["content"].as_array_mut() {
-            let last =
-                wire == AnthropicMessages && parts.iter().any(|part| part["type"] == "tool_result");
-            parts.insert(
-                if last { parts.len() } else { 0 },
-                json!({"type": "text", "text": recall}),
-            );
+            let last = wire == AnthropicMessages && parts.iter().any(|part| part["type"] == "tool_result");
+            parts.insert(if last { parts.len() } else { 0 }, json!({"type": "text", "text": recall}));
         }
     }
     if wire == OpenaiChat {
-        let leading = messages
-            .iter()
-            .take_while(|m| m["role"] == "system" || m["role"] == "developer")
-            .count();
+        let leading = messages.iter().take_while(|m| m["role"] == "system" || m["role"] == "developer").count();
         if let Some(blocks) = blocks {
             messages.insert(leading, json!({"role": "system", "content": blocks}));
         }
@@ -383,10 +263,7 @@ fn expected(wire: Wire, mut tree: Value, additions: &Additions) -> Value {
             list.extend(blocks.map(part));
         } else {
             let client = given(tree["system"].as_str());
-            let texts: Vec<String> = [instructions, client, blocks]
-                .into_iter()
-                .flatten()
-                .collect();
+            let texts: Vec<String> = [instructions, client, blocks].into_iter().flatten().collect();
             tree["system"] = json!(texts.join("\n\n"));
         }
     }
@@ -405,14 +282,7 @@ fn content() -> impl Strategy<Value = String> {
 
 /// A request in the client's own spelling: members in any order, odd white space and numbers, unknown keys, some of them twice.
 fn request() -> impl Strategy<Value = String> {
-    let role = prop::sample::select(vec![
-        "system",
-        "developer",
-        "user",
-        "user",
-        "assistant",
-        "tool",
-    ]);
+    let role = prop::sample::select(vec!["system", "developer", "user", "user", "assistant", "tool"]);
     let message = (role, content(), any::<bool>()).prop_map(|(role, content, role_first)| {
         if role_first {
             format!(r#"{{"role":"{role}", "content" :{content},"n":-0.0E+1,"n":1e2}}"#)
@@ -420,30 +290,13 @@ fn request() -> impl Strategy<Value = String> {
             format!(r#"{{ "content":{content} , "role": "{role}"}}"#)
         }
     });
-    let messages =
-        (prop::collection::vec(message, 0..6), "[ \n]{0,2}").prop_map(|(messages, space)| {
-            format!(
-                "\"messages\":{space}[{space}{}{space}]",
-                messages.join(&format!("{space},"))
-            )
-        });
-    let option = |values: Vec<&'static str>| {
-        prop::option::of(prop::sample::select(values).prop_map(str::to_owned))
-    };
+    let messages = (prop::collection::vec(message, 0..6), "[ \n]{0,2}")
+        .prop_map(|(messages, space)| format!("\"messages\":{space}[{space}{}{space}]", messages.join(&format!("{space},"))));
+    let option = |values: Vec<&'static str>| prop::option::of(prop::sample::select(values).prop_map(str::to_owned));
     let others = (
         option(vec![r#""model":"m""#, r#""mod\u0065l" : "\u006d""#]),
-        option(vec![
-            r#""tools":[]"#,
-            r#""tools":[ {"a":1.50} ]"#,
-            r#""tools":null"#,
-        ]),
-        option(vec![
-            r#""system":"""#,
-            r#""system":"s\n""#,
-            r#""system":[]"#,
-            r#""system":[{"t":0}]"#,
-            r#""system":null"#,
-        ]),
+        option(vec![r#""tools":[]"#, r#""tools":[ {"a":1.50} ]"#, r#""tools":null"#]),
+        option(vec![r#""system":"""#, r#""system":"s\n""#, r#""system":[]"#, r#""system":[{"t":0}]"#, r#""system":null"#]),
         option(vec![
             r#""stream_options":null"#,
             r#""stream_options":{}"#,
@@ -454,14 +307,8 @@ fn request() -> impl Strategy<Value = String> {
     );
     (messages, others).prop_flat_map(|(messages, others)| {
         let mut members = vec![messages];
-        members.extend(
-            [others.0, others.1, others.2, others.3, others.4]
-                .into_iter()
-                .flatten(),
-        );
-        Just(members)
-            .prop_shuffle()
-            .prop_map(|members| format!("{{ {}}}", members.join(" ,")))
+        members.extend([others.0, others.1, others.2, others.3, others.4].into_iter().flatten());
+        Just(members).prop_shuffle().prop_map(|members| format!("{{ {}}}", members.join(" ,")))
     })
 }
 

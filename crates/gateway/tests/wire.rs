@@ -1,10 +1,6 @@
 //! Walks `fixtures/<wire>/<noun>/<case>/`: what is read in `<wire>` must come out in the other one (or, for `round`, in the
 //! same) as the case's `out` file says. `UPDATE_FIXTURES=1` writes the `out` files anew; read the difference before it is kept.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that panics has failed, as it should"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,9 +9,9 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use trunkline_gateway::sse::{Frame, Parser};
 use trunkline_gateway::wire::{
-    Accumulator, ErrorBody, Event, Part, Reply, StopReason, StreamReader, StreamWriter, Tap,
-    ToolCall, ToolResult, Usage, Wire, WireError, append_round, error_body, error_event,
-    parse_reply, rewrite_reply, translate_error, translate_request, write_reply,
+    Accumulator, ErrorBody, Event, Part, Reply, StopReason, StreamReader, StreamWriter, Tap, ToolCall, ToolResult, Usage, Wire,
+    WireError, append_round, error_body, error_event, parse_reply, rewrite_reply, translate_error, translate_request,
+    write_reply,
 };
 
 const WIRES: [Wire; 2] = [Wire::OpenaiChat, Wire::AnthropicMessages];
@@ -26,71 +22,42 @@ fn other(wire: Wire) -> Wire {
 }
 
 /// Runs `convert` on the `in.<extension>` of each case and compares with its `out.<extension>`; says how many there were.
-fn each_case(
-    wire: Wire,
-    noun: &str,
-    extension: &str,
-    convert: impl Fn(&Path, &[u8]) -> Vec<u8>,
-) -> usize {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(wire.name())
-        .join(noun);
-    let mut cases: Vec<PathBuf> = fs::read_dir(&root)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+fn each_case(wire: Wire, noun: &str, extension: &str, convert: impl Fn(&Path, &[u8]) -> Vec<u8>) -> usize {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(wire.name()).join(noun);
+    let mut cases: Vec<PathBuf> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
     for case in &cases {
-        let out = convert(
-            case,
-            &fs::read(case.join(format!("in.{extension}"))).unwrap(),
-        );
+        let out = convert(case, &fs::read(case.join(format!("in.{extension}"))).unwrap());
         let expected = case.join(format!("out.{extension}"));
         if std::env::var_os("UPDATE_FIXTURES").is_some() {
-            let pretty = if extension == "json" {
-                format!("{:#}\n", parsed(&out)).into_bytes()
-            } else {
-                out.clone()
-            };
+            let pretty = if extension == "json" { format!("{:#}\n", parsed(&out)).into_bytes() } else { out.clone() };
             fs::write(&expected, pretty).unwrap();
         }
         let expected = fs::read(&expected).unwrap();
         if extension == "json" {
             assert_eq!(parsed(&out), parsed(&expected), "{}", case.display());
         } else {
-            assert_eq!(
-                String::from_utf8(out),
-                String::from_utf8(expected),
-                "{}",
-                case.display()
-            );
+            assert_eq!(String::from_utf8(out), String::from_utf8(expected), "{}", case.display());
         }
     }
     cases.len()
 }
 
 fn parsed(body: &[u8]) -> Value {
-    serde_json::from_slice(body)
-        .unwrap_or_else(|_| panic!("not JSON: {}", String::from_utf8_lossy(body)))
+    serde_json::from_slice(body).unwrap_or_else(|_| panic!("not JSON: {}", String::from_utf8_lossy(body)))
 }
 
 fn frames(stream: &[u8]) -> Vec<Frame> {
     let mut frames = Vec::new();
     let mut parser = Parser::new();
-    parser
-        .push(Bytes::copy_from_slice(stream), &mut frames)
-        .unwrap();
+    parser.push(Bytes::copy_from_slice(stream), &mut frames).unwrap();
     assert_eq!(parser.finish(), None);
     frames
 }
 
 fn read(wire: Wire, stream: &[u8]) -> Vec<Event> {
     let mut reader = StreamReader::new(wire);
-    frames(stream)
-        .iter()
-        .flat_map(|frame| reader.read(frame).unwrap())
-        .collect()
+    frames(stream).iter().flat_map(|frame| reader.read(frame).unwrap()).collect()
 }
 
 fn accumulate(events: Vec<Event>) -> Reply {
@@ -102,26 +69,19 @@ fn accumulate(events: Vec<Event>) -> Reply {
 }
 
 fn call(id: &str, name: &str, arguments: &str) -> ToolCall {
-    ToolCall {
-        id: id.to_owned(),
-        name: name.to_owned(),
-        arguments: arguments.to_owned(),
-    }
+    ToolCall { id: id.to_owned(), name: name.to_owned(), arguments: arguments.to_owned() }
 }
 
 #[test]
 fn requests() {
     for wire in WIRES {
-        let count = each_case(wire, "request", "json", |_, body| {
-            match translate_request(wire, other(wire), body, "upstream-model") {
+        let count =
+            each_case(wire, "request", "json", |_, body| match translate_request(wire, other(wire), body, "upstream-model") {
                 Ok(out) => out,
                 Err(WireError { message, param }) => {
-                    json!({"refused": {"message": message, "param": param}})
-                        .to_string()
-                        .into_bytes()
+                    json!({"refused": {"message": message, "param": param}}).to_string().into_bytes()
                 }
-            }
-        });
+            });
         assert!(count >= 8, "{wire}: {count} cases");
     }
 }
@@ -129,9 +89,8 @@ fn requests() {
 #[test]
 fn replies() {
     for wire in WIRES {
-        let count = each_case(wire, "reply", "json", |_, body| {
-            write_reply(other(wire), &parse_reply(wire, body).unwrap(), CREATED)
-        });
+        let count =
+            each_case(wire, "reply", "json", |_, body| write_reply(other(wire), &parse_reply(wire, body).unwrap(), CREATED));
         assert!(count >= 5, "{wire}: {count} cases");
     }
 }
@@ -163,18 +122,10 @@ fn translated_streams_add_up_to_the_same_reply() {
             }
             let direct = accumulate(read(wire, stream));
             assert_eq!(*tap.reply(), direct);
-            assert_eq!(
-                tap.complete(),
-                tap.heard().failure().is_none(),
-                "{}",
-                case.display()
-            );
+            assert_eq!(tap.complete(), tap.heard().failure().is_none(), "{}", case.display());
             let after = accumulate(read(other(wire), &translated));
             assert_eq!(after.text(), direct.text(), "{}", case.display());
-            assert_eq!(
-                after.tool_calls().collect::<Vec<_>>(),
-                direct.tool_calls().collect::<Vec<_>>()
-            );
+            assert_eq!(after.tool_calls().collect::<Vec<_>>(), direct.tool_calls().collect::<Vec<_>>());
             translated
         });
     }
@@ -205,12 +156,7 @@ fn errors() {
     for wire in WIRES {
         let count = each_case(wire, "error", "json", |case, body| {
             let name = case.file_name().unwrap().to_str().unwrap();
-            let status: u16 = name
-                .split('_')
-                .next()
-                .unwrap()
-                .parse()
-                .expect("a case begins with its status");
+            let status: u16 = name.split('_').next().unwrap().parse().expect("a case begins with its status");
             translate_error(wire, other(wire), status, body, "req_1")
         });
         assert!(count >= 2, "{wire}: {count} cases");
@@ -220,19 +166,9 @@ fn errors() {
 #[test]
 fn a_round_changes_only_the_end_of_messages() {
     let body = br#" {"a":1.50, "messages" : [ {"role":"user","content":"\u00e9 ]"} ] ,"z":{"messages":[]}, "n":1e2}"#;
-    let reply = Reply {
-        parts: vec![Part::ToolCall(call(
-            "c1",
-            "f",
-            "{ \"big\": 123456789012345678901234567890 }",
-        ))],
-        ..Reply::default()
-    };
-    let results = [ToolResult {
-        call_id: "c1".to_owned(),
-        content: "ok".to_owned(),
-        is_error: false,
-    }];
+    let reply =
+        Reply { parts: vec![Part::ToolCall(call("c1", "f", "{ \"big\": 123456789012345678901234567890 }"))], ..Reply::default() };
+    let results = [ToolResult { call_id: "c1".to_owned(), content: "ok".to_owned(), is_error: false }];
     let openai = append_round(Wire::OpenaiChat, body, &reply, &results).unwrap();
     let expected = concat!(
         r#" {"a":1.50, "messages" : [ {"role":"user","content":"\u00e9 ]"} ,"#,
@@ -240,29 +176,14 @@ fn a_round_changes_only_the_end_of_messages() {
         r#"{"role":"tool","tool_call_id":"c1","content":"ok"}] ,"z":{"messages":[]}, "n":1e2}"#
     );
     assert_eq!(String::from_utf8(openai).unwrap(), expected);
-    let anthropic = append_round(
-        Wire::AnthropicMessages,
-        br#"{"messages":[ ]}"#,
-        &reply,
-        &results,
-    )
-    .unwrap();
+    let anthropic = append_round(Wire::AnthropicMessages, br#"{"messages":[ ]}"#, &reply, &results).unwrap();
     let expected = concat!(
         r#"{"messages":[ {"role":"assistant","content":[{"type":"tool_use","id":"c1","name":"f","input":{ "big": 123456789012345678901234567890 }}]},"#,
         r#"{"role":"user","content":[{"type":"tool_result","tool_use_id":"c1","content":"ok"}]}]}"#
     );
     assert_eq!(String::from_utf8(anthropic).unwrap(), expected);
-    for wrong in [
-        "{}",
-        r#"{"messages":{}}"#,
-        r#"{"messages":[]"#,
-        "[]",
-        r#"{"messages":[],"messages":[]}"#,
-    ] {
-        assert!(
-            append_round(Wire::OpenaiChat, wrong.as_bytes(), &reply, &results).is_err(),
-            "{wrong}"
-        );
+    for wrong in ["{}", r#"{"messages":{}}"#, r#"{"messages":[]"#, "[]", r#"{"messages":[],"messages":[]}"#] {
+        assert!(append_round(Wire::OpenaiChat, wrong.as_bytes(), &reply, &results).is_err(), "{wrong}");
     }
 }
 
@@ -270,28 +191,14 @@ fn a_round_changes_only_the_end_of_messages() {
 fn one_wire_changes_only_the_model() {
     let body = br#"{"messages": [], "model" :"agent/x","logprobs":true}"#;
     let out = translate_request(Wire::OpenaiChat, Wire::OpenaiChat, body, "gpt-\"x").unwrap();
-    assert_eq!(
-        String::from_utf8(out).unwrap(),
-        r#"{"messages": [], "model" :"gpt-\"x","logprobs":true}"#
-    );
+    assert_eq!(String::from_utf8(out).unwrap(), r#"{"messages": [], "model" :"gpt-\"x","logprobs":true}"#);
 }
 
 #[test]
 fn deep_or_malformed_requests_are_refused() {
-    let deep = format!(
-        r#"{{"model":"m","max_tokens":1,"messages":{}{}}}"#,
-        "[".repeat(100_000),
-        "]".repeat(100_000)
-    );
+    let deep = format!(r#"{{"model":"m","max_tokens":1,"messages":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     for wire in WIRES {
-        for body in [
-            deep.as_bytes(),
-            b"{",
-            b"[]",
-            b"\xff",
-            b"{\"model\": 1}",
-            br#"{"model":"m","messages":[3]}"#,
-        ] {
+        for body in [deep.as_bytes(), b"{", b"[]", b"\xff", b"{\"model\": 1}", br#"{"model":"m","messages":[3]}"#] {
             let error = translate_request(wire, other(wire), body, "m").unwrap_err();
             assert!(!error.message.is_empty());
         }
@@ -308,12 +215,7 @@ fn rewriting_keeps_what_the_reply_does_not_say() {
     let reply = Reply {
         parts: vec![Part::Text("Done.".to_owned())],
         stop: StopReason::EndTurn,
-        usage: Some(Usage {
-            input: 10,
-            output: 20,
-            cache_read: 4,
-            ..Usage::default()
-        }),
+        usage: Some(Usage { input: 10, output: 20, cache_read: 4, ..Usage::default() }),
         ..same
     };
     let out = rewrite_reply(Wire::OpenaiChat, body, &reply).unwrap();
@@ -321,14 +223,8 @@ fn rewriting_keeps_what_the_reply_does_not_say() {
     let out = parsed(&out);
     assert_eq!(out["system_fingerprint"], "fp");
     assert_eq!(out["created"], 5);
-    assert_eq!(
-        out["choices"][0]["message"],
-        json!({"role": "assistant", "content": "Done.", "annotations": []})
-    );
-    assert_eq!(
-        out["usage"]["prompt_tokens_details"],
-        json!({"audio_tokens": 0, "cached_tokens": 4})
-    );
+    assert_eq!(out["choices"][0]["message"], json!({"role": "assistant", "content": "Done.", "annotations": []}));
+    assert_eq!(out["usage"]["prompt_tokens_details"], json!({"audio_tokens": 0, "cached_tokens": 4}));
 
     let body = br#"{"id":"msg_2","type":"message","role":"assistant","model":"c","container":{"id":"x"},
         "content":[{"type":"tool_use","id":"t","name":"memory_read","input":{}}],"stop_reason":"tool_use","stop_sequence":null,
@@ -337,21 +233,12 @@ fn rewriting_keeps_what_the_reply_does_not_say() {
         id: "msg_2".to_owned(),
         model: "c".to_owned(),
         parts: vec![
-            Part::Thinking {
-                text: "hm".to_owned(),
-                signature: Some("s".to_owned()),
-            },
+            Part::Thinking { text: "hm".to_owned(), signature: Some("s".to_owned()) },
             Part::Opaque(r#"{"type":"redacted_thinking","data":"x"}"#.to_owned()),
             Part::Text("Done.".to_owned()),
         ],
         stop: StopReason::StopSequence(Some("END".to_owned())),
-        usage: Some(Usage {
-            input: 10,
-            output: 20,
-            cache_read: 4,
-            cache_write: 1,
-            reasoning: 3,
-        }),
+        usage: Some(Usage { input: 10, output: 20, cache_read: 4, cache_write: 1, reasoning: 3 }),
     };
     let out = rewrite_reply(Wire::AnthropicMessages, body, &reply).unwrap();
     assert_eq!(parse_reply(Wire::AnthropicMessages, &out).unwrap(), reply);
@@ -381,13 +268,8 @@ fn errors_of_our_own() {
     );
     for wire in WIRES {
         let event = read(wire, &error_event(wire, &error));
-        let Some([Event::Error { kind, message }]) = event.first_chunk() else {
-            panic!("{event:?}")
-        };
-        assert_eq!(
-            (kind.as_str(), message.as_str()),
-            ("not_found_error", "No model `x`.")
-        );
+        let Some([Event::Error { kind, message }]) = event.first_chunk() else { panic!("{event:?}") };
+        assert_eq!((kind.as_str(), message.as_str()), ("not_found_error", "No model `x`."));
     }
 }
 
@@ -395,45 +277,19 @@ fn errors_of_our_own() {
 #[test]
 fn provider_errors_within_one_wire() {
     let body = br#"{"error":{"message":"no","type":"tokens","param":null,"code":"rate_limit_exceeded","extra":1}}"#;
-    assert_eq!(
-        translate_error(Wire::OpenaiChat, Wire::OpenaiChat, 429, body, "r"),
-        body
-    );
-    let html = translate_error(
-        Wire::OpenaiChat,
-        Wire::OpenaiChat,
-        502,
-        b"<html>Bad Gateway</html>",
-        "r",
-    );
-    assert_eq!(
-        parsed(&html)["error"]["message"],
-        "<html>Bad Gateway</html>"
-    );
+    assert_eq!(translate_error(Wire::OpenaiChat, Wire::OpenaiChat, 429, body, "r"), body);
+    let html = translate_error(Wire::OpenaiChat, Wire::OpenaiChat, 502, b"<html>Bad Gateway</html>", "r");
+    assert_eq!(parsed(&html)["error"]["message"], "<html>Bad Gateway</html>");
     assert_eq!(parsed(&html)["error"]["type"], "server_error");
-    let empty = translate_error(
-        Wire::AnthropicMessages,
-        Wire::AnthropicMessages,
-        529,
-        b"",
-        "r",
-    );
+    let empty = translate_error(Wire::AnthropicMessages, Wire::AnthropicMessages, 529, b"", "r");
     assert_eq!(parsed(&empty)["error"]["type"], "overloaded_error");
 }
 
 /// Memory rounds: several upstream replies are one to the client.
 #[test]
 fn a_writer_joins_rounds() {
-    let start = |id: &str| Event::Start {
-        id: id.to_owned(),
-        model: "m".to_owned(),
-        usage: None,
-    };
-    let total = Usage {
-        input: 30,
-        output: 5,
-        ..Usage::default()
-    };
+    let start = |id: &str| Event::Start { id: id.to_owned(), model: "m".to_owned(), usage: None };
+    let total = Usage { input: 30, output: 5, ..Usage::default() };
     let events = [
         start("first"),
         Event::Text("One ".to_owned()),
@@ -451,13 +307,7 @@ fn a_writer_joins_rounds() {
             writer.write(event, &mut out);
         }
         let reply = accumulate(read(wire, &out));
-        assert_eq!(
-            (reply.id.as_str(), reply.text().as_str()),
-            ("first", "One two")
-        );
-        assert_eq!(
-            (reply.stop, reply.usage),
-            (StopReason::EndTurn, Some(total))
-        );
+        assert_eq!((reply.id.as_str(), reply.text().as_str()), ("first", "One two"));
+        assert_eq!((reply.stop, reply.usage), (StopReason::EndTurn, Some(total)));
     }
 }

@@ -1,9 +1,5 @@
 //! Whatever a wire can say survives being written and read again, whole or streamed, however the stream is cut.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that panics has failed, as it should"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 use bytes::Bytes;
 use proptest::collection::vec;
@@ -11,16 +7,14 @@ use proptest::option;
 use proptest::prelude::*;
 use trunkline_gateway::sse::{Frame, Parser};
 use trunkline_gateway::wire::{
-    Accumulator, Event, Part, Reply, StopReason, StreamReader, StreamWriter, ToolCall, Usage, Wire,
-    parse_reply, write_reply,
+    Accumulator, Event, Part, Reply, StopReason, StreamReader, StreamWriter, ToolCall, Usage, Wire, parse_reply, write_reply,
 };
 
 const OPENAI: Wire = Wire::OpenaiChat;
 const ANTHROPIC: Wire = Wire::AnthropicMessages;
 
 fn text() -> impl Strategy<Value = String> {
-    prop_oneof![any::<String>(), "[ -~é☃𝄞\r\n\t\"\\\\]{1,40}"]
-        .prop_filter("empty text is not sent", |text| !text.is_empty())
+    prop_oneof![any::<String>(), "[ -~é☃𝄞\r\n\t\"\\\\]{1,40}"].prop_filter("empty text is not sent", |text| !text.is_empty())
 }
 
 fn word() -> impl Strategy<Value = String> {
@@ -29,99 +23,47 @@ fn word() -> impl Strategy<Value = String> {
 
 /// A JSON object as text, with whatever spaces.
 fn arguments() -> impl Strategy<Value = String> {
-    (
-        vec((word(), any::<String>(), any::<i64>()), 0..4),
-        any::<bool>(),
-    )
-        .prop_map(|(fields, pretty)| {
-            let fields = fields
-                .into_iter()
-                .map(|(key, text, number)| (key, serde_json::json!([text, number])));
-            let object = serde_json::Value::Object(fields.collect());
-            if pretty {
-                format!("{object:#}")
-            } else {
-                object.to_string()
-            }
-        })
-}
-
-fn tool_call() -> impl Strategy<Value = ToolCall> {
-    (word(), word(), arguments()).prop_map(|(id, name, arguments)| ToolCall {
-        id,
-        name,
-        arguments,
+    (vec((word(), any::<String>(), any::<i64>()), 0..4), any::<bool>()).prop_map(|(fields, pretty)| {
+        let fields = fields.into_iter().map(|(key, text, number)| (key, serde_json::json!([text, number])));
+        let object = serde_json::Value::Object(fields.collect());
+        if pretty { format!("{object:#}") } else { object.to_string() }
     })
 }
 
+fn tool_call() -> impl Strategy<Value = ToolCall> {
+    (word(), word(), arguments()).prop_map(|(id, name, arguments)| ToolCall { id, name, arguments })
+}
+
 fn usage() -> impl Strategy<Value = Usage> {
-    (
-        0..1_000_000u64,
-        0..1_000_000u64,
-        0..1_000_000u64,
-        0..1_000_000u64,
-        0..1_000_000u64,
+    (0..1_000_000u64, 0..1_000_000u64, 0..1_000_000u64, 0..1_000_000u64, 0..1_000_000u64).prop_map(
+        |(fresh, output, cache_read, cache_write, reasoning)| Usage {
+            input: fresh + cache_read + cache_write,
+            output,
+            cache_read,
+            cache_write,
+            reasoning,
+        },
     )
-        .prop_map(
-            |(fresh, output, cache_read, cache_write, reasoning)| Usage {
-                input: fresh + cache_read + cache_write,
-                output,
-                cache_read,
-                cache_write,
-                reasoning,
-            },
-        )
 }
 
 /// What `OpenAI`'s wire can tell apart: one reasoning, one text, then calls; calls end in `ToolUse` if nothing else stopped them.
 fn openai_reply() -> impl Strategy<Value = Reply> {
-    let parts = (
-        option::of(text()),
-        option::of(text()),
-        vec(tool_call(), 0..3),
-    );
-    let stop = prop_oneof![
-        Just(StopReason::EndTurn),
-        Just(StopReason::MaxTokens),
-        Just(StopReason::Refusal)
-    ];
-    (word(), word(), parts, stop, option::of(usage())).prop_map(
-        |(id, model, (thinking, text, calls), stop, usage)| {
-            let stop = if stop == StopReason::EndTurn && !calls.is_empty() {
-                StopReason::ToolUse
-            } else {
-                stop
-            };
-            let thinking = thinking.map(|text| Part::Thinking {
-                text,
-                signature: None,
-            });
-            let parts = thinking
-                .into_iter()
-                .chain(text.map(Part::Text))
-                .chain(calls.into_iter().map(Part::ToolCall));
-            Reply {
-                id,
-                model,
-                parts: parts.collect(),
-                stop,
-                usage,
-            }
-        },
-    )
+    let parts = (option::of(text()), option::of(text()), vec(tool_call(), 0..3));
+    let stop = prop_oneof![Just(StopReason::EndTurn), Just(StopReason::MaxTokens), Just(StopReason::Refusal)];
+    (word(), word(), parts, stop, option::of(usage())).prop_map(|(id, model, (thinking, text, calls), stop, usage)| {
+        let stop = if stop == StopReason::EndTurn && !calls.is_empty() { StopReason::ToolUse } else { stop };
+        let thinking = thinking.map(|text| Part::Thinking { text, signature: None });
+        let parts = thinking.into_iter().chain(text.map(Part::Text)).chain(calls.into_iter().map(Part::ToolCall));
+        Reply { id, model, parts: parts.collect(), stop, usage }
+    })
 }
 
 fn anthropic_part() -> impl Strategy<Value = Part> {
     prop_oneof![
         text().prop_map(Part::Text),
-        (any::<String>(), word()).prop_map(|(text, proof)| Part::Thinking {
-            text,
-            signature: Some(proof)
-        }),
+        (any::<String>(), word()).prop_map(|(text, proof)| Part::Thinking { text, signature: Some(proof) }),
         tool_call().prop_map(Part::ToolCall),
-        word().prop_map(|data| Part::Opaque(format!(
-            r#"{{"type":"redacted_thinking","data":"{data}"}}"#
-        ))),
+        word().prop_map(|data| Part::Opaque(format!(r#"{{"type":"redacted_thinking","data":"{data}"}}"#))),
     ]
 }
 
@@ -137,20 +79,13 @@ fn anthropic_stop() -> impl Strategy<Value = StopReason> {
 }
 
 fn anthropic_reply() -> impl Strategy<Value = Reply> {
-    (
-        word(),
-        word(),
-        vec(anthropic_part(), 0..6),
-        anthropic_stop(),
-        usage(),
-    )
-        .prop_map(|(id, model, parts, stop, usage)| Reply {
-            id,
-            model,
-            parts,
-            stop,
-            usage: Some(usage),
-        })
+    (word(), word(), vec(anthropic_part(), 0..6), anthropic_stop(), usage()).prop_map(|(id, model, parts, stop, usage)| Reply {
+        id,
+        model,
+        parts,
+        stop,
+        usage: Some(usage),
+    })
 }
 
 /// The events of `reply`, with its texts and arguments in pieces of at most `piece` characters. Texts that would touch are
@@ -158,18 +93,11 @@ fn anthropic_reply() -> impl Strategy<Value = Reply> {
 fn events(wire: Wire, reply: &Reply, piece: usize) -> Vec<Event> {
     let pieces = |text: &str| -> Vec<String> {
         let characters: Vec<char> = text.chars().collect();
-        characters
-            .chunks(piece)
-            .map(|piece| piece.iter().collect())
-            .collect()
+        characters.chunks(piece).map(|piece| piece.iter().collect()).collect()
     };
     // Anthropic's first word on usage is all we have, so the writer says it at the start and at the end.
     let usage = reply.usage.filter(|_| wire == ANTHROPIC);
-    let mut events = vec![Event::Start {
-        id: reply.id.clone(),
-        model: reply.model.clone(),
-        usage,
-    }];
+    let mut events = vec![Event::Start { id: reply.id.clone(), model: reply.model.clone(), usage }];
     let mut calls = 0;
     for part in &reply.parts {
         match part {
@@ -179,11 +107,7 @@ fn events(wire: Wire, reply: &Reply, piece: usize) -> Vec<Event> {
                 events.extend(signature.clone().map(Event::Signature));
             }
             Part::ToolCall(call) => {
-                events.push(Event::ToolStart {
-                    index: calls,
-                    id: call.id.clone(),
-                    name: call.name.clone(),
-                });
+                events.push(Event::ToolStart { index: calls, id: call.id.clone(), name: call.name.clone() });
                 let arguments = pieces(&call.arguments).into_iter();
                 events.extend(arguments.map(|json| Event::ToolArguments { index: calls, json }));
                 calls += 1;
@@ -198,11 +122,7 @@ fn events(wire: Wire, reply: &Reply, piece: usize) -> Vec<Event> {
 }
 
 fn written(wire: Wire, events: &[Event]) -> Vec<u8> {
-    let mut writer = StreamWriter::new(
-        wire,
-        events.iter().any(|event| matches!(event, Event::Usage(_))),
-        1,
-    );
+    let mut writer = StreamWriter::new(wire, events.iter().any(|event| matches!(event, Event::Usage(_))), 1);
     let mut out = Vec::new();
     for event in events {
         writer.write(event, &mut out);
@@ -214,9 +134,7 @@ fn cut(stream: &[u8], size: usize) -> Vec<Frame> {
     let mut parser = Parser::new();
     let mut frames = Vec::new();
     for chunk in stream.chunks(size) {
-        parser
-            .push(Bytes::copy_from_slice(chunk), &mut frames)
-            .unwrap();
+        parser.push(Bytes::copy_from_slice(chunk), &mut frames).unwrap();
     }
     assert_eq!(parser.finish(), None);
     frames
@@ -224,10 +142,7 @@ fn cut(stream: &[u8], size: usize) -> Vec<Frame> {
 
 fn read(wire: Wire, stream: &[u8], size: usize) -> Vec<Event> {
     let mut reader = StreamReader::new(wire);
-    cut(stream, size)
-        .iter()
-        .flat_map(|frame| reader.read(frame).unwrap())
-        .collect()
+    cut(stream, size).iter().flat_map(|frame| reader.read(frame).unwrap()).collect()
 }
 
 fn accumulated(events: Vec<Event>) -> Reply {

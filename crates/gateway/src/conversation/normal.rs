@@ -16,21 +16,11 @@ pub(super) enum Part<'b> {
     /// Never empty.
     Text(Cow<'b, str>),
     /// An assistant's.
-    Call {
-        id: Cow<'b, str>,
-        name: Cow<'b, str>,
-        arguments: Arguments,
-    },
+    Call { id: Cow<'b, str>, name: Cow<'b, str>, arguments: Arguments },
     /// Heads a tool message; what follows is the result.
-    Result {
-        call_id: Cow<'b, str>,
-        is_error: bool,
-    },
+    Result { call_id: Cow<'b, str>, is_error: bool },
     /// An image, a document…, told apart by its bytes.
-    Other {
-        kind: Cow<'b, str>,
-        sha256: [u8; 32],
-    },
+    Other { kind: Cow<'b, str>, sha256: [u8; 32] },
 }
 
 /// What a tool is called with.
@@ -44,11 +34,7 @@ pub(super) enum Arguments {
 
 impl<'b> Part<'b> {
     pub fn call(id: Cow<'b, str>, name: Cow<'b, str>, arguments: &str) -> Self {
-        Self::Call {
-            id,
-            name,
-            arguments: Arguments::new(arguments),
-        }
+        Self::Call { id, name, arguments: Arguments::new(arguments) }
     }
 }
 
@@ -68,10 +54,8 @@ impl Arguments {
 fn canonical(tree: Tree) -> Tree {
     match tree {
         Tree::Object(members) => {
-            let mut members: Vec<_> = members
-                .into_iter()
-                .map(|(key, value)| (key.replace('\0', "\u{FFFD}"), canonical(value)))
-                .collect();
+            let mut members: Vec<_> =
+                members.into_iter().map(|(key, value)| (key.replace('\0', "\u{FFFD}"), canonical(value))).collect();
             members.sort_by(|(one, _), (other, _)| one.cmp(other));
             Tree::Object(members.into_iter().collect())
         }
@@ -79,9 +63,7 @@ fn canonical(tree: Tree) -> Tree {
         Tree::String(text) if text.contains('\0') => Tree::String(text.replace('\0', "\u{FFFD}")),
         Tree::Number(number) => match number.as_f64() {
             #[allow(clippy::cast_possible_truncation, reason = "whole and within 2^53")]
-            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 9e15 => {
-                Tree::from(float as i64)
-            }
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 9e15 => Tree::from(float as i64),
             _ => Tree::Number(number),
         },
         other => other,
@@ -92,22 +74,13 @@ fn canonical(tree: Tree) -> Tree {
 ///
 /// Each tool result is a message of its own, as in `OpenAI`'s wire; an assistant's text comes before its calls, and is all that
 /// is kept of the rest.
-pub(super) fn each_normal<'b>(
-    wire: Wire,
-    body: &'b [u8],
-    message: &Message,
-    mut then: impl FnMut(Role, &[Part<'b>]),
-) {
+pub(super) fn each_normal<'b>(wire: Wire, body: &'b [u8], message: &Message, mut then: impl FnMut(Role, &[Part<'b>])) {
     let mut parts = Vec::new();
     let content = message.content.map(|value| Content { body, value });
     match (wire, message.role) {
         (Wire::OpenaiChat, Role::Tool) => {
-            let call_id =
-                member(body, message, b"tool_call_id").map(|value| decode(value.span.of(body)));
-            parts.push(Part::Result {
-                call_id: call_id.unwrap_or_default(),
-                is_error: false,
-            });
+            let call_id = member(body, message, b"tool_call_id").map(|value| decode(value.span.of(body)));
+            parts.push(Part::Result { call_id: call_id.unwrap_or_default(), is_error: false });
             if let Some(content) = content {
                 content.parts(|part| parts.extend(part.plain()));
             }
@@ -174,11 +147,7 @@ struct Block<'b> {
 impl<'b> Content<'b> {
     fn parts(&self, mut then: impl FnMut(Block<'b>)) {
         match self.value.kind {
-            Kind::String => then(Block {
-                kind: "text".into(),
-                text: decode(self.value.span.of(self.body)),
-                ..Block::default()
-            }),
+            Kind::String => then(Block { kind: "text".into(), text: decode(self.value.span.of(self.body)), ..Block::default() }),
             Kind::Array => {
                 let mut cursor = Cursor::at(self.body, self.value.span);
                 // The scan has validated the text: there is no fault to report.
@@ -194,10 +163,7 @@ impl<'b> Content<'b> {
 
 impl<'b> Block<'b> {
     fn read(body: &'b [u8], cursor: &mut Cursor<'b>) -> Result<Self, Fault> {
-        let mut block = Block {
-            body,
-            ..Block::default()
-        };
+        let mut block = Block { body, ..Block::default() };
         if cursor.peek() != Some(b'{') {
             block.whole = Some(cursor.value()?);
             return Ok(block);
@@ -225,10 +191,7 @@ impl<'b> Block<'b> {
         match self.kind.as_ref() {
             "text" => (!self.text.is_empty()).then_some(Part::Text(self.text)),
             "thinking" | "redacted_thinking" => None,
-            _ => Some(Part::Other {
-                sha256: self.digest(),
-                kind: self.kind,
-            }),
+            _ => Some(Part::Other { sha256: self.digest(), kind: self.kind }),
         }
     }
 
@@ -237,16 +200,9 @@ impl<'b> Block<'b> {
     }
 
     fn tool_result(self) -> Vec<Part<'b>> {
-        let mut parts = vec![Part::Result {
-            call_id: self.id,
-            is_error: self.is_error,
-        }];
+        let mut parts = vec![Part::Result { call_id: self.id, is_error: self.is_error }];
         if let Some(value) = self.content {
-            Content {
-                body: self.body,
-                value,
-            }
-            .parts(|block| parts.extend(block.plain()));
+            Content { body: self.body, value }.parts(|block| parts.extend(block.plain()));
         }
         parts
     }
@@ -291,8 +247,7 @@ fn member(body: &[u8], message: &Message, name: &[u8]) -> Option<Value> {
 
 /// `OpenAI`'s `tool_calls`: `{"id", "function": {"name", "arguments"}}`, or `"custom": {"name", "input"}`.
 fn tool_calls<'b>(body: &'b [u8], message: &Message, calls: &mut Vec<Part<'b>>) {
-    let Some(list) = member(body, message, b"tool_calls").filter(|list| list.kind == Kind::Array)
-    else {
+    let Some(list) = member(body, message, b"tool_calls").filter(|list| list.kind == Kind::Array) else {
         return;
     };
     let _ = Cursor::at(body, list.span).array(|cursor, _| {
@@ -352,11 +307,7 @@ pub(super) fn write(out: &mut Vec<u8>, role: Role, parts: &[Part]) {
                 in_text = true;
                 out.extend_from_slice(text.as_bytes());
             }
-            Part::Call {
-                id,
-                name,
-                arguments,
-            } => {
+            Part::Call { id, name, arguments } => {
                 let (form, arguments) = match arguments {
                     Arguments::Json(json) => (b'j', json),
                     Arguments::Raw(raw) => (b'r', raw),

@@ -113,7 +113,9 @@ impl Source {
                 () = sender.closed() => return Err(Cut::Gone),
             };
             match piece {
-                Err(_) => return Err(broken("upstream_stalled", format!("The provider sent nothing for {} s.", self.idle.as_secs()))),
+                Err(_) => {
+                    return Err(broken("upstream_stalled", format!("The provider sent nothing for {} s.", self.idle.as_secs())));
+                }
                 Ok(None) => return Ok(false),
                 Ok(Some(Err(error))) => {
                     tracing::warn!(%error, "a provider's stream broke off");
@@ -211,7 +213,8 @@ async fn rewrite(outbound: &Outbound, record: &mut Recorder, answer: Answer, sen
     let upstream = answer.upstream.clone();
     let from = upstream.provider.wire;
     let idle = outbound.worker.gateway.config.timeouts.idle();
-    let mut writer = StreamWriter::new(outbound.wire, outbound.scan.include_usage(&outbound.body), record.call().at_us / 1_000_000);
+    let mut writer =
+        StreamWriter::new(outbound.wire, outbound.scan.include_usage(&outbound.body), record.call().at_us / 1_000_000);
     let mut source = Source::new(answer.response.into_body(), idle);
     let mut request = None;
     let mut shown = 0;
@@ -246,7 +249,10 @@ async fn rewrite(outbound: &Outbound, record: &mut Recorder, answer: Answer, sen
         record.answered(&answer.upstream, answer.waited, answer.retries);
         if answer.response.status() != StatusCode::OK {
             let status = answer.response.status();
-            return Err(broken("upstream_error", format!("The provider answered {status} after a memory tool was used. Try again.")));
+            return Err(broken(
+                "upstream_error",
+                format!("The provider answered {status} after a memory tool was used. Try again."),
+            ));
         }
         source = Source::new(answer.response.into_body(), idle);
         request = Some(next);

@@ -75,7 +75,7 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Result<Fin
             note_untouched(record, from, outbound.target.agent.is_some(), &bytes);
             return Ok(Ok((bytes, head.headers, upstream)));
         }
-        let mut reply = wire::parse_reply(from, &bytes).map_err(broken)?;
+        let mut reply = wire::parse_reply(from, &bytes).map_err(|error| broken(&error))?;
         record.used(reply.usage);
         let ours = outbound.ours(&reply);
         let theirs = reply.tool_calls().count() - ours.len();
@@ -133,7 +133,7 @@ fn note_untouched(record: &mut Recorder, wire: Wire, log: bool, bytes: &[u8]) {
     }
 }
 
-fn broken(error: wire::WireError) -> Refusal {
+fn broken(error: &wire::WireError) -> Refusal {
     tracing::warn!(error = error.message, "a provider's answer could not be read");
     Refusal::new(StatusCode::BAD_GATEWAY, "api_error", format!("The provider's answer could not be read: {}", error.message))
         .code("upstream_unreadable")

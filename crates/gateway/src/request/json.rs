@@ -72,20 +72,12 @@ pub(crate) struct Cursor<'b> {
 
 impl<'b> Cursor<'b> {
     pub fn new(bytes: &'b [u8]) -> Self {
-        Self {
-            bytes,
-            at: 0,
-            depth: 0,
-        }
+        Self { bytes, at: 0, depth: 0 }
     }
 
     /// Walks the value at `span`, which a scan has validated before.
     pub fn at(bytes: &'b [u8], span: Span) -> Self {
-        Self {
-            bytes,
-            at: span.start,
-            depth: 0,
-        }
+        Self { bytes, at: span.start, depth: 0 }
     }
 
     /// Index of the next byte to be read.
@@ -131,20 +123,11 @@ impl<'b> Cursor<'b> {
         if matches!(kind, Kind::Object | Kind::Array) {
             self.nested()?;
         }
-        Ok(Value {
-            span: Span {
-                start,
-                end: self.at,
-            },
-            kind,
-        })
+        Ok(Value { span: Span { start, end: self.at }, kind })
     }
 
     /// Consumes the object the cursor stands at; `member` gets each decoded key and must consume the key's value.
-    pub fn object<E: From<Fault>>(
-        &mut self,
-        mut member: impl FnMut(&mut Self, &[u8]) -> Result<(), E>,
-    ) -> Result<Value, E> {
+    pub fn object<E: From<Fault>>(&mut self, mut member: impl FnMut(&mut Self, &[u8]) -> Result<(), E>) -> Result<Value, E> {
         let start = self.open()?;
         if self.peek() == Some(b'}') {
             self.at += 1;
@@ -158,20 +141,11 @@ impl<'b> Cursor<'b> {
             }
         }
         self.depth -= 1;
-        Ok(Value {
-            span: Span {
-                start,
-                end: self.at,
-            },
-            kind: Kind::Object,
-        })
+        Ok(Value { span: Span { start, end: self.at }, kind: Kind::Object })
     }
 
     /// Consumes the array the cursor stands at; `element` gets each index and must consume the element.
-    pub fn array<E: From<Fault>>(
-        &mut self,
-        mut element: impl FnMut(&mut Self, usize) -> Result<(), E>,
-    ) -> Result<Value, E> {
+    pub fn array<E: From<Fault>>(&mut self, mut element: impl FnMut(&mut Self, usize) -> Result<(), E>) -> Result<Value, E> {
         let start = self.open()?;
         if self.peek() == Some(b']') {
             self.at += 1;
@@ -184,13 +158,7 @@ impl<'b> Cursor<'b> {
             }
         }
         self.depth -= 1;
-        Ok(Value {
-            span: Span {
-                start,
-                end: self.at,
-            },
-            kind: Kind::Array,
-        })
+        Ok(Value { span: Span { start, end: self.at }, kind: Kind::Array })
     }
 
     fn open(&mut self) -> Result<usize, Fault> {
@@ -244,11 +212,7 @@ impl<'b> Cursor<'b> {
                     return Ok(());
                 }
                 let in_object = objects & 1 == 1;
-                let (closing, expected) = if in_object {
-                    (b'}', "expected ',' or '}'")
-                } else {
-                    (b']', "expected ',' or ']'")
-                };
+                let (closing, expected) = if in_object { (b'}', "expected ',' or '}'") } else { (b']', "expected ',' or ']'") };
                 if !self.close(closing, expected)? {
                     if in_object {
                         self.key()?;
@@ -262,11 +226,7 @@ impl<'b> Cursor<'b> {
     }
 
     fn room(&self, open: u32) -> Result<(), Fault> {
-        if self.depth + open < MAX_DEPTH {
-            Ok(())
-        } else {
-            Err(self.fault("nested more than 127 levels deep"))
-        }
+        if self.depth + open < MAX_DEPTH { Ok(()) } else { Err(self.fault("nested more than 127 levels deep")) }
     }
 
     /// Consumes `"key":` and returns the key.
@@ -281,11 +241,7 @@ impl<'b> Cursor<'b> {
             return Err(self.fault("expected ':'"));
         }
         self.at += 1;
-        Ok(if escaped {
-            unescape(key)
-        } else {
-            Cow::Borrowed(key)
-        })
+        Ok(if escaped { unescape(key) } else { Cow::Borrowed(key) })
     }
 
     #[inline]
@@ -336,11 +292,7 @@ impl<'b> Cursor<'b> {
         while self.bytes.get(self.at).is_some_and(u8::is_ascii_digit) {
             self.at += 1;
         }
-        if self.at == start {
-            Err(self.fault("expected a digit"))
-        } else {
-            Ok(())
-        }
+        if self.at == start { Err(self.fault("expected a digit")) } else { Ok(()) }
     }
 
     /// Consumes a string and tells whether it holds an escape.

@@ -40,10 +40,7 @@ pub(super) fn end_of_string(bytes: &[u8], start: usize) -> Result<Ended, Fault> 
                     at += 1;
                 }
                 None => {
-                    return Err(Fault {
-                        what: "expected '\"', found the end of the text",
-                        at,
-                    });
+                    return Err(Fault { what: "expected '\"', found the end of the text", at });
                 }
             }
             continue;
@@ -78,43 +75,28 @@ pub(super) fn end_of_string(bytes: &[u8], start: usize) -> Result<Ended, Fault> 
                     special &= u64::MAX << (8 * (here + length));
                 }
                 _ => {
-                    return Err(Fault {
-                        what: CONTROL,
-                        at: at + here,
-                    });
+                    return Err(Fault { what: CONTROL, at: at + here });
                 }
             }
         }
         at += WORD;
     }
     if seen & HIGHS != 0 {
-        utf8(&bytes[start..at]).map_err(|valid| Fault {
-            what: "invalid UTF-8",
-            at: start + valid,
-        })?;
+        utf8(&bytes[start..at]).map_err(|valid| Fault { what: "invalid UTF-8", at: start + valid })?;
     }
     Ok(Ended { at, escaped })
 }
 
 const CONTROL: &str = "control character in a string (write it as an escape)";
-const BAD_ESCAPE: &str =
-    "invalid escape in a string (\\u takes four hex digits; surrogates come in pairs)";
+const BAD_ESCAPE: &str = "invalid escape in a string (\\u takes four hex digits; surrogates come in pairs)";
 
 /// Length of the escape at `at`.
 #[inline]
 fn escape(bytes: &[u8], at: usize) -> Result<usize, Fault> {
     match bytes.get(at + 1) {
         Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(2),
-        Some(b'u') => code_point(&bytes[at..])
-            .map(|(length, _)| length)
-            .ok_or(Fault {
-                what: BAD_ESCAPE,
-                at,
-            }),
-        _ => Err(Fault {
-            what: BAD_ESCAPE,
-            at,
-        }),
+        Some(b'u') => code_point(&bytes[at..]).map(|(length, _)| length).ok_or(Fault { what: BAD_ESCAPE, at }),
+        _ => Err(Fault { what: BAD_ESCAPE, at }),
     }
 }
 
@@ -171,19 +153,14 @@ fn code_point(bytes: &[u8]) -> Option<(usize, char)> {
             return None;
         }
         let digits = escape[2..].iter();
-        digits.copied().try_fold(0, |value, digit| {
-            Some((value << 4) | char::from(digit).to_digit(16)?)
-        })
+        digits.copied().try_fold(0, |value, digit| Some((value << 4) | char::from(digit).to_digit(16)?))
     };
     let first = unit(0)?;
     if !(0xD800..0xDC00).contains(&first) {
         return Some((6, char::from_u32(first)?));
     }
     let second = unit(6).filter(|unit| (0xDC00..0xE000).contains(unit))?;
-    Some((
-        12,
-        char::from_u32(0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00))?,
-    ))
+    Some((12, char::from_u32(0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00))?))
 }
 
 /// The bytes that the inside of a validated string stands for.
@@ -199,11 +176,7 @@ pub(super) fn unescape(inside: &[u8]) -> Cow<'_, [u8]> {
         if let Some(word) = inside[from..].first_chunk::<WORD>() {
             out[to..to + WORD].copy_from_slice(word);
             let backslash = marks(u64::from_le_bytes(*word), b'\\');
-            let plain = if backslash == 0 {
-                WORD
-            } else {
-                first_mark(backslash)
-            };
+            let plain = if backslash == 0 { WORD } else { first_mark(backslash) };
             from += plain;
             to += plain;
             if backslash == 0 {
@@ -236,13 +209,9 @@ pub(super) fn unescape(inside: &[u8]) -> Cow<'_, [u8]> {
 
 /// The text of a validated JSON string, given with its quotes; of any other value, none.
 pub(crate) fn decode(quoted: &[u8]) -> Cow<'_, str> {
-    let inside = quoted
-        .strip_prefix(b"\"")
-        .and_then(|rest| rest.strip_suffix(b"\""));
+    let inside = quoted.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
     match unescape(inside.unwrap_or_default()) {
-        Cow::Borrowed(bytes) => {
-            utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
-        }
+        Cow::Borrowed(bytes) => utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed),
         Cow::Owned(bytes) => Cow::Owned(utf8(&bytes).map(str::to_owned).unwrap_or_default()),
     }
 }
@@ -259,11 +228,7 @@ pub(crate) fn escape_into(out: &mut Vec<u8>, text: &str) {
         if let Some(word) = text[from..].first_chunk::<WORD>() {
             room[to..to + WORD].copy_from_slice(word);
             let special = specials(u64::from_le_bytes(*word));
-            let plain = if special == 0 {
-                WORD
-            } else {
-                (special.trailing_zeros() / 8) as usize
-            };
+            let plain = if special == 0 { WORD } else { (special.trailing_zeros() / 8) as usize };
             from += plain;
             to += plain;
             if special == 0 {
@@ -298,8 +263,7 @@ fn escaped(byte: u8) -> ([u8; 6], usize) {
 pub(crate) fn escaped_bound(text: &[u8]) -> usize {
     let extra = |chunk: &[u8]| {
         // At most 42 * 6 fits a byte, which lets the compiler count many at once.
-        let extra =
-            |&byte: &u8| u8::from(byte == b'"' || byte == b'\\') + 5 * u8::from(byte < 0x20);
+        let extra = |&byte: &u8| u8::from(byte == b'"' || byte == b'\\') + 5 * u8::from(byte < 0x20);
         usize::from(chunk.iter().map(extra).sum::<u8>())
     };
     text.len() + text.chunks(32).map(extra).sum::<usize>()

@@ -19,29 +19,19 @@ pub struct WireError {
 
 impl WireError {
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            param: None,
-        }
+        Self { message: message.into(), param: None }
     }
 
     pub(super) fn at(path: &str, message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            param: Some(path.to_owned()),
-        }
+        Self { message: message.into(), param: Some(path.to_owned()) }
     }
 
     pub(super) fn json(error: &serde_json::Error) -> Self {
-        Self::new(format!(
-            "The request body is not valid JSON for this endpoint: {error}."
-        ))
+        Self::new(format!("The request body is not valid JSON for this endpoint: {error}."))
     }
 
     pub(super) fn reply(error: &serde_json::Error) -> Self {
-        Self::new(format!(
-            "The provider's reply cannot be understood: {error}."
-        ))
+        Self::new(format!("The provider's reply cannot be understood: {error}."))
     }
 
     pub(super) fn untranslatable(path: &str) -> Self {
@@ -125,13 +115,7 @@ pub fn error_event(wire: Wire, error: &ErrorBody) -> Vec<u8> {
 
 /// The body of a provider's error response in the client's wire; the provider's own message is kept. Within one wire a body
 /// of the right shape comes back unchanged. `request_id` is ours.
-pub fn translate_error(
-    from: Wire,
-    to: Wire,
-    status: u16,
-    body: &[u8],
-    request_id: &str,
-) -> Vec<u8> {
+pub fn translate_error(from: Wire, to: Wire, status: u16, body: &[u8], request_id: &str) -> Vec<u8> {
     let found = ProviderError::parse(body);
     if from == to && found.well_formed {
         return body.to_vec();
@@ -144,17 +128,7 @@ pub fn translate_error(
     let kind = kind_of(status, &found.kind, &found.code);
     let code = Some(found.code.as_str()).filter(|code| !code.is_empty());
     let param = Some(found.param.as_str()).filter(|param| !param.is_empty());
-    error_body(
-        to,
-        &ErrorBody {
-            status,
-            kind,
-            message: &message,
-            param,
-            code,
-            request_id,
-        },
-    )
+    error_body(to, &ErrorBody { status, kind, message: &message, param, code, request_id })
 }
 
 /// The longest piece of a body that is not JSON (a proxy's HTML page, …) to be shown, in characters.
@@ -196,29 +170,18 @@ struct Details<'a> {
 impl ProviderError {
     pub(super) fn parse(body: &[u8]) -> Self {
         let envelope = if body.trim_ascii_start().starts_with(b"[") {
-            serde_json::from_slice::<Vec<Envelope>>(body)
-                .ok()
-                .and_then(|listed| listed.into_iter().next())
+            serde_json::from_slice::<Vec<Envelope>>(body).ok().and_then(|listed| listed.into_iter().next())
         } else {
             serde_json::from_slice::<Envelope>(body).ok()
         };
         let Some(envelope) = envelope else {
             let text = String::from_utf8_lossy(body);
-            return Self {
-                message: text.trim().chars().take(MAX_FOREIGN_TEXT).collect(),
-                ..Self::default()
-            };
+            return Self { message: text.trim().chars().take(MAX_FOREIGN_TEXT).collect(), ..Self::default() };
         };
         match envelope.error {
             Some(error) => Self::details(error),
-            None if envelope.message.is_empty() => Self {
-                message: envelope.detail.0.into_owned(),
-                ..Self::default()
-            },
-            None => Self {
-                message: envelope.message.0.into_owned(),
-                ..Self::default()
-            },
+            None if envelope.message.is_empty() => Self { message: envelope.detail.0.into_owned(), ..Self::default() },
+            None => Self { message: envelope.message.0.into_owned(), ..Self::default() },
         }
     }
 
@@ -234,10 +197,7 @@ impl ProviderError {
             }
         } else {
             let text = serde_json::from_str::<Text>(error.get()).unwrap_or_default();
-            Self {
-                message: text.0.into_owned(),
-                ..Self::default()
-            }
+            Self { message: text.0.into_owned(), ..Self::default() }
         }
     }
 }
@@ -254,9 +214,7 @@ pub(super) fn kind_of(status: u16, kind: &str, code: &str) -> &'static str {
         _ => {}
     }
     match (kind, code) {
-        ("insufficient_quota" | "billing_error", _) | (_, "insufficient_quota") => {
-            "insufficient_quota"
-        }
+        ("insufficient_quota" | "billing_error", _) | (_, "insufficient_quota") => "insufficient_quota",
         _ if status == 402 => "insufficient_quota",
         _ if status == 429 => "rate_limit_error",
         _ if status >= 500 => "api_error",
@@ -264,9 +222,7 @@ pub(super) fn kind_of(status: u16, kind: &str, code: &str) -> &'static str {
         ("permission_error", _) => "permission_error",
         ("not_found_error", _) | (_, "model_not_found") => "not_found_error",
         ("request_too_large", _) => "request_too_large",
-        ("rate_limit_error" | "requests" | "tokens", _) | (_, "rate_limit_exceeded") => {
-            "rate_limit_error"
-        }
+        ("rate_limit_error" | "requests" | "tokens", _) | (_, "rate_limit_exceeded") => "rate_limit_error",
         ("overloaded_error", _) | (_, "overloaded" | "503" | "529") => "overloaded_error",
         ("timeout_error", _) | (_, "timeout" | "504") => "timeout_error",
         ("invalid_request_error", _) => "invalid_request_error",
@@ -283,37 +239,21 @@ fn openai<'a>(error: &ErrorBody<'a>) -> OpenaiError<'a> {
         "not_found_error" => ("invalid_request_error", Some("not_found")),
         "request_too_large" => ("invalid_request_error", Some("request_too_large")),
         "rate_limit_error" => ("rate_limit_error", Some("rate_limit_exceeded")),
-        "insufficient_quota" | "billing_error" => {
-            ("insufficient_quota", Some("insufficient_quota"))
-        }
+        "insufficient_quota" | "billing_error" => ("insufficient_quota", Some("insufficient_quota")),
         "api_error" => ("server_error", None),
         "overloaded_error" => ("server_error", Some("overloaded")),
         "timeout_error" => ("server_error", Some("timeout")),
         other => (other, None),
     };
     let code = error.code.or(code);
-    OpenaiError {
-        error: OpenaiErrorFields {
-            message: error.message,
-            r#type: kind,
-            param: error.param,
-            code,
-        },
-    }
+    OpenaiError { error: OpenaiErrorFields { message: error.message, r#type: kind, param: error.param, code } }
 }
 
 fn anthropic<'a>(error: &ErrorBody<'a>) -> AnthropicError<'a> {
-    let kind = if error.kind == "insufficient_quota" {
-        "billing_error"
-    } else {
-        error.kind
-    };
+    let kind = if error.kind == "insufficient_quota" { "billing_error" } else { error.kind };
     AnthropicError {
         r#type: "error",
-        error: AnthropicErrorFields {
-            r#type: kind,
-            message: error.message,
-        },
+        error: AnthropicErrorFields { r#type: kind, message: error.message },
         request_id: Some(error.request_id).filter(|id| !id.is_empty()),
     }
 }

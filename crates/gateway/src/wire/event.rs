@@ -70,9 +70,7 @@ impl StreamReader {
     pub fn new(wire: Wire) -> Self {
         match wire {
             Wire::OpenaiChat => Self::OpenaiChat(openai_chat::StreamReader::default()),
-            Wire::AnthropicMessages => {
-                Self::AnthropicMessages(anthropic_messages::StreamReader::default())
-            }
+            Wire::AnthropicMessages => Self::AnthropicMessages(anthropic_messages::StreamReader::default()),
         }
     }
 
@@ -105,12 +103,8 @@ impl StreamWriter {
     /// do; `created_unix` in seconds.
     pub fn new(wire: Wire, include_usage: bool, created_unix: u64) -> Self {
         match wire {
-            Wire::OpenaiChat => {
-                Self::OpenaiChat(openai_chat::StreamWriter::new(include_usage, created_unix))
-            }
-            Wire::AnthropicMessages => {
-                Self::AnthropicMessages(anthropic_messages::StreamWriter::default())
-            }
+            Wire::OpenaiChat => Self::OpenaiChat(openai_chat::StreamWriter::new(include_usage, created_unix)),
+            Wire::AnthropicMessages => Self::AnthropicMessages(anthropic_messages::StreamWriter::default()),
         }
     }
 

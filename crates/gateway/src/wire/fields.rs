@@ -15,10 +15,7 @@ impl Fields {
     pub(super) fn parse(body: &[u8]) -> Result<Self, WireError> {
         let value = serde_json::from_slice(body).map_err(|error| WireError::json(&error))?;
         match value {
-            Value::Object(map) => Ok(Self {
-                path: String::new(),
-                map,
-            }),
+            Value::Object(map) => Ok(Self { path: String::new(), map }),
             _ => Err(WireError::new("The request body must be a JSON object.")),
         }
     }
@@ -33,11 +30,7 @@ impl Fields {
 
     /// Where the field `key` of this object stands in the request.
     pub(super) fn path(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     /// The value of `key`, unless absent or null.
@@ -54,8 +47,7 @@ impl Fields {
     }
 
     pub(super) fn required_string(&mut self, key: &str) -> Result<String, WireError> {
-        self.string(key)?
-            .ok_or_else(|| self.wrong(key, "a string; it is missing"))
+        self.string(key)?.ok_or_else(|| self.wrong(key, "a string; it is missing"))
     }
 
     pub(super) fn boolean(&mut self, key: &str) -> Result<Option<bool>, WireError> {
@@ -69,10 +61,7 @@ impl Fields {
     pub(super) fn integer(&mut self, key: &str) -> Result<Option<u64>, WireError> {
         match self.take(key) {
             None => Ok(None),
-            Some(value) => value
-                .as_u64()
-                .map(Some)
-                .ok_or_else(|| self.wrong(key, "a whole number")),
+            Some(value) => value.as_u64().map(Some).ok_or_else(|| self.wrong(key, "a whole number")),
         }
     }
 
@@ -94,20 +83,14 @@ impl Fields {
 
     pub(super) fn object(&mut self, key: &str) -> Result<Option<Fields>, WireError> {
         let path = self.path(key);
-        self.take(key)
-            .map(|value| Fields::of(path, value))
-            .transpose()
+        self.take(key).map(|value| Fields::of(path, value)).transpose()
     }
 
     /// Objects of an array, each knowing its place; empty if absent.
     pub(super) fn objects(&mut self, key: &str) -> Result<Vec<Fields>, WireError> {
         let items = self.array(key)?.unwrap_or_default();
         let path = self.path(key);
-        items
-            .into_iter()
-            .enumerate()
-            .map(|(at, item)| Fields::of(format!("{path}[{at}]"), item))
-            .collect()
+        items.into_iter().enumerate().map(|(at, item)| Fields::of(format!("{path}[{at}]"), item)).collect()
     }
 
     /// Forget fields that the other wire can do without; the caller says why.

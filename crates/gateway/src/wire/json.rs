@@ -12,14 +12,12 @@ pub(super) fn bytes(value: &impl Serialize) -> Vec<u8> {
 
 /// `value` as JSON text at the end of `out`.
 pub(super) fn append(out: &mut Vec<u8>, value: &impl Serialize) {
-    serde_json::to_writer(out, value)
-        .unwrap_or_else(|error| unreachable!("plain data always serialises: {error}"));
+    serde_json::to_writer(out, value).unwrap_or_else(|error| unreachable!("plain data always serialises: {error}"));
 }
 
 /// `value` as JSON that another value can hold without parsing it again.
 pub(super) fn raw(value: &impl Serialize) -> Box<RawValue> {
-    serde_json::value::to_raw_value(value)
-        .unwrap_or_else(|error| unreachable!("plain data always serialises: {error}"))
+    serde_json::value::to_raw_value(value).unwrap_or_else(|error| unreachable!("plain data always serialises: {error}"))
 }
 
 /// One server-sent event at the end of `out`.

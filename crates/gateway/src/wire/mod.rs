@@ -49,12 +49,7 @@ impl std::fmt::Display for Wire {
 
 /// A whole request in wire `from`, said in wire `to` for the provider's `model`. Within one wire only `model` is replaced.
 /// What `to` has no words for is an error that names the field.
-pub fn translate_request(
-    from: Wire,
-    to: Wire,
-    body: &[u8],
-    model: &str,
-) -> Result<Vec<u8>, WireError> {
+pub fn translate_request(from: Wire, to: Wire, body: &[u8], model: &str) -> Result<Vec<u8>, WireError> {
     if from == to {
         return request::replace_model(body, model);
     }
@@ -71,12 +66,7 @@ pub fn translate_request(
 
 /// A request in the upstream's `wire` with one more round at the end of its messages: what the model said in `reply`, and
 /// the results of the tools it called. All other bytes stay as they are.
-pub fn append_round(
-    wire: Wire,
-    body: &[u8],
-    reply: &Reply,
-    results: &[ToolResult],
-) -> Result<Vec<u8>, WireError> {
+pub fn append_round(wire: Wire, body: &[u8], reply: &Reply, results: &[ToolResult]) -> Result<Vec<u8>, WireError> {
     let messages = match wire {
         Wire::OpenaiChat => openai_chat::reply::round(reply, results),
         Wire::AnthropicMessages => anthropic_messages::reply::round(reply, results),

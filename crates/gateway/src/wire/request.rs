@@ -49,11 +49,7 @@ pub(super) enum Content {
     Text(String),
     Image(Image),
     ToolCall(ToolCall),
-    ToolResult {
-        call_id: String,
-        content: Vec<Content>,
-        is_error: bool,
-    },
+    ToolResult { call_id: String, content: Vec<Content>, is_error: bool },
 }
 
 #[derive(Debug)]
@@ -93,21 +89,12 @@ struct MessagesField<'a> {
 /// The same bytes with another model.
 pub(super) fn replace_model(body: &[u8], model: &str) -> Result<Vec<u8>, WireError> {
     let found: ModelField = top_level(body)?;
-    let raw = found
-        .model
-        .ok_or_else(|| WireError::at("model", "`model` is missing."))?;
-    Ok(splice(
-        body,
-        range_of(body, raw),
-        Value::from(model).to_string().as_bytes(),
-    ))
+    let raw = found.model.ok_or_else(|| WireError::at("model", "`model` is missing."))?;
+    Ok(splice(body, range_of(body, raw), Value::from(model).to_string().as_bytes()))
 }
 
 /// The same bytes with `messages` after the last message.
-pub(super) fn append_messages(
-    body: &[u8],
-    messages: &[Box<RawValue>],
-) -> Result<Vec<u8>, WireError> {
+pub(super) fn append_messages(body: &[u8], messages: &[Box<RawValue>]) -> Result<Vec<u8>, WireError> {
     let found: MessagesField = top_level(body)?;
     let raw = found.messages.filter(|raw| raw.get().starts_with('['));
     let raw = raw.ok_or_else(|| WireError::at("messages", "`messages` must be an array."))?;

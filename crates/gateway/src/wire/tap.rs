@@ -28,43 +28,20 @@ impl Accumulator {
                 _ => self.reply.parts.push(Part::Text(text)),
             },
             Event::Thinking(more) => match self.reply.parts.last_mut() {
-                Some(Part::Thinking {
-                    text,
-                    signature: None,
-                }) => text.push_str(&more),
-                _ => self.reply.parts.push(Part::Thinking {
-                    text: more,
-                    signature: None,
-                }),
+                Some(Part::Thinking { text, signature: None }) => text.push_str(&more),
+                _ => self.reply.parts.push(Part::Thinking { text: more, signature: None }),
             },
             Event::Signature(proof) => match self.reply.parts.last_mut() {
-                Some(Part::Thinking {
-                    signature: signature @ None,
-                    ..
-                }) => *signature = Some(proof),
-                _ => self.reply.parts.push(Part::Thinking {
-                    text: String::new(),
-                    signature: Some(proof),
-                }),
+                Some(Part::Thinking { signature: signature @ None, .. }) => *signature = Some(proof),
+                _ => self.reply.parts.push(Part::Thinking { text: String::new(), signature: Some(proof) }),
             },
             Event::ToolStart { index, id, name } => {
                 self.calls.push((index, self.reply.parts.len()));
-                self.reply.parts.push(Part::ToolCall(ToolCall {
-                    id,
-                    name,
-                    arguments: String::new(),
-                }));
+                self.reply.parts.push(Part::ToolCall(ToolCall { id, name, arguments: String::new() }));
             }
             Event::ToolArguments { index, json } => {
-                let place = self
-                    .calls
-                    .iter()
-                    .rev()
-                    .find(|(call, _)| *call == index)
-                    .map(|(_, place)| *place);
-                if let Some(Part::ToolCall(call)) =
-                    place.and_then(|place| self.reply.parts.get_mut(place))
-                {
+                let place = self.calls.iter().rev().find(|(call, _)| *call == index).map(|(_, place)| *place);
+                if let Some(Part::ToolCall(call)) = place.and_then(|place| self.reply.parts.get_mut(place)) {
                     call.arguments.push_str(&json);
                 }
             }
@@ -114,9 +91,7 @@ impl Accumulator {
 
     /// Kind and message of the error the provider ended the stream with.
     pub fn failure(&self) -> Option<(&str, &str)> {
-        self.failure
-            .as_ref()
-            .map(|(kind, message)| (kind.as_str(), message.as_str()))
+        self.failure.as_ref().map(|(kind, message)| (kind.as_str(), message.as_str()))
     }
 }
 
@@ -130,10 +105,7 @@ pub struct Tap {
 impl Tap {
     /// A tap at the beginning of a reply in `wire`.
     pub fn new(wire: Wire) -> Self {
-        Self {
-            reader: StreamReader::new(wire),
-            accumulator: Accumulator::default(),
-        }
+        Self { reader: StreamReader::new(wire), accumulator: Accumulator::default() }
     }
 
     /// Add what `frame` says. An error leaves what was heard before; the relay can go on.

@@ -12,11 +12,7 @@ pub(super) struct Text<'a>(pub Cow<'a, str>);
 impl Text<'_> {
     /// The text, or nothing if it is empty.
     pub(super) fn given(self) -> Option<String> {
-        if self.0.is_empty() {
-            None
-        } else {
-            Some(self.0.into_owned())
-        }
+        if self.0.is_empty() { None } else { Some(self.0.into_owned()) }
     }
 }
 

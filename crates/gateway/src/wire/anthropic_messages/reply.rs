@@ -52,8 +52,7 @@ impl<'a> BlockIn<'a> {
 }
 
 pub(in crate::wire) fn parse(body: &[u8]) -> Result<Reply, WireError> {
-    let message: MessageIn =
-        serde_json::from_slice(body).map_err(|error| WireError::reply(&error))?;
+    let message: MessageIn = serde_json::from_slice(body).map_err(|error| WireError::reply(&error))?;
     let parts: Result<Vec<Part>, WireError> = message
         .content
         .into_iter()
@@ -61,10 +60,7 @@ pub(in crate::wire) fn parse(body: &[u8]) -> Result<Reply, WireError> {
             let block = BlockIn::parse(raw)?;
             Ok(match &*block.r#type {
                 "text" => Part::Text(block.text.0.into_owned()),
-                "thinking" => Part::Thinking {
-                    text: block.thinking.0.into_owned(),
-                    signature: block.signature.given(),
-                },
+                "thinking" => Part::Thinking { text: block.thinking.0.into_owned(), signature: block.signature.given() },
                 "tool_use" => Part::ToolCall(ToolCall {
                     id: block.id.0.into_owned(),
                     name: block.name.0.into_owned(),
@@ -121,11 +117,7 @@ pub(super) enum BlockOut<'a> {
 
 impl<'a> From<&'a ToolCall> for BlockOut<'a> {
     fn from(call: &'a ToolCall) -> Self {
-        Self::ToolUse {
-            id: call_id(&call.id),
-            name: &call.name,
-            input: call.object(),
-        }
+        Self::ToolUse { id: call_id(&call.id), name: &call.name, input: call.object() }
     }
 }
 
@@ -135,11 +127,7 @@ pub(super) fn call_id(id: &str) -> Cow<'_, str> {
     if id.chars().all(allowed) {
         Cow::Borrowed(id)
     } else {
-        Cow::Owned(
-            id.chars()
-                .map(|c| if allowed(c) { c } else { '_' })
-                .collect(),
-        )
+        Cow::Owned(id.chars().map(|c| if allowed(c) { c } else { '_' }).collect())
     }
 }
 
@@ -150,10 +138,7 @@ fn content(reply: &Reply, unsigned: bool) -> Vec<Box<RawValue>> {
         Part::Text(text) => (!text.is_empty()).then(|| json::raw(&BlockOut::Text { text })),
         Part::Thinking { text, signature } => {
             let signature = signature.as_deref().or(unsigned.then_some(""))?;
-            Some(json::raw(&BlockOut::Thinking {
-                thinking: text,
-                signature,
-            }))
+            Some(json::raw(&BlockOut::Thinking { thinking: text, signature }))
         }
         Part::ToolCall(call) => Some(json::raw(&BlockOut::from(call))),
         Part::Opaque(block) => RawValue::from_string(block.clone()).ok(),
@@ -176,8 +161,7 @@ pub(in crate::wire) fn write(reply: &Reply) -> Vec<u8> {
 }
 
 pub(in crate::wire) fn rewrite(body: &[u8], reply: &Reply) -> Result<Vec<u8>, WireError> {
-    let mut message: Map<String, Value> =
-        serde_json::from_slice(body).map_err(|error| WireError::reply(&error))?;
+    let mut message: Map<String, Value> = serde_json::from_slice(body).map_err(|error| WireError::reply(&error))?;
     let (stop_reason, stop_sequence) = stop_fields_of(&reply.stop);
     message.insert("id".to_owned(), json!(reply.id));
     message.insert("model".to_owned(), json!(reply.model));
@@ -204,10 +188,7 @@ pub(super) struct TurnOut {
 
 /// The messages of one more round: what the model said, and one message with all results.
 pub(in crate::wire) fn round(reply: &Reply, results: &[ToolResult]) -> Vec<Box<RawValue>> {
-    let mut turns = vec![json::raw(&TurnOut {
-        role: "assistant",
-        content: content(reply, false),
-    })];
+    let mut turns = vec![json::raw(&TurnOut { role: "assistant", content: content(reply, false) })];
     if !results.is_empty() {
         let blocks = results.iter().map(|result| {
             json::raw(&BlockOut::ToolResult {
@@ -216,10 +197,7 @@ pub(in crate::wire) fn round(reply: &Reply, results: &[ToolResult]) -> Vec<Box<R
                 is_error: result.is_error,
             })
         });
-        turns.push(json::raw(&TurnOut {
-            role: "user",
-            content: blocks.collect(),
-        }));
+        turns.push(json::raw(&TurnOut { role: "user", content: blocks.collect() }));
     }
     turns
 }

@@ -30,9 +30,7 @@ pub(in crate::wire) fn parse(body: &[u8]) -> Result<Request, WireError> {
         tool_choice,
         parallel_tools,
         max_tokens: Some(
-            fields
-                .integer("max_tokens")?
-                .ok_or_else(|| fields.wrong("max_tokens", "a whole number; it is missing"))?,
+            fields.integer("max_tokens")?.ok_or_else(|| fields.wrong("max_tokens", "a whole number; it is missing"))?,
         ),
         stop: stop_sequences(&mut fields)?,
         temperature: fields.number("temperature")?,
@@ -57,9 +55,7 @@ fn tools(fields: &mut Fields) -> Result<Vec<Tool>, WireError> {
         tools.push(Tool {
             name: tool.required_string("name")?,
             description: tool.string("description")?,
-            schema: tool
-                .take("input_schema")
-                .ok_or_else(|| tool.wrong("input_schema", "a JSON Schema; it is missing"))?,
+            schema: tool.take("input_schema").ok_or_else(|| tool.wrong("input_schema", "a JSON Schema; it is missing"))?,
             strict: tool.boolean("strict")?,
         });
         tool.finish()?;
@@ -78,9 +74,7 @@ fn tool_choice(fields: &mut Fields) -> Result<(Option<ToolChoice>, Option<bool>)
         "tool" => ToolChoice::Named(choice.required_string("name")?),
         _ => return Err(choice.wrong("type", "`auto`, `any`, `tool` or `none`")),
     };
-    let parallel = choice
-        .boolean("disable_parallel_tool_use")?
-        .map(|disabled| !disabled);
+    let parallel = choice.boolean("disable_parallel_tool_use")?.map(|disabled| !disabled);
     choice.finish()?;
     Ok((Some(kind), parallel))
 }
@@ -121,11 +115,7 @@ fn output_config(fields: &mut Fields) -> Result<(Option<String>, Option<Value>),
         None => None,
         Some(mut format) => {
             format.only("type", &[json!("json_schema")])?;
-            Some(
-                format
-                    .take("schema")
-                    .ok_or_else(|| format.wrong("schema", "a JSON Schema; it is missing"))?,
-            )
+            Some(format.take("schema").ok_or_else(|| format.wrong("schema", "a JSON Schema; it is missing"))?)
         }
     };
     config.finish()?;
@@ -133,10 +123,7 @@ fn output_config(fields: &mut Fields) -> Result<(Option<String>, Option<Value>),
 }
 
 fn stop_sequences(fields: &mut Fields) -> Result<Vec<String>, WireError> {
-    let stops = fields
-        .array("stop_sequences")?
-        .unwrap_or_default()
-        .into_iter();
+    let stops = fields.array("stop_sequences")?.unwrap_or_default().into_iter();
     let stops = stops.map(|stop| match stop {
         Value::String(stop) => Ok(stop),
         _ => Err(fields.wrong("stop_sequences", "an array of strings")),
@@ -181,12 +168,7 @@ struct RequestOut<'a> {
 }
 
 pub(in crate::wire) fn write(request: Request) -> Result<Vec<u8>, WireError> {
-    if request
-        .temperature
-        .as_ref()
-        .and_then(Number::as_f64)
-        .is_some_and(|temperature| temperature > 1.0)
-    {
+    if request.temperature.as_ref().and_then(Number::as_f64).is_some_and(|temperature| temperature > 1.0) {
         let message = "`temperature` must be at most 1 with the provider of this model, which speaks another wire.";
         return Err(WireError::at("temperature", message));
     }
@@ -201,10 +183,7 @@ pub(in crate::wire) fn write(request: Request) -> Result<Vec<u8>, WireError> {
         Some(effort) => _ = output_config.insert("effort".to_owned(), json!(effort)),
     }
     if let Some(schema) = request.output_schema {
-        output_config.insert(
-            "format".to_owned(),
-            json!({"type": "json_schema", "schema": schema}),
-        );
+        output_config.insert("format".to_owned(), json!({"type": "json_schema", "schema": schema}));
     }
     Ok(json::bytes(&RequestOut {
         model: &request.model,

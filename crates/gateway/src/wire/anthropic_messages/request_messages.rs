@@ -13,10 +13,7 @@ pub(super) fn parse(request: &mut Fields) -> Result<Vec<Message>, WireError> {
     let mut messages = Vec::new();
     let system = content(request, "system")?;
     if !system.is_empty() {
-        messages.push(Message {
-            role: Role::System,
-            content: system,
-        });
+        messages.push(Message { role: Role::System, content: system });
     }
     let turns = request.objects("messages")?;
     if turns.is_empty() {
@@ -29,10 +26,7 @@ pub(super) fn parse(request: &mut Fields) -> Result<Vec<Message>, WireError> {
             "system" => Role::System,
             _ => return Err(message.wrong("role", "`user`, `assistant` or `system`")),
         };
-        messages.push(Message {
-            role,
-            content: content(&mut message, "content")?,
-        });
+        messages.push(Message { role, content: content(&mut message, "content")? });
         message.finish()?;
     }
     Ok(messages)
@@ -69,11 +63,7 @@ fn block_content(mut block: Fields) -> Result<Option<Content>, WireError> {
             block.only("caller", &[json!({"type": "direct"})])?;
             let (id, name) = (block.required_string("id")?, block.required_string("name")?);
             let arguments = block.take("input").unwrap_or_else(|| json!({})).to_string();
-            Content::ToolCall(ToolCall {
-                id,
-                name,
-                arguments,
-            })
+            Content::ToolCall(ToolCall { id, name, arguments })
         }
         "tool_result" => Content::ToolResult {
             call_id: block.required_string("tool_use_id")?,
@@ -89,14 +79,9 @@ fn block_content(mut block: Fields) -> Result<Option<Content>, WireError> {
 }
 
 fn image(block: &mut Fields) -> Result<Image, WireError> {
-    let mut source = block
-        .object("source")?
-        .ok_or_else(|| block.wrong("source", "an object; it is missing"))?;
+    let mut source = block.object("source")?.ok_or_else(|| block.wrong("source", "an object; it is missing"))?;
     let image = match source.required_string("type")?.as_str() {
-        "base64" => Image::Base64 {
-            media_type: source.required_string("media_type")?,
-            data: source.required_string("data")?,
-        },
+        "base64" => Image::Base64 { media_type: source.required_string("media_type")?, data: source.required_string("data")? },
         "url" => Image::Url(source.required_string("url")?),
         // A file kept by Anthropic.
         _ => return Err(source.untranslatable("type")),
@@ -116,8 +101,7 @@ pub(super) fn write(messages: Vec<Message>) -> Result<Conversation, WireError> {
     let mut system = Vec::new();
     let mut turns: Vec<TurnOut> = Vec::new();
     for message in messages {
-        let blocks: Result<Vec<Option<Box<RawValue>>>, WireError> =
-            message.content.into_iter().map(block).collect();
+        let blocks: Result<Vec<Option<Box<RawValue>>>, WireError> = message.content.into_iter().map(block).collect();
         let blocks = blocks?.into_iter().flatten();
         let role = match message.role {
             Role::System => {
@@ -129,20 +113,14 @@ pub(super) fn write(messages: Vec<Message>) -> Result<Conversation, WireError> {
         };
         match turns.last_mut() {
             Some(last) if last.role == role => last.content.extend(blocks),
-            _ => turns.push(TurnOut {
-                role,
-                content: blocks.collect(),
-            }),
+            _ => turns.push(TurnOut { role, content: blocks.collect() }),
         }
         if turns.last().is_some_and(|last| last.content.is_empty()) {
             turns.pop();
         }
     }
     if turns.is_empty() {
-        return Err(WireError::at(
-            "messages",
-            "`messages` must have at least one message of the user that is not empty.",
-        ));
+        return Err(WireError::at("messages", "`messages` must have at least one message of the user that is not empty."));
     }
     Ok(Conversation { system, turns })
 }
@@ -153,15 +131,9 @@ fn block(content: Content) -> Result<Option<Box<RawValue>>, WireError> {
         Content::Text(text) => json::raw(&BlockOut::Text { text: &text }),
         Content::Image(image) => json::raw(&image_out(image)),
         Content::ToolCall(call) => json::raw(&BlockOut::from(&call)),
-        Content::ToolResult {
-            call_id: id,
-            content,
-            is_error,
-        } => json::raw(&BlockOut::ToolResult {
-            tool_use_id: call_id(&id),
-            content: result_content(content)?,
-            is_error,
-        }),
+        Content::ToolResult { call_id: id, content, is_error } => {
+            json::raw(&BlockOut::ToolResult { tool_use_id: call_id(&id), content: result_content(content)?, is_error })
+        }
     }))
 }
 
@@ -174,10 +146,7 @@ fn result_content(mut contents: Vec<Content>) -> Result<Value, WireError> {
         .map(|content| match content {
             Content::Text(text) => Ok(json!({"type": "text", "text": text})),
             Content::Image(image) => Ok(image_out(image)),
-            _ => Err(WireError::at(
-                "messages",
-                "A tool result can have only text and images.",
-            )),
+            _ => Err(WireError::at("messages", "A tool result can have only text and images.")),
         })
         .collect();
     Ok(blocks?.into())

@@ -76,8 +76,7 @@ struct OpaqueBlock {
 
 impl StreamReader {
     pub(in crate::wire) fn read(&mut self, frame: &Frame) -> Result<Vec<Event>, WireError> {
-        let event: EventIn =
-            serde_json::from_slice(&frame.data).map_err(|error| WireError::reply(&error))?;
+        let event: EventIn = serde_json::from_slice(&frame.data).map_err(|error| WireError::reply(&error))?;
         let mut events = Vec::with_capacity(1);
         match &*event.r#type {
             "message_start" => {
@@ -90,34 +89,17 @@ impl StreamReader {
                 });
             }
             "content_block_start" => {
-                self.open(
-                    event.index,
-                    event
-                        .content_block
-                        .ok_or_else(|| missing("content_block"))?,
-                    &mut events,
-                )?;
+                self.open(event.index, event.content_block.ok_or_else(|| missing("content_block"))?, &mut events)?;
             }
             "content_block_delta" => {
-                self.delta(
-                    event.index,
-                    event.delta.ok_or_else(|| missing("delta"))?,
-                    &mut events,
-                );
+                self.delta(event.index, event.delta.ok_or_else(|| missing("delta"))?, &mut events);
             }
             "content_block_stop" => {
-                events.extend(
-                    self.opaque
-                        .take_if(|block| block.index == event.index)
-                        .map(OpaqueBlock::close),
-                );
+                events.extend(self.opaque.take_if(|block| block.index == event.index).map(OpaqueBlock::close));
             }
             "message_delta" => {
                 if let Some(delta) = event.delta.filter(|delta| !delta.stop_reason.is_empty()) {
-                    events.push(Event::Stop(stop_of(
-                        &delta.stop_reason,
-                        delta.stop_sequence.given(),
-                    )));
+                    events.push(Event::Stop(stop_of(&delta.stop_reason, delta.stop_sequence.given())));
                 }
                 if let Some(usage) = event.usage {
                     self.usage = usage.over(self.usage);
@@ -130,22 +112,14 @@ impl StreamReader {
                 if let Some(error) = event.error {
                     let error = ProviderError::details(error);
                     let kind = kind_of(0, &error.kind, &error.code).to_owned();
-                    events.push(Event::Error {
-                        kind,
-                        message: error.message,
-                    });
+                    events.push(Event::Error { kind, message: error.message });
                 }
             }
         }
         Ok(events)
     }
 
-    fn open(
-        &mut self,
-        index: u64,
-        raw: &RawValue,
-        events: &mut Vec<Event>,
-    ) -> Result<(), WireError> {
+    fn open(&mut self, index: u64, raw: &RawValue, events: &mut Vec<Event>) -> Result<(), WireError> {
         let block = BlockIn::parse(raw)?;
         match &*block.r#type {
             "text" => events.extend(block.text.given().map(Event::Text)),
@@ -157,28 +131,15 @@ impl StreamReader {
                 let position = self.calls.len();
                 self.calls.push(index);
                 let (id, name) = (block.id.0.into_owned(), block.name.0.into_owned());
-                events.push(Event::ToolStart {
-                    index: position,
-                    id,
-                    name,
-                });
+                events.push(Event::ToolStart { index: position, id, name });
                 // Anthropic sends `{}` here and the arguments later; some that follow it send all of them here.
                 let input = block.input.map_or("", RawValue::get);
-                if input.trim_start_matches(['{', ' ', '\n']) != "}"
-                    && !matches!(input, "" | "null")
-                {
-                    events.push(Event::ToolArguments {
-                        index: position,
-                        json: input.to_owned(),
-                    });
+                if input.trim_start_matches(['{', ' ', '\n']) != "}" && !matches!(input, "" | "null") {
+                    events.push(Event::ToolArguments { index: position, json: input.to_owned() });
                 }
             }
             _ => {
-                self.opaque = Some(OpaqueBlock {
-                    index,
-                    json: raw.get().to_owned(),
-                    input: String::new(),
-                });
+                self.opaque = Some(OpaqueBlock { index, json: raw.get().to_owned(), input: String::new() });
             }
         }
         Ok(())
@@ -193,9 +154,7 @@ impl StreamReader {
                 if let Some(call) = self.calls.iter().rposition(|block| *block == index) {
                     let json = delta.partial_json.given();
                     events.extend(json.map(|json| Event::ToolArguments { index: call, json }));
-                } else if let Some(block) =
-                    self.opaque.as_mut().filter(|block| block.index == index)
-                {
+                } else if let Some(block) = self.opaque.as_mut().filter(|block| block.index == index) {
                     block.input.push_str(&delta.partial_json);
                 }
             }
@@ -220,7 +179,5 @@ impl OpaqueBlock {
 }
 
 fn missing(field: &str) -> WireError {
-    WireError::new(format!(
-        "An event of the provider's stream has no `{field}`."
-    ))
+    WireError::new(format!("An event of the provider's stream has no `{field}`."))
 }

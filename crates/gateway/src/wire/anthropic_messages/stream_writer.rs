@@ -14,24 +14,11 @@ use crate::wire::{ErrorBody, Event, StopReason, Usage, Wire, error_event, json};
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Out<'a> {
-    MessageStart {
-        message: MessageOut<'a>,
-    },
-    ContentBlockStart {
-        index: usize,
-        content_block: BlockStart<'a>,
-    },
-    ContentBlockDelta {
-        index: usize,
-        delta: Delta<'a>,
-    },
-    ContentBlockStop {
-        index: usize,
-    },
-    MessageDelta {
-        delta: Stop<'a>,
-        usage: UsageOut,
-    },
+    MessageStart { message: MessageOut<'a> },
+    ContentBlockStart { index: usize, content_block: BlockStart<'a> },
+    ContentBlockDelta { index: usize, delta: Delta<'a> },
+    ContentBlockStop { index: usize },
+    MessageDelta { delta: Stop<'a>, usage: UsageOut },
     MessageStop {},
     Ping {},
 }
@@ -72,18 +59,9 @@ enum BlockStart<'a> {
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum KnownStart<'a> {
-    Text {
-        text: &'static str,
-    },
-    Thinking {
-        thinking: &'static str,
-        signature: &'static str,
-    },
-    ToolUse {
-        id: &'a str,
-        name: &'a str,
-        input: Empty,
-    },
+    Text { text: &'static str },
+    Thinking { thinking: &'static str, signature: &'static str },
+    ToolUse { id: &'a str, name: &'a str, input: Empty },
 }
 
 #[derive(Serialize)]
@@ -197,12 +175,7 @@ impl StreamWriter {
             Event::ToolStart { index, id, name } => {
                 self.any_call = true;
                 let arguments = String::new();
-                self.calls.push_back(Call {
-                    index: *index,
-                    id: id.clone(),
-                    name: name.clone(),
-                    arguments,
-                });
+                self.calls.push_back(Call { index: *index, id: id.clone(), name: name.clone(), arguments });
                 self.advance(out);
             }
             Event::ToolArguments { index, json } => self.arguments(*index, json, out),
@@ -217,14 +190,7 @@ impl StreamWriter {
             Event::Usage(usage) => self.usage = Some(*usage),
             Event::Error { kind, message } => {
                 self.failed = true;
-                let error = ErrorBody {
-                    status: 500,
-                    kind,
-                    message,
-                    param: None,
-                    code: None,
-                    request_id: "",
-                };
+                let error = ErrorBody { status: 500, kind, message, param: None, code: None, request_id: "" };
                 out.extend_from_slice(&error_event(Wire::AnthropicMessages, &error));
             }
             Event::Ping => emit(&Out::Ping {}, out),
@@ -252,23 +218,10 @@ impl StreamWriter {
             self.start("", "", out);
         }
         self.close(out);
-        let stop = self.stop.take().unwrap_or(if self.any_call {
-            StopReason::ToolUse
-        } else {
-            StopReason::EndTurn
-        });
+        let stop = self.stop.take().unwrap_or(if self.any_call { StopReason::ToolUse } else { StopReason::EndTurn });
         let (stop_reason, stop_sequence) = stop_fields_of(&stop);
-        let delta = Stop {
-            stop_reason,
-            stop_sequence,
-        };
-        emit(
-            &Out::MessageDelta {
-                delta,
-                usage: self.usage.unwrap_or_default().into(),
-            },
-            out,
-        );
+        let delta = Stop { stop_reason, stop_sequence };
+        emit(&Out::MessageDelta { delta, usage: self.usage.unwrap_or_default().into() }, out);
         emit(&Out::MessageStop {}, out);
     }
 
@@ -279,10 +232,7 @@ impl StreamWriter {
         }
         self.close(out);
         let start = match to {
-            Open::Thinking => KnownStart::Thinking {
-                thinking: "",
-                signature: "",
-            },
+            Open::Thinking => KnownStart::Thinking { thinking: "", signature: "" },
             _ => KnownStart::Text { text: "" },
         };
         self.start_block(to, BlockStart::Known(start), out);
@@ -308,19 +258,10 @@ impl StreamWriter {
                     return;
                 };
                 self.close(out);
-                let start = KnownStart::ToolUse {
-                    id: &call.id,
-                    name: &call.name,
-                    input: Empty {},
-                };
+                let start = KnownStart::ToolUse { id: &call.id, name: &call.name, input: Empty {} };
                 self.start_block(Open::Call, BlockStart::Known(start), out);
                 if !call.arguments.is_empty() {
-                    self.delta(
-                        Delta::InputJson {
-                            partial_json: &call.arguments,
-                        },
-                        out,
-                    );
+                    self.delta(Delta::InputJson { partial_json: &call.arguments }, out);
                 }
                 self.calls.push_front(call);
             }
@@ -344,11 +285,7 @@ impl StreamWriter {
         }
         if !self.text.is_empty() {
             let text = std::mem::take(&mut self.text);
-            self.start_block(
-                Open::Text,
-                BlockStart::Known(KnownStart::Text { text: "" }),
-                out,
-            );
+            self.start_block(Open::Text, BlockStart::Known(KnownStart::Text { text: "" }), out);
             self.delta(Delta::Text { text: &text }, out);
             self.stop_block(out);
         }
@@ -359,23 +296,11 @@ impl StreamWriter {
             self.start("", "", out);
         }
         self.open = open;
-        emit(
-            &Out::ContentBlockStart {
-                index: self.block,
-                content_block,
-            },
-            out,
-        );
+        emit(&Out::ContentBlockStart { index: self.block, content_block }, out);
     }
 
     fn delta(&self, delta: Delta, out: &mut Vec<u8>) {
-        emit(
-            &Out::ContentBlockDelta {
-                index: self.block,
-                delta,
-            },
-            out,
-        );
+        emit(&Out::ContentBlockDelta { index: self.block, delta }, out);
     }
 
     fn stop_block(&mut self, out: &mut Vec<u8>) {

@@ -24,12 +24,8 @@ impl UsageIn {
     pub(super) fn over(self, earlier: Self) -> Self {
         Self {
             input_tokens: self.input_tokens.or(earlier.input_tokens),
-            cache_read_input_tokens: self
-                .cache_read_input_tokens
-                .or(earlier.cache_read_input_tokens),
-            cache_creation_input_tokens: self
-                .cache_creation_input_tokens
-                .or(earlier.cache_creation_input_tokens),
+            cache_read_input_tokens: self.cache_read_input_tokens.or(earlier.cache_read_input_tokens),
+            cache_creation_input_tokens: self.cache_creation_input_tokens.or(earlier.cache_creation_input_tokens),
             output_tokens: self.output_tokens.or(earlier.output_tokens),
             output_tokens_details: self.output_tokens_details.or(earlier.output_tokens_details),
         }
@@ -40,9 +36,7 @@ impl From<UsageIn> for Usage {
     fn from(usage: UsageIn) -> Self {
         let cache_read = usage.cache_read_input_tokens.unwrap_or_default();
         let cache_write = usage.cache_creation_input_tokens.unwrap_or_default();
-        let reasoning = usage
-            .output_tokens_details
-            .and_then(|details| details.thinking_tokens);
+        let reasoning = usage.output_tokens_details.and_then(|details| details.thinking_tokens);
         Self {
             input: usage.input_tokens.unwrap_or_default() + cache_read + cache_write,
             output: usage.output_tokens.unwrap_or_default(),
@@ -71,15 +65,11 @@ struct OutputDetailsOut {
 impl From<Usage> for UsageOut {
     fn from(usage: Usage) -> Self {
         Self {
-            input_tokens: usage
-                .input
-                .saturating_sub(usage.cache_read + usage.cache_write),
+            input_tokens: usage.input.saturating_sub(usage.cache_read + usage.cache_write),
             cache_creation_input_tokens: usage.cache_write,
             cache_read_input_tokens: usage.cache_read,
             output_tokens: usage.output,
-            output_tokens_details: (usage.reasoning > 0).then_some(OutputDetailsOut {
-                thinking_tokens: usage.reasoning,
-            }),
+            output_tokens_details: (usage.reasoning > 0).then_some(OutputDetailsOut { thinking_tokens: usage.reasoning }),
         }
     }
 }

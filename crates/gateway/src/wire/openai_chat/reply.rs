@@ -64,11 +64,7 @@ struct FunctionIn<'a> {
 fn arguments_of(raw: Option<&RawValue>) -> String {
     let text = raw.map_or("", RawValue::get);
     let text = serde_json::from_str::<String>(text).unwrap_or_else(|_| text.to_owned());
-    if matches!(text.trim(), "" | "null") {
-        "{}".to_owned()
-    } else {
-        text
-    }
+    if matches!(text.trim(), "" | "null") { "{}".to_owned() } else { text }
 }
 
 /// Some providers give calls no id, but results must name one. `id` of the reply keeps it apart from those of other rounds.
@@ -77,20 +73,13 @@ pub(super) fn made_up_call_id(reply_id: &str, index: usize) -> String {
 }
 
 pub(in crate::wire) fn parse(body: &[u8]) -> Result<Reply, WireError> {
-    let completion: CompletionIn =
-        serde_json::from_slice(body).map_err(|error| WireError::reply(&error))?;
+    let completion: CompletionIn = serde_json::from_slice(body).map_err(|error| WireError::reply(&error))?;
     let choice = completion.choices.into_iter().next();
     let choice = choice.ok_or_else(|| WireError::new("The provider's reply has no `choices`."))?;
     let message = choice.message;
     let mut parts = Vec::new();
-    let thinking = message
-        .reasoning_content
-        .given()
-        .or(message.reasoning.given());
-    parts.extend(thinking.map(|text| Part::Thinking {
-        text,
-        signature: None,
-    }));
+    let thinking = message.reasoning_content.given().or(message.reasoning.given());
+    parts.extend(thinking.map(|text| Part::Thinking { text, signature: None }));
     parts.extend(message.content.given().map(Part::Text));
     let calls = message.tool_calls.unwrap_or_default();
     let mut stop = stop_of(&choice.finish_reason, !calls.is_empty());
@@ -100,22 +89,13 @@ pub(in crate::wire) fn parse(body: &[u8]) -> Result<Reply, WireError> {
     }
     for (index, call) in calls.into_iter().enumerate() {
         parts.push(Part::ToolCall(ToolCall {
-            id: call
-                .id
-                .given()
-                .unwrap_or_else(|| made_up_call_id(&completion.id, index)),
+            id: call.id.given().unwrap_or_else(|| made_up_call_id(&completion.id, index)),
             name: call.function.name.0.into_owned(),
             arguments: arguments_of(call.function.arguments),
         }));
     }
     let usage = completion.usage.map(Usage::from);
-    Ok(Reply {
-        id: completion.id.0.into_owned(),
-        model: completion.model.0.into_owned(),
-        parts,
-        stop,
-        usage,
-    })
+    Ok(Reply { id: completion.id.0.into_owned(), model: completion.model.0.into_owned(), parts, stop, usage })
 }
 
 #[derive(Serialize)]
@@ -163,15 +143,8 @@ struct FunctionOut<'a> {
 
 impl<'a> From<&'a ToolCall> for ToolCallOut<'a> {
     fn from(call: &'a ToolCall) -> Self {
-        let function = FunctionOut {
-            name: &call.name,
-            arguments: &call.arguments,
-        };
-        Self {
-            id: &call.id,
-            r#type: "function",
-            function,
-        }
+        let function = FunctionOut { name: &call.name, arguments: &call.arguments };
+        Self { id: &call.id, r#type: "function", function }
     }
 }
 
@@ -195,12 +168,7 @@ impl<'a> From<&'a Reply> for MessageOut<'a> {
 
 pub(in crate::wire) fn write(reply: &Reply, created: u64) -> Vec<u8> {
     let finish_reason = finish_reason_of(&reply.stop);
-    let choice = ChoiceOut {
-        index: 0,
-        message: MessageOut::from(reply),
-        logprobs: (),
-        finish_reason,
-    };
+    let choice = ChoiceOut { index: 0, message: MessageOut::from(reply), logprobs: (), finish_reason };
     json::bytes(&CompletionOut {
         id: &reply.id,
         object: "chat.completion",
@@ -213,19 +181,12 @@ pub(in crate::wire) fn write(reply: &Reply, created: u64) -> Vec<u8> {
 
 /// Only the first choice is rewritten: memory rounds are played with one.
 pub(in crate::wire) fn rewrite(body: &[u8], reply: &Reply) -> Result<Vec<u8>, WireError> {
-    let mut completion: Map<String, Value> =
-        serde_json::from_slice(body).map_err(|error| WireError::reply(&error))?;
+    let mut completion: Map<String, Value> = serde_json::from_slice(body).map_err(|error| WireError::reply(&error))?;
     completion.insert("id".to_owned(), json!(reply.id));
     completion.insert("model".to_owned(), json!(reply.model));
-    let choice = completion
-        .get_mut("choices")
-        .and_then(|choices| choices.get_mut(0))
-        .and_then(Value::as_object_mut);
+    let choice = completion.get_mut("choices").and_then(|choices| choices.get_mut(0)).and_then(Value::as_object_mut);
     let choice = choice.ok_or_else(|| WireError::new("The provider's reply has no `choices`."))?;
-    choice.insert(
-        "finish_reason".to_owned(),
-        json!(finish_reason_of(&reply.stop)),
-    );
+    choice.insert("finish_reason".to_owned(), json!(finish_reason_of(&reply.stop)));
     if let Some(message) = choice.get_mut("message").and_then(Value::as_object_mut) {
         for replaced in ["reasoning_content", "reasoning", "refusal", "tool_calls"] {
             message.shift_remove(replaced);
@@ -235,10 +196,7 @@ pub(in crate::wire) fn rewrite(body: &[u8], reply: &Reply) -> Result<Vec<u8>, Wi
         }
     }
     if let Some(usage) = reply.usage {
-        merge(
-            completion.entry("usage").or_insert(Value::Null),
-            json!(UsageOut::from(usage)),
-        );
+        merge(completion.entry("usage").or_insert(Value::Null), json!(UsageOut::from(usage)));
     }
     Ok(json::bytes(&completion))
 }
@@ -264,11 +222,7 @@ struct ToolMessageOut<'a> {
 
 /// This wire has no flag for a failed call, so the text says it.
 pub(super) fn result_text(content: String, is_error: bool) -> String {
-    if is_error {
-        format!("Error: {content}")
-    } else {
-        content
-    }
+    if is_error { format!("Error: {content}") } else { content }
 }
 
 /// The messages of one more round: what the model said, and a message for each result.
@@ -276,11 +230,7 @@ pub(in crate::wire) fn round(reply: &Reply, results: &[ToolResult]) -> Vec<Box<R
     let mut messages = vec![json::raw(&MessageOut::from(reply))];
     messages.extend(results.iter().map(|result| {
         let content = result_text(result.content.clone(), result.is_error);
-        json::raw(&ToolMessageOut {
-            role: "tool",
-            tool_call_id: &result.call_id,
-            content,
-        })
+        json::raw(&ToolMessageOut { role: "tool", tool_call_id: &result.call_id, content })
     }));
     messages
 }

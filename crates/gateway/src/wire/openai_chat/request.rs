@@ -34,8 +34,7 @@ pub(in crate::wire) fn parse(body: &[u8]) -> Result<Request, WireError> {
     fields.only("service_tier", &[json!("auto"), json!("default")])?;
     fields.only("verbosity", &[json!("medium")])?;
     if fields.take("functions").is_some() || fields.take("function_call").is_some() {
-        let message =
-            "`functions` and `function_call` are outdated: use `tools` and `tool_choice`.";
+        let message = "`functions` and `function_call` are outdated: use `tools` and `tool_choice`.";
         return Err(WireError::at("functions", message));
     }
     let max_completion_tokens = fields.integer("max_completion_tokens")?;
@@ -66,9 +65,7 @@ fn tools(fields: &mut Fields) -> Result<Vec<Tool>, WireError> {
         if tool.required_string("type")? != "function" {
             return Err(tool.untranslatable("type"));
         }
-        let mut function = tool
-            .object("function")?
-            .ok_or_else(|| tool.wrong("function", "an object; it is missing"))?;
+        let mut function = tool.object("function")?.ok_or_else(|| tool.wrong("function", "an object; it is missing"))?;
         tools.push(Tool {
             name: function.required_string("name")?,
             description: function.string("description")?,
@@ -89,10 +86,7 @@ fn tool_choice(fields: &mut Fields) -> Result<Option<ToolChoice>, WireError> {
                 "none" => Ok(Some(ToolChoice::None)),
                 "auto" => Ok(Some(ToolChoice::Auto)),
                 "required" => Ok(Some(ToolChoice::Required)),
-                _ => Err(fields.wrong(
-                    "tool_choice",
-                    "`none`, `auto`, `required` or the name of a function",
-                )),
+                _ => Err(fields.wrong("tool_choice", "`none`, `auto`, `required` or the name of a function")),
             };
         }
         Some(object) => Fields::of(fields.path("tool_choice"), object)?,
@@ -101,8 +95,7 @@ fn tool_choice(fields: &mut Fields) -> Result<Option<ToolChoice>, WireError> {
         return Err(choice.untranslatable("type"));
     }
     let function = choice.object("function")?;
-    let mut function =
-        function.ok_or_else(|| choice.wrong("function", "an object; it is missing"))?;
+    let mut function = function.ok_or_else(|| choice.wrong("function", "an object; it is missing"))?;
     Ok(Some(ToolChoice::Named(function.required_string("name")?)))
 }
 
@@ -129,12 +122,8 @@ fn output_schema(fields: &mut Fields) -> Result<Option<Value>, WireError> {
     match format.required_string("type")?.as_str() {
         "text" => Ok(None),
         "json_schema" => {
-            let schema = format
-                .object("json_schema")?
-                .and_then(|mut named| named.take("schema"));
-            schema
-                .map(Some)
-                .ok_or_else(|| format.wrong("json_schema", "an object with a `schema`"))
+            let schema = format.object("json_schema")?.and_then(|mut named| named.take("schema"));
+            schema.map(Some).ok_or_else(|| format.wrong("json_schema", "an object with a `schema`"))
         }
         // `json_object`: any JSON; other wires want a schema.
         _ => Err(format.untranslatable("type")),
@@ -183,9 +172,9 @@ pub(in crate::wire) fn write(request: Request) -> Result<Vec<u8>, WireError> {
         ToolChoice::Required => Some(json!("required")),
         ToolChoice::Named(name) => Some(json!({"type": "function", "function": {"name": name}})),
     });
-    let response_format = request.output_schema.map(|schema| {
-        json!({"type": "json_schema", "json_schema": {"name": "response", "schema": schema, "strict": true}})
-    });
+    let response_format = request
+        .output_schema
+        .map(|schema| json!({"type": "json_schema", "json_schema": {"name": "response", "schema": schema, "strict": true}}));
     Ok(json::bytes(&RequestOut {
         model: &request.model,
         messages: request_messages::write(request.messages)?,

@@ -14,27 +14,12 @@ pub(super) fn parse(request: &mut Fields) -> Result<Vec<Message>, WireError> {
     for mut message in request.objects("messages")? {
         let role = message.required_string("role")?;
         messages.push(match role.as_str() {
-            "system" | "developer" => Message {
-                role: Role::System,
-                content: content(&mut message)?,
-            },
-            "user" => Message {
-                role: Role::User,
-                content: content(&mut message)?,
-            },
-            "assistant" => Message {
-                role: Role::Assistant,
-                content: assistant_content(&mut message)?,
-            },
-            "tool" => Message {
-                role: Role::User,
-                content: vec![tool_result(&mut message)?],
-            },
+            "system" | "developer" => Message { role: Role::System, content: content(&mut message)? },
+            "user" => Message { role: Role::User, content: content(&mut message)? },
+            "assistant" => Message { role: Role::Assistant, content: assistant_content(&mut message)? },
+            "tool" => Message { role: Role::User, content: vec![tool_result(&mut message)?] },
             _ => {
-                return Err(message.wrong(
-                    "role",
-                    "`system`, `developer`, `user`, `assistant` or `tool`",
-                ));
+                return Err(message.wrong("role", "`system`, `developer`, `user`, `assistant` or `tool`"));
             }
         });
         message.finish()?;
@@ -56,9 +41,7 @@ fn content(message: &mut Fields) -> Result<Vec<Content>, WireError> {
     };
     let path = message.path("content");
     let parts = parts.into_iter().enumerate();
-    parts
-        .map(|(at, part)| content_part(Fields::of(format!("{path}[{at}]"), part)?))
-        .collect()
+    parts.map(|(at, part)| content_part(Fields::of(format!("{path}[{at}]"), part)?)).collect()
 }
 
 fn content_part(mut part: Fields) -> Result<Content, WireError> {
@@ -67,8 +50,7 @@ fn content_part(mut part: Fields) -> Result<Content, WireError> {
         "refusal" => Content::Text(part.required_string("refusal")?),
         "image_url" => {
             let image = part.object("image_url")?;
-            let mut image =
-                image.ok_or_else(|| part.wrong("image_url", "an object with a `url`"))?;
+            let mut image = image.ok_or_else(|| part.wrong("image_url", "an object with a `url`"))?;
             let url = image.required_string("url")?;
             // How closely to look is a matter of cost; other wires look as closely as they can.
             image.ignore(&["detail"]);
@@ -89,17 +71,12 @@ fn image_of(url: String, at: &Fields) -> Result<Image, WireError> {
     let Some(rest) = url.strip_prefix("data:") else {
         return Ok(Image::Url(url));
     };
-    let parts = rest
-        .split_once(',')
-        .and_then(|(kind, data)| Some((kind.strip_suffix(";base64")?, data)));
+    let parts = rest.split_once(',').and_then(|(kind, data)| Some((kind.strip_suffix(";base64")?, data)));
     let Some((kind, data)) = parts else {
         return Err(at.wrong("url", "a URL or `data:image/…;base64,…`"));
     };
     let media_type = kind.split(';').next().unwrap_or_default().to_owned();
-    Ok(Image::Base64 {
-        media_type,
-        data: data.to_owned(),
-    })
+    Ok(Image::Base64 { media_type, data: data.to_owned() })
 }
 
 fn assistant_content(message: &mut Fields) -> Result<Vec<Content>, WireError> {
@@ -110,16 +87,10 @@ fn assistant_content(message: &mut Fields) -> Result<Vec<Content>, WireError> {
             return Err(call.untranslatable("type"));
         }
         let id = call.required_string("id")?;
-        let mut function = call
-            .object("function")?
-            .ok_or_else(|| call.wrong("function", "an object; it is missing"))?;
+        let mut function = call.object("function")?.ok_or_else(|| call.wrong("function", "an object; it is missing"))?;
         let name = function.required_string("name")?;
         let arguments = function.string("arguments")?.unwrap_or_default();
-        content.push(Content::ToolCall(ToolCall {
-            id,
-            name,
-            arguments,
-        }));
+        content.push(Content::ToolCall(ToolCall { id, name, arguments }));
         function.finish()?;
         // Some clients send back the index of the stream.
         call.ignore(&["index"]);
@@ -134,11 +105,7 @@ fn tool_result(message: &mut Fields) -> Result<Content, WireError> {
     // The call's id says which tool it was.
     message.ignore(&["name"]);
     let call_id = message.required_string("tool_call_id")?;
-    Ok(Content::ToolResult {
-        call_id,
-        content: content(message)?,
-        is_error: false,
-    })
+    Ok(Content::ToolResult { call_id, content: content(message)?, is_error: false })
 }
 
 #[derive(Serialize)]
@@ -152,10 +119,7 @@ struct MessageOut<'a> {
 }
 
 pub(super) fn write(messages: Vec<Message>) -> Result<Vec<Box<RawValue>>, WireError> {
-    if messages
-        .last()
-        .is_some_and(|last| last.role == Role::Assistant)
-    {
+    if messages.last().is_some_and(|last| last.role == Role::Assistant) {
         let message = "The provider of this model cannot continue an assistant message: end `messages` with a user message.";
         return Err(WireError::at("messages", message));
     }
@@ -165,10 +129,8 @@ pub(super) fn write(messages: Vec<Message>) -> Result<Vec<Box<RawValue>>, WireEr
             Role::System => out.push(plain("system", joined(message.content, "\n\n")?.into())),
             Role::User => write_user(message.content, &mut out)?,
             Role::Assistant => {
-                let (calls, texts): (Vec<_>, Vec<_>) = message
-                    .content
-                    .into_iter()
-                    .partition(|content| matches!(content, Content::ToolCall(_)));
+                let (calls, texts): (Vec<_>, Vec<_>) =
+                    message.content.into_iter().partition(|content| matches!(content, Content::ToolCall(_)));
                 let text = joined(texts, "")?;
                 let calls = calls.iter().filter_map(|content| match content {
                     Content::ToolCall(call) => Some(call.into()),
@@ -176,12 +138,7 @@ pub(super) fn write(messages: Vec<Message>) -> Result<Vec<Box<RawValue>>, WireEr
                 });
                 let tool_calls: Vec<ToolCallOut> = calls.collect();
                 let content = (!text.is_empty() || tool_calls.is_empty()).then(|| text.into());
-                out.push(json::raw(&MessageOut {
-                    role: "assistant",
-                    tool_call_id: None,
-                    content,
-                    tool_calls,
-                }));
+                out.push(json::raw(&MessageOut { role: "assistant", tool_call_id: None, content, tool_calls }));
             }
         }
     }
@@ -193,19 +150,10 @@ fn write_user(contents: Vec<Content>, out: &mut Vec<Box<RawValue>>) -> Result<()
     let mut parts = Vec::new();
     for content in contents {
         match content {
-            Content::ToolResult {
-                call_id,
-                content,
-                is_error,
-            } => {
+            Content::ToolResult { call_id, content, is_error } => {
                 let text = result_text(joined(content, "\n")?, is_error);
                 let (content, tool_calls) = (Some(text.into()), Vec::new());
-                out.push(json::raw(&MessageOut {
-                    role: "tool",
-                    tool_call_id: Some(&call_id),
-                    content,
-                    tool_calls,
-                }));
+                out.push(json::raw(&MessageOut { role: "tool", tool_call_id: Some(&call_id), content, tool_calls }));
             }
             Content::Text(text) => parts.push(json!({"type": "text", "text": text})),
             Content::Image(image) => {
@@ -218,10 +166,7 @@ fn write_user(contents: Vec<Content>, out: &mut Vec<Box<RawValue>>) -> Result<()
                 parts.push(json!({"type": "image_url", "image_url": {"url": url}}));
             }
             Content::ToolCall(_) => {
-                return Err(WireError::at(
-                    "messages",
-                    "A tool call belongs into an `assistant` message.",
-                ));
+                return Err(WireError::at("messages", "A tool call belongs into an `assistant` message."));
             }
         }
     }
@@ -235,12 +180,7 @@ fn write_user(contents: Vec<Content>, out: &mut Vec<Box<RawValue>>) -> Result<()
 }
 
 fn plain(role: &'static str, content: Value) -> Box<RawValue> {
-    json::raw(&MessageOut {
-        role,
-        tool_call_id: None,
-        content: Some(content),
-        tool_calls: Vec::new(),
-    })
+    json::raw(&MessageOut { role, tool_call_id: None, content: Some(content), tool_calls: Vec::new() })
 }
 
 /// Texts as one; nothing else can stand in a system, assistant or tool message of this wire.

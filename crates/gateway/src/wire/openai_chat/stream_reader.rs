@@ -86,15 +86,11 @@ impl StreamReader {
         if frame.data.trim_ascii() == b"[DONE]" {
             return Ok(vec![Event::End]);
         }
-        let chunk: Chunk =
-            serde_json::from_slice(&frame.data).map_err(|error| WireError::reply(&error))?;
+        let chunk: Chunk = serde_json::from_slice(&frame.data).map_err(|error| WireError::reply(&error))?;
         if let Some(error) = chunk.error {
             let error = ProviderError::details(error);
             let kind = kind_of(0, &error.kind, &error.code).to_owned();
-            return Ok(vec![Event::Error {
-                kind,
-                message: error.message,
-            }]);
+            return Ok(vec![Event::Error { kind, message: error.message }]);
         }
         let mut events = Vec::with_capacity(2);
         let choices = chunk.choices.unwrap_or_default();
@@ -103,11 +99,7 @@ impl StreamReader {
         if !self.started && !says_nothing {
             self.started = true;
             self.id = chunk.id.0.into_owned();
-            events.push(Event::Start {
-                id: self.id.clone(),
-                model: chunk.model.0.into_owned(),
-                usage: None,
-            });
+            events.push(Event::Start { id: self.id.clone(), model: chunk.model.0.into_owned(), usage: None });
         }
         for choice in choices {
             if choice.index == 0 {
@@ -120,13 +112,7 @@ impl StreamReader {
 
     fn read_choice(&mut self, choice: Choice, events: &mut Vec<Event>) -> Result<(), WireError> {
         if let Some(delta) = choice.delta {
-            events.extend(
-                delta
-                    .reasoning_content
-                    .given()
-                    .or(delta.reasoning.given())
-                    .map(Event::Thinking),
-            );
+            events.extend(delta.reasoning_content.given().or(delta.reasoning.given()).map(Event::Thinking));
             events.extend(delta.content.given().map(Event::Text));
             if let Some(refusal) = delta.refusal.given() {
                 self.refused = true;
@@ -138,11 +124,7 @@ impl StreamReader {
         }
         if !choice.finish_reason.is_empty() {
             let stop = stop_of(&choice.finish_reason, !self.calls.is_empty());
-            events.push(Event::Stop(if self.refused {
-                crate::wire::StopReason::Refusal
-            } else {
-                stop
-            }));
+            events.push(Event::Stop(if self.refused { crate::wire::StopReason::Refusal } else { stop }));
         }
         Ok(())
     }
@@ -155,39 +137,22 @@ impl StreamReader {
             Some(index) => self.calls.iter().rposition(|known| known.index == index),
             None => self.calls.len().checked_sub(1),
         };
-        let other = |at: &usize| {
-            !call.id.is_empty() && *call.id != *self.calls[*at].id && !function.name.is_empty()
-        };
+        let other = |at: &usize| !call.id.is_empty() && *call.id != *self.calls[*at].id && !function.name.is_empty();
         let position = match known.filter(|at| !other(at)) {
             Some(position) => position,
             None if function.name.is_empty() => {
-                return Err(WireError::new(
-                    "The provider's stream has a piece of a tool call that never began.",
-                ));
+                return Err(WireError::new("The provider's stream has a piece of a tool call that never began."));
             }
             None => {
                 let position = self.calls.len();
-                let id = call
-                    .id
-                    .given()
-                    .unwrap_or_else(|| made_up_call_id(&self.id, position));
+                let id = call.id.given().unwrap_or_else(|| made_up_call_id(&self.id, position));
                 let name = function.name.0.into_owned();
-                events.push(Event::ToolStart {
-                    index: position,
-                    id: id.clone(),
-                    name,
-                });
-                self.calls.push(Call {
-                    index: call.index.unwrap_or(position as u64),
-                    id,
-                });
+                events.push(Event::ToolStart { index: position, id: id.clone(), name });
+                self.calls.push(Call { index: call.index.unwrap_or(position as u64), id });
                 position
             }
         };
-        events.extend(function.arguments.given().map(|json| Event::ToolArguments {
-            index: position,
-            json,
-        }));
+        events.extend(function.arguments.given().map(|json| Event::ToolArguments { index: position, json }));
         Ok(())
     }
 }

@@ -107,41 +107,15 @@ impl StreamWriter {
                 }
                 self.usage = usage.or(self.usage);
             }
-            Event::Text(text) => self.delta(
-                Delta {
-                    content: Some(text),
-                    ..Delta::default()
-                },
-                out,
-            ),
-            Event::Thinking(text) => self.delta(
-                Delta {
-                    reasoning_content: Some(text),
-                    ..Delta::default()
-                },
-                out,
-            ),
+            Event::Text(text) => self.delta(Delta { content: Some(text), ..Delta::default() }, out),
+            Event::Thinking(text) => self.delta(Delta { reasoning_content: Some(text), ..Delta::default() }, out),
             // Only Anthropic could read them.
             Event::Signature(_) | Event::Opaque(_) => {}
             Event::ToolStart { index, id, name } => {
-                self.calls.push(Call {
-                    index: *index,
-                    has_arguments: false,
-                });
-                let function = Function {
-                    name: Some(name),
-                    arguments: "",
-                };
+                self.calls.push(Call { index: *index, has_arguments: false });
+                let function = Function { name: Some(name), arguments: "" };
                 let index = self.calls.len() - 1;
-                self.call(
-                    ToolCall {
-                        index,
-                        id: Some(id),
-                        r#type: Some("function"),
-                        function,
-                    },
-                    out,
-                );
+                self.call(ToolCall { index, id: Some(id), r#type: Some("function"), function }, out);
             }
             Event::ToolArguments { index, json } => {
                 if let Some(place) = self.calls.iter().rposition(|call| call.index == *index) {
@@ -153,14 +127,7 @@ impl StreamWriter {
             Event::Usage(usage) => self.usage = Some(*usage),
             Event::Error { kind, message } => {
                 self.failed = true;
-                let error = ErrorBody {
-                    status: 500,
-                    kind,
-                    message,
-                    param: None,
-                    code: None,
-                    request_id: "",
-                };
+                let error = ErrorBody { status: 500, kind, message, param: None, code: None, request_id: "" };
                 out.extend_from_slice(&error_event(Wire::OpenaiChat, &error));
             }
             Event::Ping => out.extend_from_slice(b": ping\n\n"),
@@ -170,14 +137,7 @@ impl StreamWriter {
 
     fn start(&mut self, out: &mut Vec<u8>) {
         self.started = true;
-        self.delta(
-            Delta {
-                role: Some("assistant"),
-                content: Some(""),
-                ..Delta::default()
-            },
-            out,
-        );
+        self.delta(Delta { role: Some("assistant"), content: Some(""), ..Delta::default() }, out);
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
@@ -188,11 +148,7 @@ impl StreamWriter {
             }
         }
         let calls_tools = !self.calls.is_empty();
-        let stop = self.stop.take().unwrap_or(if calls_tools {
-            StopReason::ToolUse
-        } else {
-            StopReason::EndTurn
-        });
+        let stop = self.stop.take().unwrap_or(if calls_tools { StopReason::ToolUse } else { StopReason::EndTurn });
         self.choice(Delta::default(), Some(finish_reason_of(&stop)), out);
         if self.include_usage {
             self.chunk(&[], Some(self.usage.unwrap_or_default().into()), out);
@@ -201,29 +157,12 @@ impl StreamWriter {
     }
 
     fn arguments(&mut self, index: usize, arguments: &str, out: &mut Vec<u8>) {
-        let function = Function {
-            name: None,
-            arguments,
-        };
-        self.call(
-            ToolCall {
-                index,
-                id: None,
-                r#type: None,
-                function,
-            },
-            out,
-        );
+        let function = Function { name: None, arguments };
+        self.call(ToolCall { index, id: None, r#type: None, function }, out);
     }
 
     fn call(&mut self, call: ToolCall, out: &mut Vec<u8>) {
-        self.delta(
-            Delta {
-                tool_calls: Some([call]),
-                ..Delta::default()
-            },
-            out,
-        );
+        self.delta(Delta { tool_calls: Some([call]), ..Delta::default() }, out);
     }
 
     fn delta(&mut self, delta: Delta, out: &mut Vec<u8>) {
@@ -234,33 +173,13 @@ impl StreamWriter {
         if !self.started {
             self.start(out);
         }
-        self.chunk(
-            &[Choice {
-                index: 0,
-                delta,
-                logprobs: (),
-                finish_reason,
-            }],
-            None,
-            out,
-        );
+        self.chunk(&[Choice { index: 0, delta, logprobs: (), finish_reason }], None, out);
     }
 
     fn chunk(&self, choices: &[Choice], usage: Option<UsageOut>, out: &mut Vec<u8>) {
         let usage = self.include_usage.then_some(usage);
         let (id, model, created) = (&self.id, &self.model, self.created);
         let object = "chat.completion.chunk";
-        json::frame(
-            out,
-            None,
-            &Chunk {
-                id,
-                object,
-                created,
-                model,
-                choices,
-                usage,
-            },
-        );
+        json::frame(out, None, &Chunk { id, object, created, model, choices, usage });
     }
 }

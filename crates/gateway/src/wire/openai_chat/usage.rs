@@ -31,15 +31,9 @@ impl From<UsageIn> for Usage {
         Self {
             input: usage.prompt_tokens.unwrap_or_default(),
             output: usage.completion_tokens.unwrap_or_default(),
-            cache_read: prompt
-                .cached_tokens
-                .or(usage.prompt_cache_hit_tokens)
-                .unwrap_or_default(),
+            cache_read: prompt.cached_tokens.or(usage.prompt_cache_hit_tokens).unwrap_or_default(),
             cache_write: prompt.cache_write_tokens.unwrap_or_default(),
-            reasoning: usage
-                .completion_tokens_details
-                .and_then(|details| details.reasoning_tokens)
-                .unwrap_or_default(),
+            reasoning: usage.completion_tokens_details.and_then(|details| details.reasoning_tokens).unwrap_or_default(),
         }
     }
 }
@@ -65,10 +59,7 @@ struct CompletionDetailsOut {
     reasoning_tokens: u64,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the signature serde asks for"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
@@ -79,13 +70,8 @@ impl From<Usage> for UsageOut {
             prompt_tokens: usage.input,
             completion_tokens: usage.output,
             total_tokens: usage.input + usage.output,
-            prompt_tokens_details: PromptDetailsOut {
-                cached_tokens: usage.cache_read,
-                cache_write_tokens: usage.cache_write,
-            },
-            completion_tokens_details: CompletionDetailsOut {
-                reasoning_tokens: usage.reasoning,
-            },
+            prompt_tokens_details: PromptDetailsOut { cached_tokens: usage.cache_read, cache_write_tokens: usage.cache_write },
+            completion_tokens_details: CompletionDetailsOut { reasoning_tokens: usage.reasoning },
         }
     }
 }

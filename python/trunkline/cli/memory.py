@@ -95,7 +95,10 @@ def describe(operations: tuple[dict[str, Any], ...] | None) -> str:
     """Return block operations as a person reads them: `set name "Ada"; append recent_purchases "kettle"`."""
     if operations is None:
         return "whole content"
-    return "; ".join(f"{op['op']} {op['field']} {json.dumps(op.get('value'), ensure_ascii=False)}" for op in operations)
+    return "; ".join(
+        " ".join([op["op"], op["field"], *([json.dumps(op["value"], ensure_ascii=False)] if "value" in op else [])])
+        for op in operations
+    )
 
 
 def _value(text: str) -> Any:

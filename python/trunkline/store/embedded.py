@@ -165,6 +165,8 @@ class EmbeddedPostgres:
             log.warning("took over the Postgres server that an earlier owner left running: pid %d", found.pid)
             return found
         socket_dir = self._socket_dir(account)
+        # No server runs on this data, and only it uses this folder: a lock that lies there is stale, like its pid file.
+        (socket_dir / f".s.PGSQL.{self._port}.lock").unlink(missing_ok=True)
         configure(self.data, socket_dir, self._port, account, tcp=self._tcp_port is not None)
         self._rotate_log()
         info = self._spawn(programs, account, socket_dir)

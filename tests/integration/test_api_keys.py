@@ -161,7 +161,8 @@ def test_usage_is_added_up(control: ControlPlane, database: DatabaseUrls) -> Non
                        input_tokens, output_tokens, cached_tokens, reasoning_tokens, estimated, cost_usd, rounds,
                        retries, total_us, overhead_us)
                    select k.tenant_id, gen_random_uuid(), '2026-01-01T00:00Z'::timestamptz + make_interval(days => n),
-                          k.id, 'm', 'openai_chat', false, 200, 10, 3, 4, 0, false, case when n < 2 then 0.25 end, 1, 0, 1, 1
+                          k.id, 'm', 'openai_chat', false, 200, 10, 3, 4, 0, false, case when n < 2 then 0.25 end,
+                          1, 0, 1, 1
                      from trunkline.api_keys k, generate_series(0, 2) as n"""
             )
         total = http.get("/v1/usage").json()

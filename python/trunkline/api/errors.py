@@ -145,33 +145,26 @@ def _said(fault: Mapping[str, Any]) -> str:
             return str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
 
 
+_MEMBERS = frozenset(
+    "text image document search_result base64 url custom mcp_toolset agent_toolset_20260401".split()  # noqa: SIM905
+)
+_EVENT_TYPE = re.compile(r"[a-z_]+\.[a-z_.]+")
+
+
 def _param(inner: Sequence[Any]) -> str:
-    """Return the place as the client wrote it: `events[0].content`. Names of a union's members are no part of it."""
+    """Return the place as the client wrote it: `events[0].content`. A union's member is no part of it."""
     path = ""
+    at_union = False
     for part in inner:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not re.search(r"[(\]]|^function-|^[a-z_]+\.[a-z_.]+$", str(part)) and not _is_tag(str(part), path):
+        elif at_union and (part in _MEMBERS or _EVENT_TYPE.fullmatch(part)):
+            at_union = False
+            continue
+        else:
             path += f".{part}" if path else str(part)
-        elif "[" in str(part) and not path:  # a query parameter such as created_at[gte]
-            path = str(part)
+        at_union = isinstance(part, int) or part == "source"
     return path
-
-
-def _is_tag(part: str, path: str) -> bool:
-    """Tell whether a part of a place names which member of a union was meant: it follows an item or `source`."""
-    tags = {
-        "text",
-        "image",
-        "document",
-        "search_result",
-        "base64",
-        "url",
-        "custom",
-        "mcp_toolset",
-        "agent_toolset_20260401",
-    }
-    return part in tags and path.endswith(("]", "source"))
 
 
 def _routing(request: Request, error: HTTPException) -> TrunklineError:

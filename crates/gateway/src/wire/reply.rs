@@ -64,10 +64,10 @@ impl ToolCall {
     /// The arguments as a JSON object. A model can write broken JSON; a wire that has only an object for arguments then
     /// carries the text under `unparsed_arguments`, so that the caller can tell the model.
     pub(super) fn object(&self) -> Box<RawValue> {
-        if self.arguments.trim_start().starts_with('{') {
-            if let Ok(object) = RawValue::from_string(self.arguments.clone()) {
-                return object;
-            }
+        if self.arguments.trim_start().starts_with('{')
+            && let Ok(object) = RawValue::from_string(self.arguments.clone())
+        {
+            return object;
         }
         let text = self.arguments.trim();
         let object = if text.is_empty() || text == "null" {

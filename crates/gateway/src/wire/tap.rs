@@ -50,10 +50,10 @@ impl Accumulator {
                 self.reply.stop = stop;
                 self.stopped = true;
                 for part in &mut self.reply.parts {
-                    if let Part::ToolCall(call) = part {
-                        if call.arguments.trim().is_empty() {
-                            "{}".clone_into(&mut call.arguments);
-                        }
+                    if let Part::ToolCall(call) = part
+                        && call.arguments.trim().is_empty()
+                    {
+                        "{}".clone_into(&mut call.arguments);
                     }
                 }
             }

@@ -90,7 +90,7 @@ select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.me
 -- The memory stores of these ids that can still be attached.
 select m.id, m.name, m.description
   from trunkline.memory_stores m
- where m.tenant_id = $1 and ($2::uuid is null or m.agent_id is null or m.agent_id = $2)
+ where m.tenant_id = $1 and ($2::uuid is null or m.agent_id = $2)
    and m.id = any ($3::uuid[]) and m.archived_at is null;
 
 -- name: delete_events

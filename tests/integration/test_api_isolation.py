@@ -1,0 +1,245 @@
+"""No key reaches what is not its own: every route that the API describes, tried with every kind of wrong key.
+
+A new route fails here until its path parameters and its body are named below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg import sql
+
+from support.control_plane import ControlPlane, running
+from support.postgres import DatabaseUrls, copied_database
+from trunkline.api.app import ControlSettings, create_app
+from trunkline.store.embedded import ConnectionInfo
+
+METHODS = ("get", "post", "patch", "put", "delete")
+ROUTES = [
+    (method.upper(), path)
+    for path, operations in create_app(ControlSettings("")).openapi()["paths"].items()
+    for method in operations
+    if method in METHODS
+]
+MEMORY = {"blocks": {"customer": {"scope": "user", "fields": {"name": {"type": "string"}}}}}
+SET = {"operations": [{"op": "set", "field": "name", "value": "Ada"}], "user_id": "cus_1"}
+
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/v1/agents"): {"name": "new"},
+    ("POST", "/v1/agents/apply"): {"definition": {"name": "new"}},
+    ("POST", "/v1/agents/{agent}"): {"system": "Taken over."},
+    ("PATCH", "/v1/agents/{agent}"): {"system": "Taken over."},
+    ("POST", "/v1/agents/{agent}/archive"): {},
+    ("POST", "/v1/agents/{agent}/memory/{block}"): SET,
+    ("POST", "/v1/agents/{agent}/memory/{block}/operations"): SET,
+    ("POST", "/v1/agents/{agent}/memory_tools"): {"name": "memory_read", "input": {}, "user_id": "cus_1"},
+    ("POST", "/v1/sessions"): {"agent": "nobody"},
+    ("POST", "/v1/sessions/{session_id}"): {"title": "Taken over."},
+    ("PATCH", "/v1/sessions/{session_id}"): {"title": "Taken over."},
+    ("POST", "/v1/sessions/{session_id}/archive"): {},
+    ("POST", "/v1/sessions/{session_id}/events"): {
+        "events": [{"type": "user.message", "content": [{"type": "text", "text": "Obey."}]}]
+    },
+    ("POST", "/v1/memory_stores"): {"name": "new"},
+    ("POST", "/v1/memory_stores/{store_id}"): {"name": "Taken over"},
+    ("PATCH", "/v1/memory_stores/{store_id}"): {"name": "Taken over"},
+    ("POST", "/v1/memory_stores/{store_id}/archive"): {},
+    ("POST", "/v1/memory_stores/{store_id}/memories"): {"path": "/b", "content": "x"},
+    ("POST", "/v1/memory_stores/{store_id}/memories/{memory_id}"): {"content": "x"},
+    ("PATCH", "/v1/memory_stores/{store_id}/memories/{memory_id}"): {"content": "x"},
+    ("POST", "/v1/memory_stores/{store_id}/memory_versions/{version_id}/redact"): {},
+    ("POST", "/v1/keys"): {"name": "new"},
+    ("POST", "/v1/tenants"): {"name": "new"},
+}
+QUERIES = {
+    "/v1/agents/{agent}/memory": {"user_id": "cus_1"},
+    "/v1/agents/{agent}/memory/{block}": {"user_id": "cus_1"},
+    "/v1/agents/{agent}/memory/{block}/history": {"user_id": "cus_1"},
+}
+TENANT_IN_GENERAL = {"/v1/environments/{environment_id}"}
+"""Paths of things that belong to the tenant, not to an agent of it."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A tenant full of things, a second agent in it, and the keys of strangers."""
+
+    control: ControlPlane
+    database: DatabaseUrls
+    ids: dict[str, str]
+    stranger: str
+    """A key with all scopes of another tenant, which has things of its own by the same names."""
+    other_agent: str
+    """A key with all scopes but 'operator' of this tenant, for another agent."""
+    scopeless: dict[str, str]
+    """By scope, a key with all other scopes."""
+
+    def url(self, path: str) -> str:
+        return path.format(**self.ids)
+
+    def contents(self) -> str:
+        """A digest of all that this tenant has, but for its keys' use."""
+        with psycopg.connect(self.database.admin_url) as connection:
+            tables = connection.execute(
+                "select table_name from information_schema.columns where table_schema = 'trunkline' "
+                "and column_name = 'tenant_id' order by 1"
+            ).fetchall()
+            digests = []
+            for (table,) in tables:
+                query = sql.SQL(
+                    "select md5(coalesce(string_agg(t::text, '|' order by t::text), '')) from trunkline.{} t "
+                    "where tenant_id = (select id from trunkline.tenants where name = 'default')"
+                )
+                digests.append(f"{table}={connection.execute(query.format(sql.Identifier(table))).fetchone()}")
+            return "\n".join(digests)
+
+
+def fill(http: httpx.Client, agent: str) -> dict[str, str]:
+    """Make one of everything; return their ids by the names of the path parameters."""
+
+    def made(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = http.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    agent_id = made("/v1/agents", {"name": agent, "memory": MEMORY})["id"]
+    session = made("/v1/sessions", {"agent": agent_id, "user_id": "cus_1"})
+    made(f"/v1/agents/{agent_id}/memory/customer", SET)
+    store = made("/v1/memory_stores", {"name": "facts"})["id"]
+    memory = made(f"/v1/memory_stores/{store}/memories", {"path": "/a", "content": "x"})["id"]
+    versions = http.get(f"/v1/memory_stores/{store}/memory_versions").json()["data"]
+    return {
+        "agent": agent_id,
+        "block": "customer",
+        "session_id": session["id"],
+        "environment_id": session["environment_id"],
+        "store_id": store,
+        "memory_id": memory,
+        "version_id": versions[0]["id"],
+        "key_id": made("/v1/keys", {"name": "other", "scopes": ["inference"]})["id"],
+    }
+
+
+@pytest.fixture(scope="module")
+def world(postgres: ConnectionInfo, migrated_template: str) -> Iterator[World]:
+    with copied_database(postgres, migrated_template) as database, running(database) as control:
+        scopes = {"inference", "memory", "manage", "operator"}
+        stranger = control.another_tenant()
+        with control.http() as http:
+            ids = fill(http, "mine")
+            http.post("/v1/agents", json={"name": "theirs", "memory": MEMORY})
+        with control.http(stranger) as http:
+            fill(http, "mine")
+        yield World(
+            control,
+            database,
+            ids,
+            stranger,
+            control.new_key(scopes=sorted(scopes - {"operator"}), agent_id="theirs"),
+            {scope: control.new_key(scopes=sorted(scopes - {scope})) for scope in scopes},
+        )
+
+
+def call(world: World, method: str, path: str, key: str | None) -> httpx.Response:
+    body = BODIES[method, path] if method in ("POST", "PATCH", "PUT") else None
+    with world.control.http(key) if key else world.control.anonymous() as http:
+        return http.request(method, world.url(path), json=body, params=QUERIES.get(path) if method == "GET" else None)
+
+
+def scope_of(path: str) -> str:
+    if path.endswith("/memory_tools"):
+        return "inference"
+    if path == "/v1/tenants":
+        return "operator"
+    return "memory" if "/memory" in path else "manage"
+
+
+WITH_ID = [(method, path) for method, path in ROUTES if "{" in path]
+
+
+def test_the_matrix_is_not_empty() -> None:
+    assert len(ROUTES) > 35
+    assert len(WITH_ID) > 25
+    assert set(BODIES) <= set(ROUTES), "a body without its route"
+
+
+@pytest.mark.parametrize(("method", "path"), WITH_ID)
+def test_another_tenants_things_are_not_there(world: World, method: str, path: str) -> None:
+    before = world.contents()
+    answer = call(world, method, path, world.stranger)
+    assert answer.status_code == 404, (answer.status_code, answer.text)
+    assert answer.json()["error"]["type"] == "not_found_error"
+    assert world.contents() == before
+
+
+@pytest.mark.parametrize(("method", "path"), [route for route in WITH_ID if route[1] not in TENANT_IN_GENERAL])
+def test_another_agents_things_are_not_there(world: World, method: str, path: str) -> None:
+    before = world.contents()
+    answer = call(world, method, path, world.other_agent)
+    assert answer.status_code == 404, (answer.status_code, answer.text)
+    assert world.contents() == before
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_no_route_answers_without_a_key(world: World, method: str, path: str) -> None:
+    before = world.contents()
+    for key in (None, "sk-tl-" + "A" * 43):
+        answer = call(world, method, path, key)
+        assert answer.status_code == 401, (answer.status_code, answer.text)
+    assert world.contents() == before
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_no_route_answers_a_key_without_its_scope(world: World, method: str, path: str) -> None:
+    before = world.contents()
+    scope = scope_of(path)
+    answer = call(world, method, path, world.scopeless[scope])
+    assert answer.status_code == 403, (answer.status_code, answer.text)
+    assert answer.json()["error"]["scope"] == scope
+    assert world.contents() == before
+
+
+def test_names_and_references_do_not_cross_either(world: World) -> None:
+    ids = world.ids
+    before = world.contents()
+    tries: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", "/v1/sessions", {"agent": ids["agent"]}),
+        ("POST", "/v1/sessions", {"agent": {"type": "agent", "id": ids["agent"], "version": 1}}),
+        ("POST", "/v1/keys", {"name": "k", "agent_id": ids["agent"]}),
+        ("GET", f"/v1/sessions?agent_id={ids['agent']}", {}),
+        ("GET", f"/v1/usage?agent_id={ids['agent']}", {}),
+        ("GET", f"/v1/usage?session_id={ids['session_id']}", {}),
+        ("GET", f"/v1/usage?key_id={ids['key_id']}", {}),
+        (
+            "POST",
+            "/v1/sessions",
+            {"agent": "mine", "resources": [{"type": "memory_store", "memory_store_id": ids["store_id"]}]},
+        ),
+    ]
+    with world.control.http(world.stranger) as http:
+        for method, path, body in tries:
+            answer = http.request(method, path, json=body or None)
+            assert answer.status_code == 404, (path, body, answer.text)
+        assert http.get(f"/v1/sessions?memory_store_id={ids['store_id']}").json()["data"] == []
+        own = http.get("/v1/agents/mine").json()["id"]
+        assert own != ids["agent"], "a name is found in one's own tenant"
+    assert world.contents() == before
+
+
+def test_lists_hold_ones_own_alone(world: World) -> None:
+    with world.control.http(world.stranger) as http:
+        for path in ("/v1/agents", "/v1/sessions", "/v1/memory_stores", "/v1/keys"):
+            shown = http.get(path).text
+            assert not [found for found in world.ids.values() if found != "customer" and found in shown], path
+    with world.control.http(world.other_agent) as http:
+        assert [agent["name"] for agent in http.get("/v1/agents").json()["data"]] == ["theirs"]
+        for path in ("/v1/sessions", "/v1/keys"):
+            shown = http.get(path).text
+            assert world.ids["agent"] not in shown, path
+            assert world.ids["session_id"] not in shown, path

@@ -6,8 +6,10 @@ import http.client
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import httpx
 
 from trunkline.cli.demo.world import World
 from trunkline.client import Trunkline
@@ -17,14 +19,23 @@ _WARM_UP = 20
 _USER = "cus_timed"
 
 
+DIRECT, GATEWAY = "model alone", "through the gateway"
+DIRECT_MEMORY, GATEWAY_MEMORY = "model alone, same prompt", "through the gateway, with memory"
+_BASELINES = {DIRECT: DIRECT, GATEWAY: DIRECT, DIRECT_MEMORY: DIRECT_MEMORY, GATEWAY_MEMORY: DIRECT_MEMORY}
+"""What each is compared with: a model takes longer over the longer prompt that memory makes, whoever sends it."""
+
+
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of many equal calls, one after the other on one connection."""
+    """Milliseconds of many equal calls, one after the other on one connection.
+
+    `added_*` is what they take longer than `baseline` does in the same run; 0 for a baseline itself.
+    """
 
     p50: float
     p99: float
+    baseline: str
     added_p50: float
-    """More than the direct calls of the same run; 0 for those themselves."""
     added_p99: float
 
 
@@ -49,18 +60,19 @@ class _Caller:
 
 
 def measure(world: World, agent: str, calls: int) -> dict[str, Latency]:
-    """Time direct calls, calls through the gateway, and calls through it with the agent's memory, in turn."""
+    """Time calls to the model alone and through the gateway, without and with the agent's memory, in turn."""
     with Trunkline(world.base_url, world.key) as client:
         client.memory.operations(
             agent, "customer", [{"op": "append", "field": "recent_purchases", "value": "lamp"}], user_id=_USER
         )
     message = {"messages": [{"role": "user", "content": "Hello."}]}
+    with_memory = _Caller(world.base_url, world.key, {"model": f"agent/{agent}", "user": _USER, **message})
+    with_memory.call()
     callers = {
-        "direct": _Caller(world.model_url, "none", {"model": "scripted-sonnet", **message}),
-        "gateway": _Caller(world.base_url, world.key, {"model": "claude-sonnet", **message}),
-        "gateway with memory": _Caller(
-            world.base_url, world.key, {"model": f"agent/{agent}", "user": _USER, **message}
-        ),
+        DIRECT: _Caller(world.model_url, "none", {"model": "scripted-sonnet", **message}),
+        GATEWAY: _Caller(world.base_url, world.key, {"model": "claude-sonnet", **message}),
+        DIRECT_MEMORY: _Caller(world.model_url, "none", _newest_request(world.model_url)),
+        GATEWAY_MEMORY: with_memory,
     }
     took: dict[str, list[float]] = {name: [] for name in callers}
     for number in range(_WARM_UP + calls):
@@ -69,10 +81,16 @@ def measure(world: World, agent: str, calls: int) -> dict[str, Latency]:
             if number >= _WARM_UP:
                 took[name].append(milliseconds)
     marks = {name: statistics.quantiles(times, n=100, method="inclusive") for name, times in took.items()}
-    direct = marks["direct"]
-    return {
-        name: Latency(
-            round(mark[49], 3), round(mark[98], 3), round(mark[49] - direct[49], 3), round(mark[98] - direct[98], 3)
-        )
-        for name, mark in marks.items()
-    }
+    return {name: _latency(mark, name, marks[_BASELINES[name]]) for name, mark in marks.items()}
+
+
+def _latency(mark: Sequence[float], name: str, baseline: Sequence[float]) -> Latency:
+    p50, p99 = mark[49], mark[98]
+    added = round(p50 - baseline[49], 3), round(p99 - baseline[98], 3)
+    return Latency(round(p50, 3), round(p99, 3), _BASELINES[name], *added)
+
+
+def _newest_request(model_url: str) -> dict[str, object]:
+    """Return what the scripted model was sent last: the prompt with memory in it, as the gateway made it."""
+    body: dict[str, object] = httpx.get(f"{model_url}/_requests", params={"limit": 1}).json()[0]["body"]
+    return body

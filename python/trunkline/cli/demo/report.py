@@ -63,7 +63,7 @@ class Report:
                 table.add_row(
                     str(version.version),
                     f"{version.created_at:%H:%M:%S}",
-                    Text(f"{version.actor.type} {version.actor.id}"),
+                    Text(f"{version.actor.type} …{version.actor.id[-6:]}"),
                     Text(describe(version.operations)),
                 )
             self._console.print(table)
@@ -75,7 +75,7 @@ class Report:
         self._console.print(Rule("What it costs", align="left"))
         latency = _table("a call, in ms", "p50", "p99", "added p50", "added p99")
         for name, mark in outcome.latency.items():
-            added = ("", "") if name == "direct" else (f"+{mark.added_p50:.2f}", f"{mark.added_p99:+.2f}")
+            added = ("", "") if name == mark.baseline else (f"+{mark.added_p50:.2f}", f"{mark.added_p99:+.2f}")
             latency.add_row(name, f"{mark.p50:.2f}", f"{mark.p99:.2f}", *added)
         restart = _table("from the restart on, in s", "")
         for name, seconds in outcome.restart.items():

@@ -24,7 +24,7 @@ SESSION_1 = (
     "What did I buy?",
 )
 SESSION_2 = ("What do you know about me?",)
-SESSION_3 = ("What did I buy?",)
+SESSION_3 = ("What did I say about a kettle?",)
 REQUIRED = "name"
 """The required field of block `customer` that nobody tells."""
 

@@ -33,10 +33,10 @@ class MemoryPathConflict(Conflict):
     type: ClassVar[str] = "memory_path_conflict_error"
 
     def __init__(self, path: str, *, conflicting_path: str, conflicting_memory_id: str) -> None:
-        where = "at this path" if path == conflicting_path else f"at {conflicting_path!r}, which overlaps it"
+        where = "at this path already" if path == conflicting_path else f"at {conflicting_path!r}, which overlaps it"
         super().__init__(
-            f"Cannot write {path!r}: there is a memory {where} already. Update, rename or delete that memory "
-            "first, or choose another path.",
+            f"Cannot write {path!r}: there is a memory {where}. Update, rename or delete that memory first, or choose "
+            "another path.",
             param="path",
             details={"conflicting_path": conflicting_path, "conflicting_memory_id": conflicting_memory_id},
         )

@@ -35,8 +35,8 @@ async def create_document(
     check_path(path)
     check_document(content)
     store = await _writable(connection, principal, store_id)
-    await memories.refuse_overlap(connection, principal.tenant_id, store.id, path)
     definition = await _definition(connection, principal, store, path)
+    await memories.refuse_overlap(connection, principal.tenant_id, store.id, path)
     written = (
         _text(store.id, path, content)
         if definition is None

@@ -50,6 +50,7 @@ async def insert(connection: Connection, tenant_id: UUID, memory: Memory) -> boo
             memory.rendered_tokens,
             memory.version_id,
             memory.created_at,
+            None if memory.block is None else memory.content,
         ),
     )
     return await cursor.fetchone() is not None
@@ -73,6 +74,7 @@ async def update(connection: Connection, tenant_id: UUID, memory: Memory) -> Non
             memory.version,
             memory.version_id,
             memory.updated_at,
+            None if memory.block is None else memory.content,
         ),
     )
 

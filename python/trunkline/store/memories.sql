@@ -21,19 +21,17 @@ select id, store_id, path, content, content_sha256, content_bytes, block, states
    for update;
 
 -- name: insert_memory
--- Insert a memory at version 1; no row comes back if its path is taken. A block's content is its value as JSON.
+-- Insert a memory at version 1; no row comes back if its path is taken. $14 is a block's content once more, as its value.
 insert into trunkline.memories (tenant_id, store_id, id, path, content, content_sha256, content_bytes, block, value,
                                 states, rendered, rendered_tokens, version, version_id, created_at, updated_at)
-values ($1, $2, $3, $4, $5::text, $6, $7, $8::text, case when $8::text is not null then $5::text::jsonb end,
-        $9, $10, $11, 1, $12, $13, $13)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $14::text::jsonb, $9, $10, $11, 1, $12, $13, $13)
 on conflict (tenant_id, store_id, path) do nothing
 returning id;
 
 -- name: update_memory
--- Write the next state of a memory that is locked.
+-- Write the next state of a memory that is locked. $14 is a block's content once more, as its value.
 update trunkline.memories
-   set path = $4, content = $5::text, content_sha256 = $6, content_bytes = $7,
-       value = case when block is not null then $5::text::jsonb end,
+   set path = $4, content = $5, content_sha256 = $6, content_bytes = $7, value = $14::text::jsonb,
        states = $8, rendered = $9, rendered_tokens = $10, version = $11, version_id = $12, updated_at = $13
  where tenant_id = $1 and store_id = $2 and id = $3;
 

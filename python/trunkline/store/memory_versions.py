@@ -44,7 +44,7 @@ async def insert(connection: Connection, tenant_id: UUID, version: MemoryVersion
             version.content,
             version.content_sha256,
             version.content_bytes,
-            version.block,
+            version.content if version.block else None,
             version.actor.type,
             version.actor.id,
             version.session_id,

@@ -1,11 +1,11 @@
 -- Memory versions: one row a write. $1 is the tenant, $2 the store.
 
 -- name: insert_version
--- Insert a version. A block's content is its value as JSON.
+-- Insert a version. $12 is a block's content once more, as its value.
 insert into trunkline.memory_versions (tenant_id, store_id, id, memory_id, version, operation, operations, path,
                                        content, content_sha256, content_bytes, value, actor_type, actor_id,
                                        session_id, event_id, created_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text, $10, $11, case when $12 then $9::text::jsonb end, $13, $14,
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::text::jsonb, $13, $14,
         $15, $16, $17);
 
 -- name: select_version

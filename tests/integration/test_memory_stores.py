@@ -400,3 +400,20 @@ def test_a_key_of_one_agent_sees_that_agents_stores(control: ControlPlane) -> No
             )
             assert http.delete(f"/v1/memory_stores/{store}").status_code == 404
         assert http.get(f"/v1/memory_stores/{own}").status_code == 200
+
+
+def test_a_create_sent_twice_with_one_idempotency_key(control: ControlPlane, database_url: str) -> None:
+    import psycopg
+
+    with control.http() as http:
+        store = ok(http.post("/v1/memory_stores", json={"name": "n"}))["id"]
+        where = f"/v1/memory_stores/{store}/memories"
+        given = {"path": "/a", "content": "secret-content"}
+        first = ok(http.post(where, params={"view": "full"}, json=given, headers={"idempotency-key": "k"}))
+        again = ok(http.post(where, params={"view": "full"}, json=given, headers={"idempotency-key": "k"}))
+    assert (first["content"], again["content"]) == ("secret-content", None)
+    assert again["id"] == first["id"]
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute("select k::text from trunkline.idempotency_keys k").fetchall()
+    assert len(rows) == 1
+    assert "secret" not in rows[0][0]

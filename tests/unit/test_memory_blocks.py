@@ -90,7 +90,7 @@ def test_blocks_stand_in_the_order_of_the_prompt() -> None:
         ({"token_budget": True}, "memory.token_budget: must be a whole number"),
         ({"on_unavailable": "panic"}, "memory.on_unavailable: must be continue or fail"),
         (block(name="string"), "memory.blocks.customer.fields.name: expected a JSON Schema"),
-        (block(name={"type": "sting"}), "memory.blocks.customer.properties.name.type: not valid JSON Schema"),
+        (block(name={"type": "sting"}), "memory.blocks.customer.fields.name.type: not valid JSON Schema"),
         (block(name={"typ": "string"}), 'unknown keyword "typ"'),
         (block(**{"a.b": {"type": "string"}}), "memory.blocks.customer.fields.a.b: a field's name is"),
         (block(a={"$ref": "https://example.com/schema"}), "leaves the block"),

@@ -75,7 +75,8 @@ async def create(
         )
         return memory_to_wire(written, view)
 
-    return JSONResponse(await once(request, caller, act))
+    # The content is not kept with the idempotency key: erasing a memory need not look there.
+    return JSONResponse(await once(request, caller, act, keep=lambda answer: {**answer, "content": None}))
 
 
 @router.get("")

@@ -172,7 +172,10 @@ def compiled(schema: dict[str, Any], where: str) -> Validator:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        place = ".".join([where, *(str(step) for step in error.absolute_path)])
+        steps = [str(step) for step in error.absolute_path]
+        if steps[:1] == ["properties"]:  # the block's own, which its author wrote as `fields`
+            steps[0] = "fields"
+        place = ".".join([where, *steps])
         raise _refused(place, f"not valid JSON Schema: {error.message[:300]}") from None
     patterns: dict[str, SchemaValidator] = {}
 

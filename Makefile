@@ -108,5 +108,5 @@ $(VENV)/.packages: constraints.txt | $(VENV)/.made
 $(VENV)/.extension: $(RUST) pyproject.toml $(VENV)/.packages
 	$(call say,Building the extension)
 	@command -v cargo >/dev/null || { echo "There is no cargo: install a Rust toolchain, for example with rustup" >&2; exit 1; }
-	@PIP_CONSTRAINT=constraints.txt VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked
+	@PIP_QUIET=1 PIP_CONSTRAINT=constraints.txt VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked
 	@touch $@

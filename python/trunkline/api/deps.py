@@ -42,7 +42,7 @@ class Parts:
     wake: Wake | None
 
 
-def parts(request: Request) -> Parts:
+async def parts(request: Request) -> Parts:  # async: FastAPI sends plain functions to a thread
     """Return the running app's parts."""
     state: Any = request.app.state
     found = state.parts
@@ -51,8 +51,8 @@ def parts(request: Request) -> Parts:
     return found
 
 
-def _database(request: Request) -> Database:
-    return parts(request).database
+async def _database(request: Request) -> Database:
+    return (await parts(request)).database
 
 
 def key_text(request: Request) -> str:

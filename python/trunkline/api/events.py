@@ -60,18 +60,19 @@ async def list_events(
 ) -> JSONResponse:
     """List a session's events in the order in which they came, or backwards."""
     session = ids.decode("sesn", session_id)
-    await sessions.head(caller.connection, caller.principal, session)
     kinds = (*(types or ()), *(types_of_sdk or ()))
     wanted = EventFilter(kinds or None, created_after, created_from, created_before, created_to)
     found = await events.page(
         caller.connection,
-        caller.principal.tenant_id,
+        caller.principal,
         session,
         wanted,
         after=paging.read_number(page),
         limit=limit + 1,
         newest_first=order == "desc",
     )
+    if not found:
+        await sessions.head(caller.connection, caller.principal, session)
     return JSONResponse(paging.page(found, limit, Event.to_wire, lambda event: paging.at_number(event.seq)))
 
 
@@ -215,7 +216,7 @@ async def _read(parts: Parts, key: str, session_id: UUID, seen: int) -> list[Eve
     """Return the next events after number `seen`. Raises NotFound (session gone), Unauthenticated, Unavailable."""
     async with parts.database.transaction() as connection:
         principal = await authenticate(connection, key)
-        found = await events.page(connection, principal.tenant_id, session_id, EventFilter(), after=seen, limit=_BATCH)
+        found = await events.page(connection, principal, session_id, EventFilter(), after=seen, limit=_BATCH)
         if not found:
             await sessions.head(connection, principal, session_id)
         return found

@@ -11,6 +11,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from trunkline.domain.events import Event
+from trunkline.domain.principal import Principal
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 
@@ -70,7 +71,7 @@ async def append(
 
 async def page(
     connection: Connection,
-    tenant_id: UUID,
+    principal: Principal,
     session_id: UUID,
     wanted: EventFilter,
     *,
@@ -78,11 +79,14 @@ async def page(
     limit: int,
     newest_first: bool = False,
 ) -> list[Event]:
-    """Return up to `limit` events of a session in the order of their numbers, from beyond the number `after`."""
+    """Return up to `limit` events of a session in the order of their numbers, from beyond the number `after`.
+
+    None come of a session that is not there, or not for this key: `sessions.head` tells that from one without events.
+    """
     cursor = await connection.execute(
         queries("events")["list_newest" if newest_first else "list_oldest"],
         (
-            tenant_id,
+            principal.tenant_id,
             session_id,
             after,
             None if wanted.types is None else list(wanted.types),
@@ -90,6 +94,7 @@ async def page(
             wanted.created_from,
             wanted.created_before,
             wanted.created_to,
+            principal.agent_id,
             limit,
         ),
     )

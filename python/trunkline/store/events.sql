@@ -8,7 +8,7 @@ select $1, $2, $3::bigint + e.nth, e.id, e.type, e.payload, $8, e.processed_at
        with ordinality as e(id, type, payload, processed_at, nth);
 
 -- name: list_oldest
--- A page of events, oldest first, after number $3.
+-- A page of events, oldest first, after number $3; $9 is the only agent that the key may act for (null: any).
 select e.id, e.seq, e.type, e.payload, e.created_at, e.processed_at
   from trunkline.events e
  where e.tenant_id = $1 and e.session_id = $2 and ($3::bigint is null or e.seq > $3)
@@ -17,8 +17,10 @@ select e.id, e.seq, e.type, e.payload, e.created_at, e.processed_at
    and ($6::timestamptz is null or coalesce(e.processed_at, e.created_at) >= $6)
    and ($7::timestamptz is null or coalesce(e.processed_at, e.created_at) < $7)
    and ($8::timestamptz is null or coalesce(e.processed_at, e.created_at) <= $8)
+   and ($9::uuid is null or exists (select from trunkline.sessions s
+                                     where s.tenant_id = $1 and s.id = $2 and s.agent_id = $9))
  order by e.seq
- limit $9;
+ limit $10;
 
 -- name: list_newest
 -- A page of events, newest first, before number $3.
@@ -30,8 +32,10 @@ select e.id, e.seq, e.type, e.payload, e.created_at, e.processed_at
    and ($6::timestamptz is null or coalesce(e.processed_at, e.created_at) >= $6)
    and ($7::timestamptz is null or coalesce(e.processed_at, e.created_at) < $7)
    and ($8::timestamptz is null or coalesce(e.processed_at, e.created_at) <= $8)
+   and ($9::uuid is null or exists (select from trunkline.sessions s
+                                     where s.tenant_id = $1 and s.id = $2 and s.agent_id = $9))
  order by e.seq desc
- limit $9;
+ limit $10;
 
 -- name: select_types
 -- The types and numbers of a session's events by their ids.

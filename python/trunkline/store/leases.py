@@ -1,0 +1,141 @@
+"""Leases: one worker at a time works on a session, and what it appends is checked against its claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from trunkline.domain.events import Event
+from trunkline.domain.sessions import Status
+from trunkline.store.pool import Connection
+from trunkline.store.queries import queries
+
+QUEUE: Final = "sessions"
+TASK: Final = "work_on_session"
+"""The queue and the name of the jobs that have a worker look at a session; arguments `tenant` and `session`."""
+
+
+class LeaseLost(Exception):
+    """Another worker has claimed the session, or it was deleted: its former holder must not touch it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A claim of a session. `fence` is greater than that of every earlier claim."""
+
+    tenant_id: UUID
+    session_id: UUID
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What there is to know of a session beside its log. `definition` is that of the pinned agent version, as JSON."""
+
+    agent_id: UUID
+    user_id: str | None
+    definition: Mapping[str, Any]
+    remembers: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A session's head as the holder of its lease sees it."""
+
+    status: Status
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a model call used; `input` without the `cached` ones, as the Anthropic wire counts."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+
+
+async def wake(connection: Connection, tenant_id: UUID, session_id: UUID) -> None:
+    """Have a worker look at a session once the transaction commits; the control plane's `Wake`."""
+    await connection.execute(queries("leases")["wake"], (QUEUE, TASK, tenant_id, session_id))
+
+
+async def wake_abandoned(connection: Connection, limit: int) -> int:
+    """Have workers look at sessions of any tenant that run while nobody holds them; return how many these are."""
+    cursor = await connection.execute(queries("leases")["wake_abandoned"], (QUEUE, TASK, limit))
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row["woken"])
+
+
+async def claim(
+    connection: Connection, tenant_id: UUID, session_id: UUID, *, owner: str, seconds: float
+) -> Lease | None:
+    """Take a session for some seconds; None when another holds it, or it has ended or is gone."""
+    cursor = await connection.execute(queries("leases")["claim"], (tenant_id, session_id, owner, seconds))
+    row = await cursor.fetchone()
+    return None if row is None else Lease(tenant_id, session_id, row["fence"])
+
+
+async def renew(connection: Connection, lease: Lease, *, seconds: float) -> int:
+    """Hold the session some seconds more and return the number of its last event. Raises LeaseLost."""
+    cursor = await connection.execute(queries("leases")["renew"], (*_key(lease), lease.fence, seconds))
+    row = await cursor.fetchone()
+    if row is None:
+        raise LeaseLost
+    return int(row["last_seq"])
+
+
+async def lock(connection: Connection, lease: Lease) -> Head:
+    """Return the session's head, and keep all others from it in this transaction. Raises LeaseLost."""
+    cursor = await connection.execute(queries("leases")["lock"], (*_key(lease), lease.fence))
+    row = await cursor.fetchone()
+    if row is None:
+        raise LeaseLost
+    return Head(**row)
+
+
+async def advance(
+    connection: Connection, lease: Lease, *, last_seq: int, status: Status, at: datetime, tokens: Tokens
+) -> None:
+    """Move the head of a session that `lock` returned past events just appended, and count the tokens used."""
+    used = (tokens.input, tokens.output, tokens.cached)
+    await connection.execute(queries("leases")["advance"], (*_key(lease), last_seq, status, at, *used))
+
+
+async def release(connection: Connection, lease: Lease) -> None:
+    """Let the session go; nothing happens if another has it already."""
+    await connection.execute(queries("leases")["release"], (*_key(lease), lease.fence))
+
+
+async def task(connection: Connection, lease: Lease) -> Task:
+    """Return what there is to know of the session beside its log. Raises LeaseLost when it is gone."""
+    cursor = await connection.execute(queries("leases")["select_task"], _key(lease))
+    row = await cursor.fetchone()
+    if row is None:
+        raise LeaseLost
+    return Task(**row)
+
+
+async def log(connection: Connection, lease: Lease, *, after: int, limit: int) -> list[Event]:
+    """Return up to `limit` of the session's events after number `after`, oldest first."""
+    cursor = await connection.execute(queries("leases")["select_log"], (*_key(lease), after, limit))
+    return [Event(**row) for row in await cursor.fetchall()]
+
+
+async def interrupted(connection: Connection, lease: Lease, *, after: int) -> bool:
+    """Tell whether the user has interrupted the agent after event number `after`."""
+    cursor = await connection.execute(queries("leases")["select_interrupted"], (*_key(lease), after))
+    row = await cursor.fetchone()
+    return row is not None and bool(row["interrupted"])
+
+
+async def mark_processed(connection: Connection, lease: Lease, numbers: Sequence[int], at: datetime) -> None:
+    """Note that the agent takes up these events, by number, now."""
+    await connection.execute(queries("leases")["mark_processed"], (*_key(lease), list(numbers), at))
+
+
+def _key(lease: Lease) -> tuple[UUID, UUID]:
+    return lease.tenant_id, lease.session_id

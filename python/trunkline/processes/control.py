@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import sys
 
@@ -12,12 +11,13 @@ import uvloop
 from trunkline.api import app
 from trunkline.api.app import ControlSettings
 from trunkline.errors import SetupError
-from trunkline.processes import lifeline
+from trunkline.processes import lifeline, logs
+from trunkline.store.leases import wake
 
 
 def serve(settings: ControlSettings, listener: socket.socket, *, supervised: bool = False) -> None:
     """Serve on a listening socket until SIGTERM or SIGINT, then finish the requests under way. Raises SetupError."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
+    logs.start()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, listener, supervised=supervised))
 
@@ -27,7 +27,7 @@ async def _serve(settings: ControlSettings, listener: socket.socket, *, supervis
     loop = asyncio.get_running_loop()
     if supervised:
         lifeline.on_loss(lambda: loop.call_soon_threadsafe(stop.set))
-    await app.serve(settings, listener=listener, stop=stop)
+    await app.serve(settings, listener=listener, wake=wake, stop=stop)
 
 
 def _supervised() -> None:

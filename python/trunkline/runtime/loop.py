@@ -1,0 +1,278 @@
+"""The loop: claim a session, ask the model what its log calls for, append what comes of it; step after step until idle.
+
+Each step is saved in one transaction that checks the claim's fence, so that a session has one writer whatever happens
+to workers. A worker killed in mid-step leaves a log that says so, and the next one asks the model again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from trunkline.domain import ids
+from trunkline.domain.events import SENT_TYPES, Event
+from trunkline.domain.times import now
+from trunkline.errors import Unavailable
+from trunkline.runtime import outcomes
+from trunkline.runtime.context import STEP, Conversation
+from trunkline.runtime.model import Model, ModelError, Question, Reply
+from trunkline.runtime.outcomes import Outcome
+from trunkline.runtime.passages import keep
+from trunkline.store import events, leases
+from trunkline.store.events import NewEvent
+from trunkline.store.leases import Lease, LeaseLost, Task, Tokens
+from trunkline.store.pool import Connection, Database
+
+_logger = logging.getLogger(__name__)
+
+LEASE_SECONDS: Final = 4.0
+RENEW_SECONDS: Final = 1.0
+"""A worker that is silent for `LEASE_SECONDS` has lost its sessions; it may miss two renewals in a row."""
+ATTEMPTS: Final = 5
+"""How often one model call is tried."""
+_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
+_LONGEST_PAUSE: Final = 30.0
+_STORE_PAUSES: Final = (0.1, 0.2, 0.5, *(1.0 for _ in range(30)))
+"""While the database is away a step's result is kept this long: asking the model again would cost as much again."""
+_PAGE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What all turns of one worker share. `owner` names the worker in leases, for people to read."""
+
+    database: Database
+    model: Model
+    owner: str
+
+
+async def work(runtime: Runtime, tenant_id: UUID, session_id: UUID) -> None:
+    """Carry out what a session has to do until it is idle; return at once if another worker has it.
+
+    What is left undone, because the database is away or this is cancelled, is taken up again by whoever sees it first.
+    Raises Unavailable when the database is away from the start.
+    """
+    async with runtime.database.tenant(tenant_id) as connection:
+        lease = await leases.claim(connection, tenant_id, session_id, owner=runtime.owner, seconds=LEASE_SECONDS)
+        if lease is None:
+            return
+        task = await leases.task(connection, lease)
+    turn = _Turn(runtime, lease, task)
+    try:
+        async with turn.held():
+            await turn.run()
+    except* LeaseLost:
+        _logger.info("session %s has another worker now, or is gone", session_id)
+    except* Unavailable as errors:
+        _logger.warning("session %s is left for later: %s", session_id, errors.exceptions[0])
+    finally:
+        if not turn.is_over:
+            await asyncio.shield(_release(runtime.database, lease))
+
+
+async def _release(database: Database, lease: Lease) -> None:
+    with contextlib.suppress(Unavailable):  # it runs out by itself
+        async with database.tenant(lease.tenant_id) as connection:
+            await leases.release(connection, lease)
+
+
+class _Turn:
+    """The work of one claim. What is in memory is a copy of the log, thrown away whenever the two might differ."""
+
+    def __init__(self, runtime: Runtime, lease: Lease, task: Task) -> None:
+        self._runtime = runtime
+        self._lease = lease
+        self._task = task
+        self._step: Event | None = None
+        self._asking: asyncio.Task[Reply] | None = None
+        self._retry_after_s = 0.0
+        self.is_over = False
+        """The session was let go with the last event."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._conversation = Conversation()
+        self._unprocessed: list[Event] = []
+        self._seen = 0
+
+    async def run(self) -> None:
+        """Ask and save until there is nothing left to do. Raises LeaseLost and Unavailable."""
+        outcome = outcomes.NOTHING
+        try:
+            while await self._saved(outcome):
+                outcome = await self._ask()
+        except (LeaseLost, Unavailable):
+            raise
+        except Exception:
+            # Whatever it is would happen again to whoever takes over: end the turn rather than the workers.
+            _logger.exception("the turn of session %s failed", self._lease.session_id)
+            self._forget()
+            await self._saved(outcomes.broken(self._step))
+
+    async def _saved(self, outcome: Outcome) -> bool:
+        """Append a step's outcome, and with it the next step or the end; tell whether there is a next step."""
+        for pause in _STORE_PAUSES:
+            try:
+                return await self._save(outcome)
+            except Unavailable:
+                self._forget()
+                await asyncio.sleep(pause)
+        return await self._save(outcome)
+
+    async def _save(self, outcome: Outcome) -> bool:
+        lease = self._lease
+        async with self._runtime.database.tenant(lease.tenant_id) as connection:
+            head = await leases.lock(connection, lease)
+            news = await self._read(connection)
+            at = now()
+            new: list[NewEvent] = []
+
+            def append(*appended: NewEvent) -> Event:
+                for one in appended:
+                    new.append(one)
+                    event = Event(one.id, head.last_seq + len(new), one.type, one.payload, at, at)
+                    self._conversation.add(event)
+                return event
+
+            is_new = bool(outcome.events) and all(event.id != outcome.events[0].id for event in news)
+            if is_new:  # else it was saved before, and only the confirmation was lost
+                append(*(outcome.closing if self._was_interrupted(news) else outcome.events))
+            step, status = None, head.status
+            if status == "running":
+                if self._conversation.wants_model and not outcome.is_dead:
+                    step = append(NewEvent(ids.new(), STEP, {}, at))
+                else:
+                    append(outcomes.idle(self._stop_reason(outcome)))
+                    status = "idle"
+            if new:
+                await events.append(
+                    connection,
+                    lease.tenant_id,
+                    lease.session_id,
+                    last_seq=head.last_seq,
+                    events=[replace(one, processed_at=at) for one in new],
+                    at=at,
+                )
+                tokens = outcome.tokens if is_new else Tokens()
+                self._seen = head.last_seq + len(new)
+                await leases.advance(connection, lease, last_seq=self._seen, status=status, at=at, tokens=tokens)
+            await self._take_up(connection, new, at)
+            if step is None:
+                await leases.release(connection, lease)
+        self._step, self.is_over = step, step is None
+        return step is not None
+
+    async def _take_up(self, connection: Connection, new: Sequence[NewEvent], at: datetime) -> None:
+        """Note which of the client's events the model has been shown by now, and keep what was said for recall."""
+        waiting = {event.seq for event in self._conversation.queued}
+        taken_up = [event for event in self._unprocessed if event.seq not in waiting]
+        self._unprocessed = [event for event in self._unprocessed if event.seq in waiting]
+        if taken_up:
+            await leases.mark_processed(connection, self._lease, [event.seq for event in taken_up], at)
+        if self._task.remembers:
+            await keep(connection, self._lease, self._task, [*taken_up, *new], at)
+
+    async def _read(self, connection: Connection) -> list[Event]:
+        """Take in what the log holds beyond what is known here, and return it."""
+        news: list[Event] = []
+        while True:
+            page = await leases.log(connection, self._lease, after=self._seen, limit=_PAGE)
+            for event in page:
+                self._conversation.add(event)
+                self._seen = event.seq
+                if event.type in SENT_TYPES and event.processed_at is None:
+                    self._unprocessed.append(event)
+            news += page
+            if len(page) < _PAGE:
+                return news
+
+    def _was_interrupted(self, news: list[Event]) -> bool:
+        step = self._step
+        return step is not None and any(event.type == "user.interrupt" and event.seq > step.seq for event in news)
+
+    def _stop_reason(self, outcome: Outcome) -> dict[str, object]:
+        if outcome.is_dead:
+            return {"type": "retries_exhausted"}
+        waits_for = self._conversation.waits_for
+        if waits_for:
+            return {"type": "requires_action", "event_ids": list(waits_for)}
+        return {"type": "refusal" if outcome.is_refused else "end_turn"}
+
+    async def _ask(self) -> Outcome:
+        """Ask the model, and return what is to be appended: its answer, its failure, or that it was interrupted."""
+        step = self._step
+        if step is None:
+            raise RuntimeError("the model is asked outside a step")
+        self._asking = asyncio.create_task(self._call())
+        try:
+            return outcomes.replied(step, await self._asking)
+        except ModelError as error:
+            failures = self._conversation.failures + 1
+            self._retry_after_s = error.retry_after_s or 0.0
+            return outcomes.failed(step, error, exhausted=not error.transient or failures >= ATTEMPTS)
+        except Unavailable as error:  # for the worker's key; saving waits for the database
+            away = ModelError("unknown_error", error.message, transient=True)
+            return outcomes.failed(step, away, exhausted=self._conversation.failures + 1 >= ATTEMPTS)
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            return outcomes.interrupted(step)
+        finally:
+            self._asking = None
+
+    async def _call(self) -> Reply:
+        failures = self._conversation.failures
+        if failures:
+            pause = _PAUSES[min(failures, len(_PAUSES)) - 1] * random.uniform(0.75, 1.25)  # noqa: S311 (no secret)
+            await asyncio.sleep(min(max(pause, self._retry_after_s), _LONGEST_PAUSE))
+        definition = self._task.definition
+        # The gateway takes the instructions, model and memory of the agent's current version; the tools are those of
+        # the version that the session is pinned to.
+        tools = [
+            {key: tool[key] for key in ("name", "description", "input_schema")}
+            for tool in definition["tools"]
+            if tool["type"] == "custom"
+        ]
+        return await self._runtime.model.ask(
+            Question(
+                self._lease.tenant_id,
+                self._task.agent_id,
+                definition["name"],
+                self._task.user_id,
+                self._lease.session_id,
+                self._conversation.messages,
+                tools,
+            )
+        )
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Renew the lease as long as the block runs, and end the model call when the user interrupts it.
+
+        Raises LeaseLost, in a group, out of the block once another has the session.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            renewing = tasks.create_task(self._renew())
+            yield
+            renewing.cancel()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            with contextlib.suppress(Unavailable):
+                async with self._runtime.database.tenant(self._lease.tenant_id) as connection:
+                    last_seq = await leases.renew(connection, self._lease, seconds=LEASE_SECONDS)
+                    step, asking = self._step, self._asking
+                    if step is None or asking is None or last_seq <= step.seq:
+                        continue
+                    interrupted = await leases.interrupted(connection, self._lease, after=step.seq)
+                if interrupted and asking is self._asking:
+                    asking.cancel()

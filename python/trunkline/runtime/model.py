@@ -1,0 +1,170 @@
+"""Model calls, through the gateway: it puts in the agent's instructions and memory, and carries out memory tools."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import httpx
+
+from trunkline.domain import ids
+from trunkline.runtime.context import Message
+from trunkline.runtime.credentials import Credentials
+
+MAX_TOKENS: Final = 8192
+"""Of one answer: the most that all models of the last years take."""
+
+_FIRST_BYTE_SECONDS: Final = 660.0
+"""A little longer than the gateway waits for a provider, so that the gateway's own error comes first."""
+
+_STARTING_SECONDS: Final = 60
+"""How long a gateway may be away that drains and is started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One model call: who asks, as whom, in which session, and the conversation so far."""
+
+    tenant_id: UUID
+    agent_id: UUID
+    agent_name: str
+    user_id: str | None
+    session_id: UUID
+    messages: Sequence[Message]
+    tools: Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The model calls one of the client's tools."""
+
+    name: str
+    input: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model answered. `usage` is that of the Anthropic wire; `refused`: a classifier ended the answer."""
+
+    text: str
+    calls: tuple[ToolCall, ...]
+    refused: bool
+    usage: dict[str, int]
+
+
+class ModelError(Exception):
+    """A model call failed. `type` is the Managed Agents name; `transient`: the same call may succeed later."""
+
+    def __init__(self, kind: str, message: str, *, transient: bool, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.type = kind
+        self.message = message
+        self.transient = transient
+        self.retry_after_s = retry_after_s
+
+
+class Model:
+    """The gateway, as the runtime asks it. Safe for many sessions at once on one event loop."""
+
+    def __init__(self, http: httpx.AsyncClient, credentials: Credentials) -> None:
+        self._http = http
+        self._credentials = credentials
+
+    async def ask(self, question: Question) -> Reply:
+        """Return the model's answer. Raises ModelError; Unavailable when a key is needed and the database is away."""
+        key = await self._credentials.key(question.tenant_id)
+        body: dict[str, Any] = {
+            "model": f"agent/{question.agent_name}",
+            "max_tokens": MAX_TOKENS,
+            "messages": question.messages,
+        }
+        headers = {
+            b"x-api-key": key.encode(),
+            b"x-trunkline-agent": ids.encode("agent", question.agent_id).encode(),
+            b"x-trunkline-session": ids.encode("sesn", question.session_id).encode(),
+        }
+        if question.tools:
+            body["tools"] = question.tools
+        user = question.user_id
+        if user is not None and user.isprintable() and user == user.strip():
+            headers[b"x-trunkline-user"] = user.encode()
+        elif user is not None:  # no header can carry it
+            body["metadata"] = {"user_id": user}
+        try:
+            response = await self._post(body, headers)
+        except httpx.HTTPError as error:
+            message = f"The gateway at {self._http.base_url} did not answer: {type(error).__name__}."
+            raise ModelError("model_request_failed_error", message, transient=True) from error
+        if response.status_code == 401:
+            self._credentials.forget(question.tenant_id, key)
+        if response.status_code != 200:
+            raise _error(response)
+        return _reply(response)
+
+    async def _post(self, body: dict[str, Any], headers: dict[bytes, bytes]) -> httpx.Response:
+        """Send a call, and wait for a gateway that is being started again: it has not had the call yet."""
+        for _ in range(_STARTING_SECONDS):
+            with contextlib.suppress(httpx.ConnectError):
+                return await self._http.post("/v1/messages", json=body, headers=list(headers.items()))
+            await asyncio.sleep(1.0)
+        return await self._http.post("/v1/messages", json=body, headers=list(headers.items()))
+
+
+@asynccontextmanager
+async def open_model(base_url: str, credentials: Credentials) -> AsyncIterator[Model]:
+    """Open connections to the gateway at `base_url`, and close them at the end."""
+    async with httpx.AsyncClient(
+        base_url=base_url,
+        headers={"anthropic-version": "2023-06-01"},
+        timeout=httpx.Timeout(30.0, connect=5.0, read=_FIRST_BYTE_SECONDS, pool=None),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+        trust_env=False,  # a proxy of the environment is not meant for our own gateway
+    ) as http:
+        yield Model(http, credentials)
+
+
+def _error(response: httpx.Response) -> ModelError:
+    status = response.status_code
+    try:
+        message = str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"The gateway answered with status {status}."
+    match status:
+        case 429:
+            kind = "model_rate_limited_error"
+        case 402:
+            kind = "billing_error"
+        case 503 | 529:
+            kind = "model_overloaded_error"
+        case _:
+            kind = "model_request_failed_error"
+    # 401: of our own key, which another call of this method replaces. 409: the same idempotency key is under way.
+    transient = status >= 500 or status in (401, 408, 409, 425, 429)
+    return ModelError(kind, message, transient=transient, retry_after_s=_retry_after(response))
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def _reply(response: httpx.Response) -> Reply:
+    """Read an answer. Raises ModelError when it is none."""
+    try:
+        answer = response.json()
+        blocks = answer["content"]
+        text = "".join(block["text"] for block in blocks if block["type"] == "text")
+        calls = tuple(ToolCall(block["name"], block["input"]) for block in blocks if block["type"] == "tool_use")
+        usage = {name: count for name, count in answer["usage"].items() if isinstance(count, int)}
+        return Reply(text, calls, answer["stop_reason"] == "refusal", usage)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            "model_request_failed_error", "The gateway's answer is not an Anthropic message.", transient=False
+        ) from error

@@ -1,0 +1,100 @@
+"""What comes of a step, as events of the Managed Agents vocabulary.
+
+They get their ids here, so that a step that is saved a second time is recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from trunkline.domain import ids
+from trunkline.domain.events import Event
+from trunkline.runtime.model import ModelError, Reply
+from trunkline.store.events import NewEvent
+from trunkline.store.leases import Tokens
+
+_USAGE: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step adds to the log: `events`, or only `closing` when the user interrupted it.
+
+    `is_dead`: the turn ends here, whatever else was said meanwhile.
+    """
+
+    events: tuple[NewEvent, ...] = ()
+    closing: tuple[NewEvent, ...] = ()
+    tokens: Tokens = field(default_factory=Tokens)
+    is_dead: bool = False
+    is_refused: bool = False
+
+
+NOTHING: Final = Outcome()
+"""Of no step: what the log calls for is to be found out first."""
+
+
+def replied(step: Event, reply: Reply) -> Outcome:
+    """Return the model's answer: its text (if there is any, or nothing else), then its calls of the client's tools."""
+    said = []
+    if reply.text or not reply.calls:
+        said.append(_new("agent.message", {"content": [{"type": "text", "text": reply.text}] if reply.text else []}))
+    said += [_new("agent.custom_tool_use", {"name": call.name, "input": call.input}) for call in reply.calls]
+    end = _end(step, reply.usage, is_error=False)
+    tokens = Tokens(*(reply.usage.get(name, 0) for name in _USAGE[:3]))
+    return Outcome((*said, end), (end,), tokens, is_refused=reply.refused)
+
+
+def failed(step: Event, error: ModelError, *, exhausted: bool) -> Outcome:
+    """Return the failure of a model call; unless that is final, the next step tries again."""
+    closing = (_end(step, {}, is_error=True), _error(error.type, error.message, exhausted=exhausted))
+    return Outcome(closing, closing, is_dead=exhausted)
+
+
+def interrupted(step: Event) -> Outcome:
+    """Return the end of a step whose answer the user did not want any more."""
+    closing = (_end(step, {}, is_error=True),)
+    return Outcome(closing, closing)
+
+
+def broken(step: Event | None) -> Outcome:
+    """Return the end of a turn in which the runtime itself failed."""
+    error = _error("unknown_error", "The turn failed inside Trunkline; the worker's log says why.", exhausted=True)
+    closing = (error,) if step is None else (_end(step, {}, is_error=True), error)
+    return Outcome(closing, closing, is_dead=True)
+
+
+def idle(stop_reason: Mapping[str, object]) -> NewEvent:
+    """Return the event that ends a turn."""
+    return _new("session.status_idle", {"stop_reason": dict(stop_reason)})
+
+
+def _end(step: Event, usage: Mapping[str, int], *, is_error: bool) -> NewEvent:
+    counts = {name: usage.get(name, 0) for name in _USAGE}
+    start = ids.encode("sevt", step.id)
+    return _new(
+        "span.model_request_end", {"model_request_start_id": start, "model_usage": counts, "is_error": is_error}
+    )
+
+
+def _error(kind: str, message: str, *, exhausted: bool) -> NewEvent:
+    status = {"type": "exhausted" if exhausted else "retrying"}
+    return _new("session.error", {"error": {"type": kind, "message": message, "retry_status": status}})
+
+
+def _new(kind: str, payload: dict[str, Any]) -> NewEvent:
+    return NewEvent(ids.new(), kind, _storable(payload), None)
+
+
+def _storable(value: Any) -> Any:
+    """Replace what Postgres does not take in a text: NUL, and halves of surrogate pairs."""
+    if isinstance(value, str):
+        whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value

@@ -1,0 +1,126 @@
+"""The worker: takes jobs, carries out sessions' turns, and looks for sessions that others have left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+import uvloop
+
+from trunkline.errors import Unavailable
+from trunkline.runtime.credentials import Credentials
+from trunkline.runtime.loop import Runtime, work
+from trunkline.runtime.model import open_model
+from trunkline.runtime.queue import Queue
+from trunkline.store import leases
+from trunkline.store.pool import Database, open_database
+
+_logger = logging.getLogger(__name__)
+
+CONCURRENCY: Final = 50
+"""Sessions at once in one process."""
+LOOK_SECONDS: Final = 1.0
+"""How often to look for sessions whose worker is gone; with the lease's length, how soon they are taken over."""
+DRAIN_SECONDS: Final = 5.0
+"""How long turns may go on when the worker is to stop; the rest is another worker's."""
+_AGAIN_SECONDS: Final = 1.0
+_LOOK_LIMIT: Final = 100
+
+DailyTask = Callable[[Database], Awaitable[None]]
+
+
+def run(
+    database: str,
+    base_url: str,
+    *,
+    on_loss: Callable[[Callable[[], None]], None] | None = None,
+    daily: Mapping[str, DailyTask] | None = None,
+) -> None:
+    """Work until SIGTERM or SIGINT, then drain.
+
+    `database` logs in as, or sets, the role `trunkline_control`; `base_url` is the gateway that model calls go through;
+    `on_loss` is given what to call when whoever started this process is gone; `daily` are tasks by name.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(database, base_url, on_loss, daily or {}))
+
+
+async def _run(
+    conninfo: str,
+    base_url: str,
+    on_loss: Callable[[Callable[[], None]], None] | None,
+    daily: Mapping[str, DailyTask],
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+    if on_loss is not None:
+        on_loss(lambda: _stop(loop, stop))
+    async with open_database(conninfo) as database:
+        await serve(conninfo, database, base_url, stop=stop, daily=daily)
+
+
+def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(stop.set)
+
+
+async def serve(
+    conninfo: str, database: Database, base_url: str, *, stop: asyncio.Event, daily: Mapping[str, DailyTask]
+) -> None:
+    """Work until `stop` is set, then drain and revoke the worker's keys."""
+    credentials = Credentials(database)
+    queue = Queue(conninfo, concurrency=CONCURRENCY)
+    for name, task in daily.items():
+        queue.daily(name, partial(task, database))
+    async with open_model(base_url, credentials) as model:
+        runtime = Runtime(database, model, f"{socket.gethostname()}:{os.getpid()}")
+
+        async def on_session(tenant_id: UUID, session_id: UUID) -> None:
+            try:
+                await work(runtime, tenant_id, session_id)
+            except Unavailable as error:
+                _logger.warning("session %s is left for later: %s", session_id, error)
+
+        queue.on_session(on_session)
+        looking = asyncio.create_task(_look(database))
+        working = asyncio.create_task(_work(queue))
+        await stop.wait()
+        looking.cancel()
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+    await credentials.revoke()
+
+
+async def _work(queue: Queue) -> None:
+    """Take jobs, again whenever the database was lost."""
+    while True:
+        try:
+            await queue.run(drain_seconds=DRAIN_SECONDS)
+        except Exception as error:  # noqa: BLE001 (a worker outlives whatever its queue meets)
+            _logger.warning("the queue is lost, trying again: %s: %s", type(error).__name__, error)
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def _look(database: Database) -> None:
+    """Have sessions taken up that run while nobody works on them."""
+    while True:
+        try:
+            async with database.transaction() as connection:
+                woken = await leases.wake_abandoned(connection, _LOOK_LIMIT)
+            if woken:
+                _logger.info("%d sessions were without a worker", woken)
+        except Unavailable as error:
+            _logger.info("looking for sessions again after: %s", error)
+        await asyncio.sleep(LOOK_SECONDS)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,8 @@ def test_everything_killed_at_once_comes_back_with_what_it_knew(home: Path) -> N
     with up(home) as first:
         first.client.agents.apply({"name": "a"})
         for pid in [first.process.pid, *first.ready["processes"].values()]:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     with up(home) as second:
         assert [agent.name for agent in second.client.agents.list()] == ["a"]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,11 @@ class Tail:
                 self._positions[file] = position + len(whole) + len(newline)
                 for line in whole.decode(errors="replace").split("\n") if newline else ():
                     yield file.stem, line
+
+
+def start() -> None:
+    """Write warnings and errors to standard error, with their time."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
 
 
 def rotate(file: Path, max_bytes: int = _MAX_BYTES) -> None:

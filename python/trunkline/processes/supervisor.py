@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import import_module
 
 from trunkline._core import known_providers
 from trunkline.errors import SetupError
@@ -18,7 +20,6 @@ from trunkline.processes.identity import stop_all
 from trunkline.processes.logs import Tail, rotate
 from trunkline.processes.ports import base_url, claim, listener, status_of
 from trunkline.processes.postgres import Postgres
-from trunkline.processes.prepare import prepare
 from trunkline.processes.signals import Signals
 from trunkline.settings import KnownProvider, Settings
 from trunkline.store.home_lock import HomeLock
@@ -105,7 +106,12 @@ class Supervisor:
         seconds = {}
         if self._settings.database_url is None:
             lock.release()  # from here on the embedded Postgres holds it
+        imported = threading.Thread(target=import_module, args=["trunkline.processes.prepare"])
+        imported.start()  # psycopg takes as long as Postgres does
         addresses = self._postgres.start()
+        imported.join()
+        from trunkline.processes.prepare import prepare  # noqa: PLC0415
+
         seconds["postgres"] = time.monotonic() - began
         new_key = prepare(addresses, self._home)
         seconds["migrations"] = time.monotonic() - began

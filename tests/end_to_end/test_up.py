@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,43 @@ def test_without_a_provider_it_says_how_to_add_one(home: Path) -> None:
     assert "OPENAI_API_KEY" in said
     assert "trunkline.yaml" in said
     assert str(home / "admin.key") in said
+
+
+def test_ctrl_c_lets_a_call_finish_and_a_second_one_does_not_wait(home: Path, model_server: str) -> None:
+    (home / "trunkline.yaml").write_text(
+        f'providers: {{scripted: {{wire: openai_chat, base_url: "{model_server}/v1", api_key: none}}}}\n'
+        "models: {soon: {provider: scripted, model: slow-3000}, late: {provider: scripted, model: slow-60000}}\n"
+    )
+    with up(home) as running, ThreadPoolExecutor() as calls:
+        soon = calls.submit(_call, running, "soon")
+        time.sleep(1)
+        running.process.send_signal(signal.SIGINT)
+        assert soon.result(30) == 200
+        assert running.process.wait(30) == 0
+    with up(home) as running, ThreadPoolExecutor() as calls:
+        late = calls.submit(_call, running, "late")
+        time.sleep(1)
+        running.process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert running.process.poll() is None, "it did not wait for the call"
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(20) == 0
+        assert gone(list(running.ready["processes"].values()))
+        assert late.result(5) is None
+
+
+def _call(running: Up, model: str) -> int | None:
+    """Return the status of a model call; None if the connection broke."""
+    key = Path(running.ready["key_file"]).read_text().strip()
+    try:
+        return httpx.post(
+            f"{running.ready['base_url']}/v1/chat/completions",
+            headers={"authorization": f"Bearer {key}"},
+            json={"model": model, "messages": [{"role": "user", "content": "Hello."}]},
+            timeout=90,
+        ).status_code
+    except httpx.TransportError:
+        return None
 
 
 def _names(running: Up) -> list[str]:

@@ -19,7 +19,9 @@ def test_a_request_sent_twice_is_carried_out_once(control: ControlPlane, databas
         again = http.post("/v1/agents", json={"name": "a"}, headers=KEY)
         assert (first.status_code, again.json()) == (200, first.json())
         session = http.post("/v1/sessions", json={"agent": "a"}, headers={"idempotency-key": "s"}).json()
-        assert http.post("/v1/sessions", json={"agent": "a"}, headers={"idempotency-key": "s"}).json() == session
+        repeated = http.post("/v1/sessions", json={"agent": "a"}, headers={"idempotency-key": "s"}).json()
+        assert (repeated["id"], repeated["created_at"]) == (session["id"], session["created_at"])
+        assert len(http.get("/v1/sessions").json()["data"]) == 1
         path = f"/v1/sessions/{session['id']}/events"
         with ThreadPoolExecutor(8) as pool:
             answers = list(
@@ -28,6 +30,22 @@ def test_a_request_sent_twice_is_carried_out_once(control: ControlPlane, databas
     assert all(answer == answers[0] for answer in answers)
     log = events_of(database.admin_url, session["id"])
     assert [event["type"] for event in log] == ["user.message", "session.status_running"]
+    assert [event["content"] for event in answers[0]["data"]] == [message["events"][0]["content"]]
+
+
+def test_what_users_said_is_not_kept_with_a_key(control: ControlPlane, database: DatabaseUrls) -> None:
+    message = {"events": [{"type": "user.message", "content": [{"type": "text", "text": "My secret."}]}]}
+    with control.http() as http:
+        http.post("/v1/agents", json={"name": "a"})
+        made = http.post("/v1/sessions", json={"agent": "a", "title": "My secret."}, headers={"idempotency-key": "s"})
+        path = f"/v1/sessions/{made.json()['id']}"
+        assert http.post(f"{path}/events", json=message, headers={"idempotency-key": "e"}).status_code == 200
+        http.delete(path)
+        assert http.post(f"{path}/events", json=message, headers={"idempotency-key": "e"}).status_code == 404
+    with psycopg.connect(database.admin_url) as connection:
+        kept = connection.execute("select response::text from trunkline.idempotency_keys").fetchall()
+    assert len(kept) == 2
+    assert not [text for (text,) in kept if "secret" in text]
 
 
 def test_a_key_used_for_another_request_is_refused(control: ControlPlane) -> None:

@@ -40,7 +40,15 @@ async def send(
         sent = await append(caller, parts.wake, session, given.events)
         return {"data": [event.to_wire() for event in sent]}
 
-    return JSONResponse(await once(request, caller, act))
+    async def recall(kept: dict[str, Any]) -> dict[str, Any]:
+        sent = await events.page(
+            caller.connection, caller.principal, session, EventFilter(), after=kept["first"] - 1, limit=kept["count"]
+        )
+        if not sent:
+            raise sessions.not_found(session)
+        return {"data": [event.to_wire() for event in sent]}
+
+    return JSONResponse(await once(request, caller, act, keep=_places, recall=recall))
 
 
 @router.get("")
@@ -99,6 +107,11 @@ async def stream(
         media_type="text/event-stream",
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
     )
+
+
+def _places(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return where in the log the events of an answer are."""
+    return {"first": answer["data"][0]["seq"], "count": len(answer["data"])}
 
 
 async def append(caller: Caller, wake: Wake | None, session_id: UUID, sent: Sequence[EventRequest]) -> list[Event]:

@@ -22,10 +22,12 @@ async def once(
     act: Callable[[], Awaitable[Answer]],
     *,
     keep: Callable[[Answer], Answer] = lambda answer: answer,
+    recall: Callable[[Answer], Awaitable[Answer]] | None = None,
 ) -> Answer:
     """Carry out `act` and return its answer; if the idempotency key was used before, return what it gave then.
 
-    Keys belong to the tenant and are kept for a day. `keep` makes of the answer what may be stored. Raises Conflict
+    Keys belong to the tenant and are kept for a day. `keep` makes of the answer what is stored with the key: what users
+    said is not, so that erasing it where it belongs erases it; `recall` makes an answer of that again. Raises Conflict
     when the key came with another request before.
     """
     key = request.headers.get("idempotency-key")
@@ -47,7 +49,7 @@ async def once(
             code="idempotency_key_reused",
         )
     earlier: Answer = kept["answer"]
-    return earlier
+    return earlier if recall is None else await recall(earlier)
 
 
 async def _digest(request: Request, caller: Caller) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -46,7 +47,7 @@ async def create(request: Request, given: SessionRequest, caller: Manager, parts
             await append(caller, parts.wake, session_id, given.initial_events)
         return _wire(caller, await sessions.get(connection, principal, session_id))
 
-    return JSONResponse(await once(request, caller, act))
+    return JSONResponse(await _once(request, caller, act))
 
 
 @router.get("")
@@ -120,7 +121,7 @@ async def update(request: Request, session_id: str, given: SessionUpdate, caller
         await _change(caller, session, given)
         return _wire(caller, await sessions.get(caller.connection, caller.principal, session))
 
-    return JSONResponse(await once(request, caller, act))
+    return JSONResponse(await _once(request, caller, act))
 
 
 router.patch("/{session_id}", name="patch", summary="Update", description=update.__doc__ or "")(update)
@@ -134,7 +135,7 @@ async def archive(request: Request, session_id: str, caller: Manager) -> JSONRes
     async def act() -> dict[str, Any]:
         return _wire(caller, await sessions.archive(caller.connection, caller.principal, session, now()))
 
-    return JSONResponse(await once(request, caller, act))
+    return JSONResponse(await _once(request, caller, act))
 
 
 @router.delete("/{session_id}")
@@ -150,6 +151,16 @@ async def list_resources(session_id: str, caller: Manager) -> JSONResponse:
     """List what is attached to a session: memory stores."""
     session = await sessions.get(caller.connection, caller.principal, ids.decode("sesn", session_id))
     return JSONResponse({"data": list(session.resources), "next_page": None})
+
+
+async def _once(request: Request, caller: Caller, act: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    """Carry out `act` once; a repetition is answered with the session as it is then."""
+
+    async def recall(kept: dict[str, Any]) -> dict[str, Any]:
+        session = await sessions.get(caller.connection, caller.principal, ids.decode("sesn", kept["id"]))
+        return _wire(caller, session)
+
+    return await once(request, caller, act, keep=lambda answer: {"id": answer["id"]}, recall=recall)
 
 
 def _wire(caller: Caller, session: Session) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def test_the_gateway_command_imports_little() -> None:
     heavy = ("fastapi", "sqlalchemy", "alembic", "rich", "typer", "httpx", "psycopg", "uvicorn", "asyncio")
     code = (
         "import sys; import trunkline.cli, trunkline.cli.gateway, trunkline.processes.gateway, trunkline.settings;"
-        "import trunkline.processes.postgres, trunkline.processes.ports;"
+        "import trunkline.processes.addresses, trunkline.processes.ports;"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

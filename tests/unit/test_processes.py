@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from trunkline.errors import SetupError
+from trunkline.processes.addresses import as_role
 from trunkline.processes.home import Home, Run
 from trunkline.processes.identity import Process, identify, stop_all
 from trunkline.processes.logs import Tail, rotate
 from trunkline.processes.ports import base_url, claim, listener, status_of
-from trunkline.processes.postgres import as_role
 
 SLEEP = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
 DEAF = [

@@ -27,9 +27,9 @@ def control(
     Its database is that of DATABASE_URL, or of a `trunkline up` on this machine.
     """
     from trunkline.api.app import ControlSettings
+    from trunkline.processes.addresses import running
     from trunkline.processes.control import serve
     from trunkline.processes.ports import base_url, listener
-    from trunkline.processes.postgres import running
     from trunkline.settings import load
 
     settings = load(config, os.environ)

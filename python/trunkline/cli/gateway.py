@@ -41,9 +41,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _serve(options: argparse.Namespace) -> None:
     from trunkline._core import known_providers
+    from trunkline.processes.addresses import running
     from trunkline.processes.gateway import serve
     from trunkline.processes.ports import base_url
-    from trunkline.processes.postgres import running
     from trunkline.settings import KnownProvider, load
 
     environ = dict(os.environ)

@@ -24,7 +24,8 @@ def migrate(
 
     The login of DATABASE_URL must be allowed to create in the database and to make roles.
     """
-    from trunkline.processes.postgres import Postgres, running
+    from trunkline.processes.addresses import running
+    from trunkline.processes.postgres import Postgres
     from trunkline.settings import load
     from trunkline.store.migrate import migrate as bring_up
 

@@ -27,8 +27,8 @@ def worker(
 
     Its database is that of DATABASE_URL, or of a `trunkline up` on this machine.
     """
+    from trunkline.processes.addresses import running
     from trunkline.processes.ports import base_url as url_of
-    from trunkline.processes.postgres import running
     from trunkline.processes.worker import serve
     from trunkline.settings import load
 

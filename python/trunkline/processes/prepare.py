@@ -8,8 +8,8 @@ from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import dict_row
 
 from trunkline.domain.keys import digest
+from trunkline.processes.addresses import SCHEMA_OWNER, Addresses, as_role
 from trunkline.processes.home import Home
-from trunkline.processes.postgres import SCHEMA_OWNER, Addresses, as_role
 from trunkline.store import keys
 from trunkline.store.migrate import migrate
 

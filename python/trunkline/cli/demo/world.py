@@ -43,14 +43,9 @@ class World:
         self.model_url = ""
         self.processes: dict[str, int] = {}
         """Pids by name, of the last start."""
-        self._port = _free_port()
+        self.port = _free_port()
         self._model: subprocess.Popen[str] | None = None
         self._up: subprocess.Popen[str] | None = None
-
-    @property
-    def on_usual_port(self) -> bool:
-        """Whether port 4000 was free."""
-        return self._port == _PORT
 
     @property
     def key(self) -> str:
@@ -66,7 +61,7 @@ class World:
 
     def start(self) -> dict[str, Any]:
         """Run `trunkline up` and return what it tells when it is ready."""
-        self._up = self._spawn("up", "--json", "--listen", f"127.0.0.1:{self._port}")
+        self._up = self._spawn("up", "--json", "--listen", f"127.0.0.1:{self.port}")
         ready: dict[str, Any] = self._first_line(self._up, "`trunkline up`")
         self.base_url = ready["base_url"]
         self.processes = {"up": self._up.pid, **ready["processes"]}
@@ -154,8 +149,8 @@ def open_world(examples: Path, tell: Callable[[str], None]) -> Iterator[World]:
     world = World(home, examples)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if not world.on_usual_port:
-            tell(f"Port {_PORT} is taken; the demo uses another.")
+        if world.port != _PORT:
+            tell(f"Port {_PORT} is taken; the demo uses {world.port}.")
         yield world
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave anything behind

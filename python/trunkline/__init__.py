@@ -1,7 +1,7 @@
 """Durable, structured memory in every model call an agent makes.
 
-`Trunkline` talks to a running Trunkline; an `Agent` is what it applies; a `Block` is a piece of typed memory. What these
-raise is in `trunkline.errors`.
+`Trunkline` talks to a running Trunkline; an `Agent` is what it applies; a `Block` is a piece of typed memory. What
+these raise is in `trunkline.errors`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         Internal,
         InvalidRequest,
         NotFound,
-        NotServed,
         SetupError,
         TooLarge,
         TrunklineError,
@@ -34,7 +33,6 @@ __all__ = [
     "Internal",
     "InvalidRequest",
     "NotFound",
-    "NotServed",
     "SetupError",
     "TooLarge",
     "Trunkline",

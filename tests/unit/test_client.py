@@ -61,7 +61,7 @@ def client(answer: Callable[[httpx.Request], httpx.Response]) -> Trunkline:
         (413, errors.TooLarge),
         (429, errors.Unavailable),
         (500, errors.Internal),
-        (501, errors.NotServed),
+        (501, errors.InvalidRequest),
         (503, errors.Unavailable),
     ],
 )

@@ -5,7 +5,10 @@ import pytest
 from trunkline.cli.demo.story import FACTS, Outcome, lost
 from trunkline.client import StoredBlock
 
-KNOWN: dict[str, object] = {"recent_purchases": ["red kettle", "tea towel"], "preferences": {"colour": "green", "size": "M"}}
+KNOWN: dict[str, object] = {
+    "recent_purchases": ["red kettle", "tea towel"],
+    "preferences": {"colour": "green", "size": "M"},
+}
 RENDERED = 'recent_purchases: ["red kettle","tea towel"]\nrequired but unknown: name'
 ANSWER = "You bought red kettle, tea towel. You prefer colour green, size M. I still do not know your name."
 

@@ -64,8 +64,9 @@ lint-rust:
 	@cargo fmt --all --check
 	@cargo fmt --manifest-path bench/Cargo.toml --check
 	$(call say,cargo clippy)
-	@cargo clippy --locked --workspace --all-targets -- -D warnings
-	@cargo clippy --locked --manifest-path bench/Cargo.toml --target-dir bench/work/target --all-targets -- -D warnings
+	@# In the release profile, whose build scripts (jemalloc's C among them) the extension has run already.
+	@cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	@cargo clippy --release --locked --manifest-path bench/Cargo.toml --target-dir bench/work/target --all-targets -- -D warnings
 
 format: $(VENV)/.packages ## rewrite the sources in the one format
 	@$(BIN)/ruff check --quiet --fix-only .

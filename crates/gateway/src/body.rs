@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    error::Error,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -16,7 +17,8 @@ use tokio::sync::mpsc;
 pub enum Body {
     /// Bytes at hand.
     Full(Full<Bytes>),
-    /// Pieces that a relay sends; its end is the body's end.
+    /// Pieces that a relay sends. An empty one is the body's end; a relay that ends without it cuts the response short, so
+    /// that a client never takes a broken answer for a whole one.
     Channel(mpsc::Receiver<Bytes>),
     /// Another server's body, passed on.
     Incoming(Incoming),
@@ -43,15 +45,21 @@ impl From<Vec<u8>> for Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn Error + Send + Sync>;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Full(full) => Pin::new(full)
                 .poll_frame(context)
                 .map(|frame| frame.map(|result| result.map_err(|error: Infallible| match error {}))),
-            Self::Channel(pieces) => pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
+            Self::Channel(pieces) => pieces.poll_recv(context).map(|piece| match piece {
+                Some(end) if end.is_empty() => None,
+                Some(bytes) => Some(Ok(Frame::data(bytes))),
+                None => Some(Err("the relay ended before the answer did".into())),
+            }),
+            Self::Incoming(incoming) => {
+                Pin::new(incoming).poll_frame(context).map(|frame| frame.map(|result| result.map_err(Into::into)))
+            }
         }
     }
 

@@ -22,7 +22,7 @@ const CONTEXT: Duration = Duration::from_secs(2);
 /// Why a query gave no answer.
 #[derive(Debug)]
 pub enum DatabaseError {
-    /// The server could not be reached, or the connection broke.
+    /// The server could not be reached, the connection broke, or it asked for another try.
     Away(String),
     /// The server refused the statement: sending it again would not help.
     Refused(String),
@@ -31,7 +31,7 @@ pub enum DatabaseError {
 impl std::fmt::Display for DatabaseError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Away(text) => write!(formatter, "Postgres cannot be reached: {text}"),
+            Self::Away(text) => write!(formatter, "Postgres cannot answer now: {text}"),
             Self::Refused(text) => write!(formatter, "Postgres refused: {text}"),
         }
     }
@@ -40,8 +40,8 @@ impl std::fmt::Display for DatabaseError {
 impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            // Classes 08, 53 and 57 of Postgres' error codes: connection, resources, operator (a restart among them).
-            Some(refusal) if !["08", "53", "57"].iter().any(|class| refusal.code().code().starts_with(class)) => {
+            // Classes of Postgres' error codes: connection, deadlock, resources, operator (a restart among them).
+            Some(refusal) if !["08", "40", "53", "57"].iter().any(|class| refusal.code().code().starts_with(class)) => {
                 Self::Refused(refusal.to_string())
             }
             Some(refusal) => Self::Away(refusal.to_string()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -35,6 +35,16 @@ pub struct Subject<'a> {
     pub session: Uuid,
 }
 
+/// What the control plane is asked. The model's input goes on as it wrote it: nested however deep, numbers of any size.
+#[derive(Serialize)]
+struct Asked<'a> {
+    name: &'a str,
+    input: &'a RawValue,
+    user_id: Option<&'a str>,
+    session_id: String,
+    event_id: String,
+}
+
 #[derive(Deserialize)]
 struct Outcome {
     content: String,
@@ -62,15 +72,16 @@ async fn ask(client: &Client, subject: &Subject<'_>, event: Uuid, call: &ToolCal
             is_error: true,
         });
     };
-    let body = serde_json::json!({
-        "name": call.name,
-        "input": input,
-        "user_id": subject.user,
-        "session_id": format!("sesn_{}", subject.session.simple()),
-        "event_id": format!("sevt_{}", event.simple()),
-    });
+    let asked = Asked {
+        name: &call.name,
+        input,
+        user_id: subject.user,
+        session_id: format!("sesn_{}", subject.session.simple()),
+        event_id: format!("sevt_{}", event.simple()),
+    };
+    let body = serde_json::to_vec(&asked).map_err(|error| error.to_string())?;
     let uri = format!("{}/v1/agents/agent_{}/memory_tools", subject.control_url, subject.agent.simple());
-    let mut request = Request::new(Full::new(Bytes::from(body.to_string())));
+    let mut request = Request::new(Full::new(Bytes::from(body)));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri.parse().map_err(|_| format!("'{uri}' is not a URL"))?;
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

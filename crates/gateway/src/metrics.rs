@@ -18,6 +18,15 @@ struct Route {
     first_byte: Histogram,
 }
 
+/// A call under way.
+pub struct UnderWay(Gauge);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
+}
+
 /// All metrics of the gateway.
 pub struct Metrics {
     handle: PrometheusHandle,
@@ -29,8 +38,7 @@ pub struct Metrics {
     memory: [Counter; 4],
     memory_tools: Counter,
     retries: Counter,
-    /// Calls under way.
-    pub in_flight: Gauge,
+    in_flight: Gauge,
     /// Bytes in the spool that Postgres does not have.
     pub spool_pending: Gauge,
 }
@@ -84,6 +92,12 @@ impl Metrics {
                 spool_pending: metrics::gauge!("trunkline_spool_pending_bytes"),
             }
         }))
+    }
+
+    /// Counts a call as under way until the guard is dropped, also when its client goes away and it is dropped half done.
+    pub fn under_way(&self) -> UnderWay {
+        self.in_flight.increment(1);
+        UnderWay(self.in_flight.clone())
     }
 
     /// Counts a call that ended: times in seconds.

@@ -16,6 +16,7 @@ use crate::{
     body::Body,
     conversation::conversation,
     error::Refusal,
+    metrics::UnderWay,
     record::{Call, Recorder},
     relay::{Outbound, streamed, whole},
     remember::{State, remember},
@@ -32,17 +33,19 @@ const BODY: Duration = Duration::from_secs(60);
 pub async fn call(worker: &Arc<Worker>, wire: Wire, request: Request<Incoming>) -> Response<Body> {
     let call = Call::begin(wire);
     let name = call.name();
-    let metrics = &worker.gateway.metrics;
-    metrics.in_flight.increment(1);
-    let response = match stages(worker, call, request).await {
+    let under_way = worker.gateway.metrics.under_way();
+    match stages(worker, call, under_way, request).await {
         Ok(response) => response,
         Err(refusal) => refusal.response(wire, &name),
-    };
-    metrics.in_flight.decrement(1);
-    response
+    }
 }
 
-async fn stages(worker: &Arc<Worker>, call: Call, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+async fn stages(
+    worker: &Arc<Worker>,
+    call: Call,
+    under_way: UnderWay,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
     let gateway = &worker.gateway;
     let wire = call.wire;
     let (head, body) = request.into_parts();
@@ -68,7 +71,7 @@ async fn stages(worker: &Arc<Worker>, call: Call, request: Request<Incoming>) ->
         None => None,
         Some(agent) => {
             let conversation = conversation(wire, &body, &scan);
-            match remember(&gateway.memories, &worker.readers, agent, &target, &conversation).await {
+            match remember(&gateway.memories, &gateway.spool, &worker.readers, agent, &target, &conversation).await {
                 Ok(memory) => {
                     record.with_turn(agent, &memory, &conversation);
                     Some(memory)
@@ -84,7 +87,8 @@ async fn stages(worker: &Arc<Worker>, call: Call, request: Request<Incoming>) ->
     // 5. to 7. Send it, relay the answer, and record both before the client sees the last byte.
     let query = head.uri.query().map(str::to_owned);
     let streams = scan.stream;
-    let outbound = Outbound { worker: Arc::clone(worker), wire, body, scan, query, headers: head.headers, target, memory };
+    let outbound =
+        Outbound { worker: Arc::clone(worker), wire, body, scan, query, headers: head.headers, target, memory, under_way };
     if streams { streamed(outbound, record).await } else { whole(&outbound, record).await }
 }
 

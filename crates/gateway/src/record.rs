@@ -101,10 +101,10 @@ struct CallRow<'a> {
     stream: bool,
     status: u16,
     error_type: Option<&'a str>,
-    input_tokens: u64,
-    output_tokens: u64,
-    cached_tokens: u64,
-    reasoning_tokens: u64,
+    input_tokens: i32,
+    output_tokens: i32,
+    cached_tokens: i32,
+    reasoning_tokens: i32,
     estimated: bool,
     cost_usd: Option<f64>,
     rounds: u32,
@@ -114,6 +114,11 @@ struct CallRow<'a> {
     overhead_us: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     turn: Option<TurnRow>,
+}
+
+/// A count as the store's `int` holds it: what a provider tells may be nonsense, and must not keep a call from being recorded.
+fn tokens(count: u64) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 fn write_hex(chain: &Chain) -> String {
@@ -340,10 +345,10 @@ impl Recorder {
             stream: self.stream,
             status,
             error_type: error,
-            input_tokens: self.usage.input,
-            output_tokens: self.usage.output,
-            cached_tokens: self.usage.cache_read,
-            reasoning_tokens: self.usage.reasoning,
+            input_tokens: tokens(self.usage.input),
+            output_tokens: tokens(self.usage.output),
+            cached_tokens: tokens(self.usage.cache_read),
+            reasoning_tokens: tokens(self.usage.reasoning),
             estimated,
             cost_usd: cost,
             rounds: self.rounds,

@@ -16,6 +16,7 @@ use crate::{
     context::{self, Additions},
     error::Refusal,
     memory_tools::{self, Subject},
+    metrics::UnderWay,
     record::Recorder,
     remember::{Memory, State},
     request::Scan,
@@ -44,6 +45,8 @@ pub struct Outbound {
     pub target: Target,
     /// What goes into it.
     pub memory: Option<Memory>,
+    /// Counts it as under way for as long as it is relayed.
+    pub under_way: UnderWay,
 }
 
 impl Outbound {

@@ -17,6 +17,7 @@ use crate::{
     error::Refusal,
     routing::{SESSION, Target},
     snapshot::Agent,
+    spool::Spool,
 };
 
 /// Where a call's memory came from; the response says so in `x-trunkline-memory`.
@@ -57,6 +58,9 @@ pub struct Memory {
     /// Where it came from.
     pub state: State,
 }
+
+/// How long the store is given to take up the turns that this gateway has recorded, before the session is looked for.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// How long a copy may be used at most; changes are told by NOTIFY, and this bounds what a lost one can do.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -138,6 +142,7 @@ impl Memories {
 /// 404 for a session that is not this agent's and user's; 503 when memory cannot be read and the agent must not answer without.
 pub async fn remember(
     memories: &Memories,
+    spool: &Spool,
     readers: &Readers,
     agent: &Agent,
     target: &Target,
@@ -169,6 +174,10 @@ pub async fn remember(
         }
     }
 
+    // The history's last turn may have been recorded a moment ago, by a call that this thread did not serve.
+    if known.is_none() && history.is_some() && spool.pending() > 0 {
+        spool.settled(SETTLE).await;
+    }
     let changes = memories.changes.load(SeqCst);
     let text = conversation.newest_user_text().filter(|_| recall_tokens > 0);
     let query = ContextQuery {

@@ -21,6 +21,8 @@ use crate::{
 
 /// Pieces that may wait for a slow client before the provider is read no further.
 const QUEUE: usize = 32;
+/// The piece that ends a response in order.
+const END: Bytes = Bytes::new();
 /// How long a provider may take to close after its last event, so that the connection can serve again.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -72,7 +74,8 @@ async fn relay(outbound: Outbound, mut record: Recorder, answer: Answer, sender:
     let refusal = match ended {
         Ok((last, mut source)) => {
             if record.end(StatusCode::OK.as_u16(), None) {
-                let _ = sender.send(last).await;
+                let _ = send(&sender, last).await;
+                let _ = sender.send(END).await;
                 drop(sender);
                 source.close().await;
                 return;
@@ -87,6 +90,7 @@ async fn relay(outbound: Outbound, mut record: Recorder, answer: Answer, sender:
         }
     };
     let _ = sender.send(Bytes::from(wire::error_event(outbound.wire, &refusal.body(&name)))).await;
+    let _ = sender.send(END).await;
 }
 
 /// The frames of a provider's stream.

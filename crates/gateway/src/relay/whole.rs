@@ -79,7 +79,7 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Result<Fin
         record.used(reply.usage);
         let ours = outbound.ours(&reply);
         let theirs = reply.tool_calls().count() - ours.len();
-        if ours.is_empty() && lead.is_empty() && from == outbound.wire {
+        if ours.is_empty() && round == 1 && from == outbound.wire {
             record.answered_with(&reply);
             return Ok(Ok((bytes, head.headers, upstream)));
         }

@@ -126,6 +126,7 @@ create function trunkline.record_turn(p_tenant uuid, p_call uuid, p_at timestamp
 as $$
 declare
     log       sessions;
+    fork      sessions;
     messages  jsonb := p_turn -> 'messages';
     prefix    bytea := decode(p_turn ->> 'prefix', 'hex');
     first     int := 0;                    -- index of the first message to append
@@ -150,6 +151,15 @@ begin
                 'gateway', 'idle', (p_turn ->> 'session')::uuid, p_at, p_at)
         returning * into log;
     elsif log.head_chain is distinct from prefix then
+        -- A fork made before may end where the client's history does.
+        select s.* into fork from sessions s
+         where s.tenant_id = p_tenant and s.agent_id = v_agent and s.head_chain = prefix and s.root_id = log.root_id
+         order by s.updated_at desc limit 1 for update;
+        if found then
+            log := fork;
+        end if;
+    end if;
+    if log.head_chain is distinct from prefix then
         -- The deepest point that the log and the client's history share.
         select e.seq, e.chain, o.ordinality::int as nth into anchor
           from (select prefix as chain, 0 as ordinality where prefix is not null

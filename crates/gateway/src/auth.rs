@@ -5,55 +5,12 @@ use std::sync::Arc;
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use uuid::Uuid;
 
-use crate::{admit::Limits, error::Refusal, snapshot::Snapshot};
-
-/// What a key may be used for; a set of bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scopes(u8);
-
-impl Scopes {
-    /// Model calls.
-    pub const INFERENCE: Self = Self(1);
-    /// Model calls of our own runtime, which writes its sessions' logs itself.
-    pub const RUNTIME: Self = Self(2);
-
-    /// The scopes of these names. The control plane's own are not kept: the gateway relays, and the control plane checks.
-    pub fn from_names(names: &[String]) -> Self {
-        names.iter().fold(Self(0), |scopes, name| match name.as_str() {
-            "inference" => Self(scopes.0 | Self::INFERENCE.0),
-            "runtime" => Self(scopes.0 | Self::RUNTIME.0),
-            _ => scopes,
-        })
-    }
-
-    /// Whether all of `wanted` are there.
-    pub fn has(self, wanted: Self) -> bool {
-        self.0 & wanted.0 == wanted.0
-    }
-}
-
-/// A key as the gateway knows it: the principal of a call.
-#[derive(Debug)]
-pub struct Key {
-    /// Whose it is.
-    pub tenant: Uuid,
-    /// Its id.
-    pub id: Uuid,
-    /// SHA-256 of its text.
-    pub hash: [u8; 32],
-    /// What it may be used for.
-    pub scopes: Scopes,
-    /// The only agent it may act for.
-    pub agent: Option<Uuid>,
-    /// The only models it may ask for.
-    pub models: Option<Vec<String>>,
-    /// When it ends, in seconds since 1970.
-    pub expires_at: Option<f64>,
-    /// Its budget and rate, shared by all snapshots that know the key.
-    pub limits: Arc<Limits>,
-}
+use crate::{
+    error::Refusal,
+    principal::{Key, Scopes},
+    snapshot::Snapshot,
+};
 
 /// The key text that a request carries, from whichever of the four headers its client uses.
 pub fn credential(headers: &HeaderMap) -> Option<&str> {

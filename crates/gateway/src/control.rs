@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
-use crate::{body::Body, error::Refusal, server::Worker};
+use crate::{body::Body, error::Refusal, gateway::Worker};
 
 /// How long a read waits for turns that this gateway has recorded and Postgres does not have yet.
 const SETTLE: Duration = Duration::from_secs(2);

@@ -3,7 +3,7 @@
 //! [`server`] accepts and routes; [`pipeline`] is the way of one call, its stages in order:
 //! [`auth`] → [`admit`] → [`routing`] → [`remember`] → ([`context`] splices) → [`upstream`] → [`relay`] → [`record`].
 //! [`request`] finds a request's parts in one pass, [`conversation`] matches it to the session's log, [`wire`] and [`sse`]
-//! translate. In the background [`snapshot`] keeps what the stages know, and [`spool`] brings records to Postgres
+//! translate. [`principal`] and [`gateway`] are what they have at hand. In the background [`snapshot`] keeps what the stages know, and [`spool`] brings records to Postgres
 //! ([`database`]). What is not a model call goes through [`control`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -16,11 +16,13 @@ pub mod control;
 pub mod conversation;
 pub mod database;
 pub mod error;
+pub mod gateway;
 pub mod logging;
 pub mod memory_tools;
 pub mod metrics;
 pub mod models;
 pub mod pipeline;
+pub mod principal;
 pub mod providers;
 pub mod record;
 pub mod relay;

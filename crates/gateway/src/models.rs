@@ -9,7 +9,7 @@ use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use crate::{auth, body::Body, error::Refusal, server::Worker, wire::Wire};
+use crate::{auth, body::Body, error::Refusal, gateway::Worker, wire::Wire};
 
 /// Lists the models that a key may use, or shows one.
 ///

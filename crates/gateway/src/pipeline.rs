@@ -16,13 +16,14 @@ use crate::{
     body::Body,
     conversation::conversation,
     error::Refusal,
+    gateway::Worker,
     metrics::UnderWay,
+    principal::Key,
     record::{Call, Recorder},
     relay::{Outbound, streamed, whole},
     remember::{State, remember},
     request::scan,
     routing::{Target, Unresolved, resolve},
-    server::Worker,
     wire::Wire,
 };
 
@@ -92,7 +93,7 @@ async fn stages(
     if streams { streamed(outbound, record).await } else { whole(&outbound, record).await }
 }
 
-async fn authenticate(worker: &Worker, headers: &http::HeaderMap) -> Result<Arc<auth::Key>, Refusal> {
+async fn authenticate(worker: &Worker, headers: &http::HeaderMap) -> Result<Arc<Key>, Refusal> {
     let snapshots = &worker.gateway.snapshots;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     if let Some(key) = auth::authenticate(&snapshots.load(), headers, now)? {
@@ -103,12 +104,7 @@ async fn authenticate(worker: &Worker, headers: &http::HeaderMap) -> Result<Arc<
     auth::authenticate(&snapshots.load(), headers, now)?.ok_or_else(auth::unknown_key)
 }
 
-async fn target(
-    worker: &Worker,
-    key: &auth::Key,
-    headers: &http::HeaderMap,
-    scan: &crate::request::Scan,
-) -> Result<Target, Refusal> {
+async fn target(worker: &Worker, key: &Key, headers: &http::HeaderMap, scan: &crate::request::Scan) -> Result<Target, Refusal> {
     let gateway = &worker.gateway;
     match resolve(&gateway.routes, &gateway.snapshots.load(), key, headers, scan) {
         Ok(target) => return Ok(target),

@@ -10,12 +10,12 @@ use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
 use crate::{
-    auth::{Key, Scopes},
     conversation::{self, Call as ClientCall, Chain, Conversation, EMPTY, reply_message},
+    gateway::Gateway,
+    principal::{Key, Scopes},
     remember::Memory,
     request::Role,
     routing::{Target, Upstream},
-    server::Gateway,
     snapshot::Agent,
     usage::estimate,
     wire::{Reply, ToolCall, ToolResult, Usage, Wire},

@@ -12,9 +12,9 @@ use http::{HeaderMap, HeaderValue, Uri, header};
 use uuid::Uuid;
 
 use crate::{
-    auth::Key,
     config::Config,
     error::Refusal,
+    principal::Key,
     request::Scan,
     snapshot::{Agent, Snapshot},
     wire::Wire,

@@ -1,7 +1,6 @@
 //! The process: threads that accept and serve, and one in the background that keeps the snapshot and empties the spool.
 
 use std::{
-    error::Error,
     io,
     net::{SocketAddr, TcpListener},
     sync::{
@@ -30,13 +29,14 @@ use crate::{
     control,
     database::{Change, DatabaseError, Readers, Watcher, Writer},
     error::Refusal,
+    gateway::{Gateway, Worker},
     metrics::Metrics,
     models, pipeline,
     remember::Memories,
     routing::Routes,
     snapshot::{Snapshot, Snapshots},
     spool::Spool,
-    upstream::{self, Client},
+    upstream,
     wire::Wire,
 };
 
@@ -48,53 +48,6 @@ const HEAD: Duration = Duration::from_secs(15);
 const CHECK: Duration = Duration::from_secs(2);
 /// Connections for reading memory, a thread.
 const READERS: usize = 4;
-
-/// What all threads share.
-pub struct Gateway {
-    /// As it was given.
-    pub config: Config,
-    /// Models and providers.
-    pub routes: Routes,
-    /// Keys, agents and prices.
-    pub snapshots: Snapshots,
-    /// Recorded calls on their way to Postgres.
-    pub spool: Spool,
-    /// Counters and times.
-    pub metrics: Metrics,
-    /// Copies of memory.
-    pub memories: Memories,
-    /// The start of the process's clock.
-    pub begun: Instant,
-}
-
-impl Gateway {
-    /// Nanoseconds on the process's clock.
-    pub fn nanos(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// Why a body could not be read.
-    pub fn body_refusal(&self, error: &(dyn Error + 'static)) -> Refusal {
-        if error.is::<http_body_util::LengthLimitError>() {
-            let message = format!(
-                "The request body is over the limit of {} bytes. Send less, or raise limits.max_body_bytes in trunkline.yaml.",
-                self.config.max_body_bytes
-            );
-            return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message);
-        }
-        Refusal::invalid("The request body broke off before its end.", None)
-    }
-}
-
-/// What one thread has to itself.
-pub struct Worker {
-    /// What all threads share.
-    pub gateway: Arc<Gateway>,
-    /// Connections to providers and the control plane.
-    pub client: Client,
-    /// Connections for reading memory.
-    pub readers: Readers,
-}
 
 /// A gateway that is bound to its address and ready to serve.
 pub struct Server {

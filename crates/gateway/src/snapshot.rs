@@ -18,8 +18,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::{
-    admit::Limits,
-    auth::{Key, Scopes},
+    principal::{Key, Limits, Scopes},
     usage::{Price, Prices},
     wire::Wire,
 };

@@ -12,9 +12,9 @@ use super::{Outbound, json, provider_refused, refused, response, unrecorded};
 use crate::{
     body::Body,
     error::Refusal,
+    gateway::Gateway,
     memory_tools::MAX_ROUNDS,
     record::Recorder,
-    server::Gateway,
     wire::{self, Part, Reply, StopReason, Usage, Wire},
 };
 

@@ -12,6 +12,9 @@ pub use stream_writer::StreamWriter;
 
 use super::StopReason;
 
+/// The provider's cache is asked for block by block here, and used by itself elsewhere.
+const CACHE_CONTROL: &str = "cache_control";
+
 fn stop_of(stop_reason: &str, stop_sequence: Option<String>) -> StopReason {
     match stop_reason {
         "max_tokens" | "model_context_window_exceeded" => StopReason::MaxTokens,

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Number, Value, json};
 
+use super::CACHE_CONTROL;
 use super::request_messages::{self, Conversation};
 use crate::wire::fields::Fields;
 use crate::wire::request::{Request, Tool, ToolChoice};
@@ -11,9 +12,6 @@ use crate::wire::{WireError, json};
 
 /// Anthropic wants a limit; where the client set none, this many tokens: what every model can write.
 const DEFAULT_MAX_TOKENS: u64 = 4096;
-
-/// The provider's cache is asked for block by block here, and used by itself elsewhere.
-pub(super) const CACHE_CONTROL: &str = "cache_control";
 
 pub(in crate::wire) fn parse(body: &[u8]) -> Result<Request, WireError> {
     let mut fields = Fields::parse(body)?;

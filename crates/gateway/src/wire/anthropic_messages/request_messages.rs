@@ -3,8 +3,8 @@
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::CACHE_CONTROL;
 use super::reply::{BlockOut, TurnOut, call_id};
-use super::request::CACHE_CONTROL;
 use crate::wire::fields::Fields;
 use crate::wire::request::{Content, Image, Message, Role};
 use crate::wire::{ToolCall, WireError, json};

@@ -1,0 +1,57 @@
+//! What the stages of a call have at hand: what all threads share, and what each has to itself.
+
+use std::{error::Error, sync::Arc, time::Instant};
+
+use http::StatusCode;
+
+use crate::{
+    config::Config, database::Readers, error::Refusal, metrics::Metrics, remember::Memories, routing::Routes,
+    snapshot::Snapshots, spool::Spool, upstream::Client,
+};
+
+/// What all threads share.
+pub struct Gateway {
+    /// As it was given.
+    pub config: Config,
+    /// Models and providers.
+    pub routes: Routes,
+    /// Keys, agents and prices.
+    pub snapshots: Snapshots,
+    /// Recorded calls on their way to Postgres.
+    pub spool: Spool,
+    /// Counters and times.
+    pub metrics: Metrics,
+    /// Copies of memory.
+    pub memories: Memories,
+    /// The start of the process's clock.
+    pub begun: Instant,
+}
+
+impl Gateway {
+    /// Nanoseconds on the process's clock.
+    pub fn nanos(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Why a body could not be read.
+    pub fn body_refusal(&self, error: &(dyn Error + 'static)) -> Refusal {
+        if error.is::<http_body_util::LengthLimitError>() {
+            let message = format!(
+                "The request body is over the limit of {} bytes. Send less, or raise limits.max_body_bytes in trunkline.yaml.",
+                self.config.max_body_bytes
+            );
+            return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message);
+        }
+        Refusal::invalid("The request body broke off before its end.", None)
+    }
+}
+
+/// What one thread has to itself.
+pub struct Worker {
+    /// What all threads share.
+    pub gateway: Arc<Gateway>,
+    /// Connections to providers and the control plane.
+    pub client: Client,
+    /// Connections for reading memory.
+    pub readers: Readers,
+}

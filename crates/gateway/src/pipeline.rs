@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -37,7 +37,13 @@ pub async fn call(worker: &Arc<Worker>, wire: Wire, request: Request<Incoming>) 
     let under_way = worker.gateway.metrics.under_way();
     match stages(worker, call, under_way, request).await {
         Ok(response) => response,
-        Err(refusal) => refusal.response(wire, &name),
+        Err(refusal) => {
+            let mut response = refusal.response(wire, &name);
+            if let Ok(name) = HeaderValue::try_from(name) {
+                response.headers_mut().insert("x-trunkline-call", name);
+            }
+            response
+        }
     }
 }
 
@@ -62,7 +68,7 @@ async fn stages(
     let body = read(worker, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     // 3. What is it for? One validating pass finds what the later stages need.
     let scan = scan(wire, &body)
-        .map_err(|malformed| Refusal::invalid(malformed.message, malformed.param))
+        .map_err(|malformed| Refusal::invalid(format!("{}.", malformed.message), malformed.param))
         .inspect_err(|refusal| count(worker, &call, refusal))?;
     let target = target(worker, &key, &head.headers, &scan).await.inspect_err(|refusal| count(worker, &call, refusal))?;
 

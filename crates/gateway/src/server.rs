@@ -22,6 +22,7 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+use uuid::Uuid;
 
 use crate::{
     body::Body,
@@ -207,7 +208,9 @@ async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Bod
             let wire = if path == "/v1/messages" { Wire::AnthropicMessages } else { Wire::OpenaiChat };
             let refusal =
                 Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", format!("{path} takes POST only."));
-            return refusal.response(wire, "");
+            let mut response = refusal.response(wire, &request_id());
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+            return response;
         }
         (&Method::GET, path) if path == "/v1/models" || path.starts_with("/v1/models/") => {
             models::models(worker, wire, &request).await
@@ -217,7 +220,12 @@ async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Bod
         (&Method::GET, "/metrics") => Ok(metrics(worker)),
         _ => control::relay(worker, request).await,
     };
-    result.unwrap_or_else(|refusal| refusal.response(wire, ""))
+    result.unwrap_or_else(|refusal| refusal.response(wire, &request_id()))
+}
+
+/// An id for a refused request that is no model call.
+fn request_id() -> String {
+    format!("req_{}", Uuid::now_v7().simple())
 }
 
 fn plain(status: StatusCode, text: impl Into<String>) -> Response<Body> {

@@ -119,14 +119,13 @@ end
 $$;
 
 -- Append one turn to its session. Messages that the log already holds are recognised by their chain; a history that
--- parts from the log's becomes a fork with the common part copied.
+-- parts from the log's becomes a fork with the common part copied, and goes on in that fork.
 create function trunkline.record_turn(p_tenant uuid, p_call uuid, p_at timestamptz, p_turn jsonb) returns uuid
     language plpgsql
     set search_path = trunkline, pg_temp
 as $$
 declare
     log       sessions;
-    fork      sessions;
     messages  jsonb := p_turn -> 'messages';
     prefix    bytea := decode(p_turn ->> 'prefix', 'hex');
     first     int := 0;                    -- index of the first message to append
@@ -139,37 +138,39 @@ declare
     v_user    text := p_turn ->> 'user';
     v_agent   uuid := (p_turn ->> 'agent')::uuid;
     v_owner   text;
+    v_session uuid := (p_turn ->> 'session')::uuid;
 begin
     if not exists (select from agent_versions v where v.tenant_id = p_tenant and v.agent_id = v_agent
                       and v.version = (p_turn ->> 'agent_version')::int) then
         return null;                       -- the agent was erased meanwhile: nothing of it is kept
     end if;
-    select s.* into log from sessions s where s.tenant_id = p_tenant and s.id = (p_turn ->> 'session')::uuid for update;
+    select s.* into log from sessions s where s.tenant_id = p_tenant and s.id = v_session for update;
+    if found and (log.agent_id <> v_agent or log.user_id is distinct from v_user) then
+        v_session := (p_turn ->> 'fork')::uuid; -- named while the store was away, and another's: a session of its own
+        select s.* into log from sessions s where s.tenant_id = p_tenant and s.id = v_session for update;
+    end if;
     if not found then
         insert into sessions (tenant_id, id, agent_id, agent_version, user_id, origin, status, root_id, created_at, updated_at)
-        values (p_tenant, (p_turn ->> 'session')::uuid, v_agent, (p_turn ->> 'agent_version')::int, v_user,
-                'gateway', 'idle', (p_turn ->> 'session')::uuid, p_at, p_at)
+        values (p_tenant, v_session, v_agent, (p_turn ->> 'agent_version')::int, v_user,
+                'gateway', 'idle', v_session, p_at, p_at)
         returning * into log;
     elsif log.head_chain is distinct from prefix then
-        -- A fork made before may end where the client's history does.
-        select s.* into fork from sessions s
-         where s.tenant_id = p_tenant and s.agent_id = v_agent and s.head_chain = prefix and s.root_id = log.root_id
-         order by s.updated_at desc limit 1 for update;
-        if found then
-            log := fork;
-        end if;
-    end if;
-    if log.head_chain is distinct from prefix then
-        -- The deepest point that the log and the client's history share.
-        select e.seq, e.chain, o.ordinality::int as nth into anchor
-          from (select prefix as chain, 0 as ordinality where prefix is not null
+        -- The deepest point that the client's history shares with the log or one of its forks; best where that ends there.
+        select s.id, e.seq, e.chain, o.nth into anchor
+          from (select prefix as chain, 0 as nth where prefix is not null
                  union all
-                select decode(m.value ->> 'chain', 'hex'), m.ordinality
+                select decode(m.value ->> 'chain', 'hex'), m.ordinality::int
                   from jsonb_array_elements(messages) with ordinality as m) as o
-          join events e on e.tenant_id = p_tenant and e.session_id = log.id and e.chain = o.chain
-         order by e.seq desc limit 1;
+          join sessions s on s.tenant_id = p_tenant and s.root_id = log.root_id and s.agent_id = v_agent
+                         and s.user_id is not distinct from v_user
+          join events e on e.tenant_id = p_tenant and e.session_id = s.id and e.chain = o.chain
+         order by o.nth desc, e.chain is not distinct from s.head_chain desc, s.id = log.id desc, e.seq desc
+         limit 1;
         if found then
             first := anchor.nth;
+            if anchor.id <> log.id then
+                select s.* into log from sessions s where s.tenant_id = p_tenant and s.id = anchor.id for update;
+            end if;
         end if;
         if anchor.seq is null or anchor.chain is distinct from log.head_chain then
             insert into sessions (tenant_id, id, agent_id, agent_version, user_id, title, metadata, origin, status, last_seq,

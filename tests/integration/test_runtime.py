@@ -379,3 +379,26 @@ def test_tenants_are_served_with_keys_of_their_own(stack: Stack) -> None:
             time.sleep(0.05)
         assert len(stack.query("select distinct tenant_id from trunkline.api_keys where name = 'runtime'")) == 2
         assert len(stack.query("select distinct tenant_id from trunkline.usage")) == 2
+
+
+def test_daily_tasks_that_are_due_are_done_when_a_worker_starts(stack: Stack) -> None:
+    left = "select count(*) from trunkline_queue.procrastinate_jobs where task_name = 'left'"
+    with psycopg.connect(stack.database.admin_url) as connection:
+        connection.execute("set search_path = trunkline_queue")
+        connection.execute("insert into procrastinate_workers (last_heartbeat) values (now() - interval '2 hours')")
+        connection.execute(
+            "insert into procrastinate_jobs (queue_name, task_name, status, worker_id)"
+            " select 'sessions', 'left', 'doing', id from procrastinate_workers"
+        )
+        newest = connection.execute(
+            "select max(inhrelid::regclass::text) from pg_inherits"
+            " where inhparent = 'trunkline.usage'::regclass and inhrelid::regclass::text ~ '_2'"
+        ).fetchone()
+        assert newest is not None
+        connection.execute(f"drop table {newest[0]}")
+    assert stack.query(left) == [(1,)]
+    with stack.worker():
+        give_up = time.monotonic() + PATIENCE_S
+        while stack.query(left) != [(0,)] or stack.query(f"select to_regclass('{newest[0]}')") == [(None,)]:
+            assert time.monotonic() < give_up, (stack.folder / "worker.log").read_text()
+            time.sleep(0.05)

@@ -2,11 +2,14 @@
 
 from typing import final
 
+__all__ = ["Gateway", "known_providers"]
+
 @final
 class Gateway:
     """A gateway, bound to its address when it is made.
 
-    Raises ValueError for a configuration that names what is wrong, OSError where the address or the spool cannot be had.
+    Raises ValueError that names what of the configuration is wrong, OSError where the address or the spool cannot be
+    had.
     """
 
     def __new__(cls, config: str) -> Gateway: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -78,8 +79,22 @@ async def open_database(
         min_size=min_size,
         max_size=max_size,
         timeout=timeout_s,
+        check=_refuse_lost,
         name="trunkline",
         open=False,
     )
     async with pool:
         yield Database(pool)
+
+
+async def _refuse_lost(connection: Connection) -> None:
+    """Raise OperationalError for a connection that the server closed while it was idle, as a restart does.
+
+    The pool then gives another one. One poll of the socket and no round trip: on an idle connection a server has
+    nothing to say but its goodbye.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        await connection.close()
+        raise psycopg.OperationalError("The server closed this connection while it was idle.")

@@ -261,7 +261,7 @@ fn messages(cursor: &mut Cursor) -> Result<(Span, Vec<Message>), Malformed> {
     let array = cursor.array(|cursor, index| {
         if cursor.peek() != Some(b'{') {
             cursor.value()?;
-            return Err(Malformed { param: Some(format!("messages[{index}]")), ..Malformed::param("messages", problem) });
+            return Err(Malformed::param(format!("messages[{index}]"), "must be an object"));
         }
         messages.push(message(cursor, index)?);
         Ok(())

@@ -61,7 +61,7 @@ fn says_which_part_is_wrong() {
         (OpenaiChat, r#"{"model":null,"messages":[]}"#, "model", "model must be a string"),
         (OpenaiChat, "{}", "messages", "messages is required"),
         (OpenaiChat, r#"{"messages":{}}"#, "messages", "messages must be an array of objects"),
-        (OpenaiChat, r#"{"messages":[{"role":"user"},"hi"]}"#, "messages[1]", "messages must be an array of objects"),
+        (OpenaiChat, r#"{"messages":[{"role":"user"},"hi"]}"#, "messages[1]", "messages[1] must be an object"),
         (OpenaiChat, r#"{"messages":[{"content":""}]}"#, "messages[0].role", "messages[0].role is required"),
         (OpenaiChat, r#"{"messages":[{"role":[]}]}"#, "messages[0].role", "messages[0].role must be a string"),
         (

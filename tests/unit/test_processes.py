@@ -151,6 +151,7 @@ def test_status_of_who_does_not_speak_http_is_none() -> None:
             "postgresql://db/x?options=-c%20jit%3Doff%20-c%20role%3Dr",
         ),
         ("host=db dbname=x", "host=db dbname=x options='-c role=r'"),
+        ("postgresql:///db?host=/run/x", "postgresql:///db?host=%2Frun%2Fx&options=-c%20role%3Dr"),
     ],
 )
 def test_a_role_is_taken_on_beside_what_the_address_says(address: str, expected: str) -> None:

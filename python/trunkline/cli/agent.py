@@ -14,14 +14,20 @@ app = typer.Typer(help="The agents of the tenant.", no_args_is_help=True)
 
 @app.command("apply")
 def apply(
-    files: Annotated[list[Path], typer.Argument(help="YAML files, `agent:` in each document; `-` is standard input.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="YAML files, `agent:` in each document; `-` is standard input.")
+    ] = None,
     *,
+    more: Annotated[list[Path] | None, typer.Option("--file", "-f", help="The same, as an option.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make agents be as the files say: create them, or write a new version of what differs."""
     from trunkline.client import Trunkline, read_agents
 
-    definitions = [definition for file in files for definition in read_agents(_read(file), str(file))]
+    given = [*(files or []), *(more or [])]
+    if not given:
+        raise typer.BadParameter("name a YAML file, such as `trunkline agent apply -f agent.yaml`.")
+    definitions = [definition for file in given for definition in read_agents(_read(file), str(file))]
     with Trunkline() as client:
         for definition in definitions:
             agent = client.agents.apply(definition)

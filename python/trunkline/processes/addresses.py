@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 from trunkline.errors import SetupError
 from trunkline.settings import Settings
@@ -59,12 +59,12 @@ def as_role(address: str, role: str) -> str:
     option = f"-c role={role}"
     if not address.startswith(("postgresql://", "postgres://")):
         return f"{address} options='{option}'"
-    parts = urlsplit(address)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    given = [value for name, value in query if name == "options"]
+    # Taken apart by hand: urllib drops the empty host of `postgresql:///name`, and libpq then reads no URL in it.
+    base, _, given = address.partition("?")
+    query = parse_qsl(given, keep_blank_values=True)
+    options = [value for name, value in query if name == "options"]
     others = [(name, value) for name, value in query if name != "options"]
-    options = urlencode([*others, ("options", " ".join([*given, option]))], quote_via=quote)
-    return urlunsplit(parts._replace(query=options))
+    return f"{base}?{urlencode([*others, ('options', ' '.join([*options, option]))], quote_via=quote)}"
 
 
 def embedded(info: ConnectionInfo) -> Addresses:

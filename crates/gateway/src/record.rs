@@ -172,9 +172,11 @@ pub struct Recorder {
     upstream: Option<Upstream>,
     turn: Option<Turn>,
     usage: Usage,
-    /// Whether every round's usage was told.
-    told: bool,
+    /// What the round under way has told of its usage so far.
+    heard: Option<Usage>,
     rounds: u32,
+    /// Rounds whose usage the provider told to the end.
+    told: u32,
     retries: u32,
     waited: Duration,
     first_byte: Option<Duration>,
@@ -206,8 +208,9 @@ impl Recorder {
             upstream: None,
             turn: None,
             usage: Usage::default(),
-            told: true,
+            heard: None,
             rounds: 0,
+            told: 0,
             retries: 0,
             waited: Duration::ZERO,
             first_byte: None,
@@ -266,11 +269,17 @@ impl Recorder {
         self.waited += time;
     }
 
-    /// Adds a round's usage; none where the provider told none.
+    /// Notes what a stream tells of its usage on the way: all that is known should it break off.
+    pub fn hears(&mut self, usage: Usage) {
+        self.heard = Some(usage);
+    }
+
+    /// Adds the usage of a round that came to its end; none where the provider told none.
     pub fn used(&mut self, usage: Option<Usage>) {
-        match usage {
-            Some(usage) => self.usage += usage,
-            None => self.told = false,
+        self.heard = None;
+        if let Some(usage) = usage {
+            self.usage += usage;
+            self.told += 1;
         }
     }
 
@@ -307,9 +316,14 @@ impl Recorder {
     fn write(&mut self, status: u16, error: Option<&str>) -> bool {
         self.open = false;
         let total = self.call.begun.elapsed();
-        let estimated = !self.told || (self.rounds > 0 && self.usage.input == 0 && status == CLIENT_GONE);
+        self.usage += self.heard.take().unwrap_or_default();
+        // A provider that refused has done no work; one that broke off, or was left by the client, has.
+        let worked = status < 400 || status == CLIENT_GONE || !self.answer.text.is_empty();
+        let estimated = worked && self.told < self.rounds;
         if estimated {
-            self.usage.input = self.usage.input.max(estimate(self.request_bytes));
+            if self.usage.input == 0 {
+                self.usage.input = estimate(self.request_bytes);
+            }
             self.usage.output = self.usage.output.max(estimate(self.answer.text.len()));
         }
         let cost = match &self.upstream {

@@ -201,6 +201,16 @@ fn json(mut response: Response<Body>) -> Response<Body> {
 async fn provider_refused(outbound: &Outbound, record: Recorder, answer: Answer) -> Result<Response<Body>, Refusal> {
     let Answer { response: refused, upstream, .. } = answer;
     let (head, body) = refused.into_parts();
+    if !head.status.is_client_error() && !head.status.is_server_error() {
+        let message = format!(
+            "The provider '{}' answered {}, which is no answer to a model call. Check its base_url in trunkline.yaml.",
+            upstream.provider.name,
+            head.status.as_u16()
+        );
+        let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_unreadable");
+        let _ = record.end(refusal.status.as_u16(), refusal.code);
+        return Err(refusal);
+    }
     let bytes = whole::collect(&outbound.worker.gateway, body).await?;
     let (from, status) = (upstream.provider.wire, head.status);
     let bytes = if from == outbound.wire {

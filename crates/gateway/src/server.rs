@@ -116,6 +116,11 @@ impl Server {
         Ok(Self { gateway, listeners, address, stop: watch::Sender::new(false) })
     }
 
+    /// What its threads share.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

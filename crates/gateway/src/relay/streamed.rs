@@ -172,9 +172,7 @@ async fn pass_on(outbound: &Outbound, record: &mut Recorder, answer: Answer, sen
             let events = reader.read(&frame).unwrap_or_default();
             let only_usage = wire == wire::Wire::OpenaiChat && matches!(events.as_slice(), [Event::Usage(_)]);
             for event in events {
-                if let Event::Text(text) = &event {
-                    record.answer().text.push_str(text);
-                }
+                note(record, &event);
                 heard.push(event);
             }
             if wants_usage || !only_usage {
@@ -191,14 +189,20 @@ async fn pass_on(outbound: &Outbound, record: &mut Recorder, answer: Answer, sen
         }
         if let Some((kind, message)) = heard.failure() {
             tracing::warn!(kind, message, "a provider ended its stream with an error");
-            let cut = broken("upstream_error", message.to_owned());
-            record.used(heard.reply().usage);
-            return Err(cut);
+            return Err(broken("upstream_error", message.to_owned()));
         }
         send(sender, bytes).await?;
     }
-    record.used(heard.reply().usage);
     Err(unfinished())
+}
+
+/// Notes what must be known of an answer that breaks off after this event.
+fn note(record: &mut Recorder, event: &Event) {
+    match event {
+        Event::Text(text) => record.answer().text.push_str(text),
+        Event::Start { usage: Some(usage), .. } | Event::Usage(usage) => record.hears(*usage),
+        _ => {}
+    }
 }
 
 fn joined(mut pieces: Vec<Bytes>) -> Bytes {
@@ -285,6 +289,7 @@ async fn read_round(
         for frame in frames.drain(..) {
             let events = reader.read(&frame).map_err(|error| broken("upstream_unreadable", error.message))?;
             for event in events {
+                note(record, &event);
                 heard.push(event.clone());
                 match event {
                     Event::Start { .. } if !first => {}
@@ -310,12 +315,7 @@ async fn read_round(
                             writer.write(&Event::ToolArguments { index, json }, &mut out);
                         }
                     }
-                    event => {
-                        if let Event::Text(text) = &event {
-                            record.answer().text.push_str(text);
-                        }
-                        writer.write(&event, &mut out);
-                    }
+                    event => writer.write(&event, &mut out),
                 }
             }
         }

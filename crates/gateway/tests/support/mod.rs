@@ -1,0 +1,121 @@
+//! A gateway on a port of its own, its Postgres away for ever, and what is needed to talk to it byte by byte.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+pub mod client;
+pub mod upstream;
+
+use std::{fs, net::SocketAddr, path::PathBuf, thread, time::Duration};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use trunkline_gateway::{
+    config::Config,
+    server::{Server, Stop},
+    snapshot::Snapshot,
+};
+use uuid::Uuid;
+
+use self::{
+    client::{Request, Response},
+    upstream::Upstream,
+};
+
+pub const KEY: &str = "sk-tl-a-key-of-ours-for-the-gateway";
+pub const PROVIDER_KEY: &str = "sk-a-key-of-the-provider";
+
+/// A running gateway. It is told to stop when dropped, and not waited for: it would try to reach Postgres for a while.
+pub struct Gateway {
+    pub address: SocketAddr,
+    pub stop: Stop,
+    spool: PathBuf,
+}
+
+impl Gateway {
+    /// Serves `models`: pairs of a name and its upstreams, each `PROVIDER/MODEL`. Providers whose name begins with `ant`
+    /// speak Anthropic's wire, others `OpenAI`'s.
+    pub fn start(providers: &[(&str, SocketAddr)], models: &[(&str, &[&str])]) -> Self {
+        Self::with(providers, models, &json!({}))
+    }
+
+    /// The same with other limits in time, in milliseconds.
+    pub fn with(providers: &[(&str, SocketAddr)], models: &[(&str, &[&str])], timeouts: &Value) -> Self {
+        let spool = std::env::temp_dir().join(format!("trunkline-gateway-{}", Uuid::now_v7().simple()));
+        let providers = providers.iter().map(|(name, address)| {
+            let wire = if name.starts_with("ant") { "anthropic_messages" } else { "openai_chat" };
+            json!({"name": name, "wire": wire, "base_url": format!("http://{address}/v1"), "api_key": PROVIDER_KEY})
+        });
+        let models = models.iter().map(|(name, upstreams)| {
+            let upstreams = upstreams.iter().map(|upstream| {
+                let (provider, model) = upstream.split_once('/').unwrap();
+                json!({"provider": provider, "model": model})
+            });
+            json!({"name": name, "upstreams": upstreams.collect::<Vec<_>>()})
+        });
+        let mut limits = json!({"connect_ms": 5000, "first_byte_ms": 20000, "idle_ms": 20000, "total_ms": 60000});
+        limits.as_object_mut().unwrap().extend(timeouts.as_object().unwrap().clone());
+        let config = json!({
+            "listen": "127.0.0.1:0",
+            "control_url": "http://127.0.0.1:9",
+            "database": "host=127.0.0.1 port=9 user=nobody dbname=nothing",
+            "spool_dir": spool,
+            "spool_max_bytes": 1 << 24,
+            "max_body_bytes": 1 << 20,
+            "providers": providers.collect::<Vec<_>>(),
+            "models": models.collect::<Vec<_>>(),
+            "timeouts": limits,
+        });
+        let server = Server::bind(Config::parse(&config.to_string()).unwrap()).unwrap();
+        let hash = format!("{:x}", Sha256::digest(KEY));
+        let key = json!({
+            "hash": hash, "tenant": Uuid::now_v7(), "id": Uuid::now_v7(), "scopes": ["inference"], "agent": null,
+            "models": null, "budget_usd": null, "spent_usd": 0.0, "rpm": null, "expires_at": null,
+        });
+        let snapshot = json!({"revision": 1, "keys": [key], "agents": []}).to_string();
+        server.gateway().snapshots.replace(Snapshot::parse(&snapshot, &Snapshot::default()).unwrap());
+        let (address, stop) = (server.address(), server.stopper());
+        thread::spawn(move || server.serve().unwrap());
+        Self { address, stop, spool }
+    }
+
+    /// In front of one upstream, which serves `gpt` over `OpenAI`'s wire and `claude` over Anthropic's.
+    pub fn before(upstream: &Upstream) -> Self {
+        let providers = [("oai", upstream.address), ("ant", upstream.address)];
+        Self::start(&providers, &[("gpt", &["oai/gpt"]), ("claude", &["ant/claude"])])
+    }
+
+    /// Posts a body to a path with our key, and reads the whole response.
+    pub fn post(&self, path: &str, body: &str) -> Response {
+        Request::post(path, body).send(self.address)
+    }
+
+    /// The records of calls so far, oldest first.
+    pub fn records(&self) -> Vec<Value> {
+        let files = fs::read_dir(&self.spool).unwrap().map(|entry| entry.unwrap().path());
+        let text: String = files.map(|path| fs::read_to_string(path).unwrap()).collect();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Waits until so many calls are recorded.
+    pub fn wait_for_records(&self, count: usize) -> Vec<Value> {
+        eventually(|| self.records().len() >= count);
+        self.records()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop.stop();
+        let _ = fs::remove_dir_all(&self.spool);
+    }
+}
+
+/// Waits until a condition holds; panics if it does not within a time that no machine needs.
+pub fn eventually(condition: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if condition() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    panic!("it did not come to hold");
+}

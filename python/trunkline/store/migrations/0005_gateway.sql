@@ -130,10 +130,8 @@ declare
     prefix    bytea := decode(p_turn ->> 'prefix', 'hex');
     first     int := 0;                    -- index of the first message to append
     anchor    record;
-    message   jsonb;
-    event     jsonb;
     count     int := jsonb_array_length(messages);
-    events_of int;
+    added     int;
     store     uuid;
     v_user    text := p_turn ->> 'user';
     v_agent   uuid := (p_turn ->> 'agent')::uuid;
@@ -199,30 +197,29 @@ begin
         end if;
     end if;
 
-    for nth in first .. count - 1 loop
-        message := messages -> nth;
-        events_of := jsonb_array_length(message -> 'events');
-        insert into events (tenant_id, session_id, seq, id, type, payload, chain, call_id, created_at, processed_at)
-        select p_tenant, log.id, log.last_seq + e.ordinality, (e.value ->> 'id')::uuid, e.value ->> 'type', e.value -> 'payload',
-               case when e.ordinality = events_of then decode(message ->> 'chain', 'hex') end, p_call, p_at, p_at
-          from jsonb_array_elements(message -> 'events') with ordinality as e;
-        log.last_seq := log.last_seq + events_of;
-        log.head_chain := coalesce(decode(message ->> 'chain', 'hex'), log.head_chain);
-        if store is not null and message ->> 'text' <> '' then
-            insert into passages (tenant_id, store_id, id, session_id, event_id, role, content, tokens, terms, created_at)
-            values (p_tenant, store, (message #>> '{events,0,id}')::uuid, log.id, (message #>> '{events,0,id}')::uuid,
-                    message ->> 'role', message ->> 'text', (octet_length(message ->> 'text') + 3) / 4,
-                    to_tsvector('english', left(message ->> 'text', 65536)), p_at)
-            on conflict do nothing;
-        end if;
-    end loop;
-
-    insert into events (tenant_id, session_id, seq, id, type, payload, call_id, created_at, processed_at)
-    select p_tenant, log.id, log.last_seq + e.ordinality, (e.value ->> 'id')::uuid, e.value ->> 'type', e.value -> 'payload', p_call, p_at, p_at
-      from jsonb_array_elements(p_turn -> 'after') with ordinality as e
-     where first < count;
     if first < count then
-        log.last_seq := log.last_seq + jsonb_array_length(p_turn -> 'after');
+        -- The chain belongs to a message's last event; what comes after the messages has none.
+        insert into events (tenant_id, session_id, seq, id, type, payload, chain, call_id, created_at, processed_at)
+        select p_tenant, log.id, log.last_seq + row_number() over (order by m.nth, e.nth), (e.value ->> 'id')::uuid,
+               e.value ->> 'type', e.value -> 'payload', case when e.nth = m.events then m.chain end, p_call, p_at, p_at
+          from (select value -> 'events' as list, ordinality as nth, jsonb_array_length(value -> 'events') as events,
+                       decode(value ->> 'chain', 'hex') as chain
+                  from jsonb_array_elements(messages) with ordinality where ordinality > first
+                 union all
+                select p_turn -> 'after', count + 1, null, null) as m
+         cross join lateral jsonb_array_elements(m.list) with ordinality as e (value, nth);
+        get diagnostics added = row_count;
+        log.last_seq := log.last_seq + added;
+        log.head_chain := decode(messages -> -1 ->> 'chain', 'hex');
+    end if;
+    if first < count and store is not null then
+        insert into passages (tenant_id, store_id, id, session_id, event_id, role, content, tokens, terms, created_at)
+        select p_tenant, store, m.id, log.id, m.id, m.role, m.text, (octet_length(m.text) + 3) / 4,
+               to_tsvector('english', left(m.text, 65536)), p_at
+          from (select (value #>> '{events,0,id}')::uuid as id, value ->> 'role' as role, value ->> 'text' as text
+                  from jsonb_array_elements(messages) with ordinality where ordinality > first) as m
+         where m.text <> ''
+        on conflict do nothing;
     end if;
 
     update sessions s

@@ -88,7 +88,9 @@ async def _principal(request: Request, database: Annotated[Database, Depends(_da
         return await authenticate(connection, text)
 
 
-def _caller(scope: str) -> Callable[..., AsyncIterator[Caller]]:
+def calling_with(scope: str) -> Callable[..., AsyncIterator[Caller]]:
+    """Return the dependency that gives a caller whose key has this scope."""
+
     async def caller(request: Request, database: Annotated[Database, Depends(_database)]) -> AsyncIterator[Caller]:
         text = key_text(request)
         async with database.transaction() as connection:
@@ -102,4 +104,4 @@ def _caller(scope: str) -> Callable[..., AsyncIterator[Caller]]:
 DatabaseDependency = Annotated[Database, Depends(_database)]
 PrincipalDependency = Annotated[Principal, Depends(_principal)]
 PartsDependency = Annotated[Parts, Depends(parts)]
-Manager = Annotated[Caller, Depends(_caller("manage"), scope="function")]
+Manager = Annotated[Caller, Depends(calling_with("manage"), scope="function")]

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends
 from pydantic import AfterValidator, StringConstraints
 
-from trunkline.api.deps import Caller, DatabaseDependency, authenticate, key_text
+from trunkline.api.deps import Caller, calling_with
 from trunkline.domain import ids
 from trunkline.domain.memory import Actor, Subject
 
-
-def _caller(scope: str) -> Callable[[Request, DatabaseDependency], AsyncIterator[Caller]]:
-    async def caller(request: Request, database: DatabaseDependency) -> AsyncIterator[Caller]:
-        text = key_text(request)
-        async with database.transaction() as connection:
-            principal = await authenticate(connection, text)
-            principal.require(scope)
-            yield Caller(principal, connection)
-
-    return caller
-
-
-MemoryCaller = Annotated[Caller, Depends(_caller("memory"), scope="function")]
-InferenceCaller = Annotated[Caller, Depends(_caller("inference"), scope="function")]
+MemoryCaller = Annotated[Caller, Depends(calling_with("memory"), scope="function")]
+InferenceCaller = Annotated[Caller, Depends(calling_with("inference"), scope="function")]
 
 
 def no_controls(text: str) -> str:

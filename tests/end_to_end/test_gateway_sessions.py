@@ -128,7 +128,7 @@ def family(stack: Stack, session: str) -> list[str]:
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["found", "named"])
-def test_an_edited_history_becomes_a_fork_and_goes_on_there(stack: Stack, named: bool) -> None:
+def test_an_edited_history_becomes_a_fork_and_goes_on_there(stack: Stack, *, named: bool) -> None:
     talk = Talk(stack, make_agent(stack))
     talk.say("say one")
     talk.say("say two")
@@ -139,48 +139,50 @@ def test_an_edited_history_becomes_a_fork_and_goes_on_there(stack: Stack, named:
 
     talk.messages = talk.messages[:2]
     talk.say("say another two", session=told)
-    assert said(stack, session) == before, "the first course is as it was"
-    forks = [other for other in family(stack, session) if other != session]
-    assert len(forks) == 1
+    fork = talk.session
+    assert fork != session, "the answer tells where the turn is"
     expected = [*before[:2], ("user.message", "say another two"), ("agent.message", "another two")]
-    assert said(stack, forks[0]) == expected
+    assert said(stack, fork) == expected
+    assert said(stack, session) == before, "the first course is as it was"
 
     talk.say("say another three", session=told)
-    assert [other for other in family(stack, session) if other != session] == forks, "no second fork"
+    assert talk.session == fork
     expected += [("user.message", "say another three"), ("agent.message", "another three")]
-    assert said(stack, forks[0]) == expected
-    assert said(stack, session) == before
+    assert said(stack, fork) == expected
 
-    # And a fork of the fork.
+    # And a fork of the fork, by a client that names the first one still.
     talk.messages = talk.messages[:4]
     talk.say("say a third three", session=told)
+    newest = talk.session
     talk.say("say a third four", session=told)
-    assert said(stack, forks[0]) == expected
-    newest = [other for other in family(stack, session) if other not in {session, *forks}]
-    assert len(newest) == 1
-    assert said(stack, newest[0]) == [
+    assert talk.session == newest
+    assert said(stack, newest) == [
         *expected[:4],
         ("user.message", "say a third three"),
         ("agent.message", "a third three"),
         ("user.message", "say a third four"),
         ("agent.message", "a third four"),
     ]
+    assert said(stack, fork) == expected
+    assert said(stack, session) == before
+    assert set(family(stack, session)) == {session, fork, newest}
 
 
-def test_the_same_turn_with_the_same_answer_is_not_told_twice(stack: Stack) -> None:
-    """A client that lost the answer asks again: the log holds the turn once, the books both calls."""
+def test_a_turn_asked_for_again_is_a_fork_even_with_the_same_answer(stack: Stack) -> None:
     talk = Talk(stack, make_agent(stack))
     talk.say("say one")
     talk.say("say two")
-    before = said(stack, talk.session)
+    session, before = talk.session, said(stack, talk.session)
     talk.messages = talk.messages[:2]
     talk.say("say two")
-    assert family(stack, talk.session) == [talk.session]
-    assert said(stack, talk.session) == before
-    calls = stack.rows("select 1 from trunkline.usage where session_id = %s", talk.session.removeprefix("sesn_"))
-    assert len(calls) == 3
+    fork = talk.session
+    assert fork != session
+    assert said(stack, session) == said(stack, fork) == before
     talk.say("say three")
-    assert [text for _, text in said(stack, talk.session)][-2:] == ["say three", "three"]
+    assert talk.session in {session, fork}, "the history fits both"
+    assert [text for _, text in said(stack, talk.session)][-4:] == ["say two", "two", "say three", "three"]
+    kinds = [event.type for event in stack.events(talk.session)]
+    assert kinds == ["user.message", "agent.message", "session.status_idle"] * 3
 
 
 def test_a_history_that_began_elsewhere_is_taken_in(stack: Stack) -> None:

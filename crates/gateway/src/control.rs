@@ -49,6 +49,7 @@ pub async fn relay(worker: &Worker, request: Request<Incoming>) -> Result<Respon
     }
     let (mut head, body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let changes_memory = !head.method.is_safe() && path.contains("/memor");
     head.uri = format!("{}{path}", gateway.config.control_url)
         .parse::<Uri>()
         .map_err(|_| Refusal::invalid("The URL cannot be passed on.", None))?;
@@ -59,7 +60,12 @@ pub async fn relay(worker: &Worker, request: Request<Incoming>) -> Result<Respon
         Limited::new(body, gateway.config.max_body_bytes).collect().await.map_err(|error| gateway.body_refusal(&*error))?;
     head.headers.remove(header::CONTENT_LENGTH);
     let request = Request::from_parts(head, http_body_util::Full::new(body.to_bytes()));
-    match worker.client.request(request).await {
+    let answer = worker.client.request(request).await;
+    if changes_memory {
+        // The next call may come before Postgres has told of the change.
+        gateway.memories.forget_all();
+    }
+    match answer {
         Ok(response) => {
             let (mut head, body) = response.into_parts();
             strip(&mut head.headers);

@@ -71,6 +71,8 @@ pub struct Context {
     pub at_head: bool,
     /// The session named is another agent's or user's.
     pub refused: bool,
+    /// Where the session's log ends, if that is not where the client's history does.
+    pub head: Option<Vec<u8>>,
     /// The rendered blocks.
     pub blocks: Option<String>,
     /// Passages that match the newest user message.
@@ -158,8 +160,9 @@ impl Readers {
             session: row.try_get(0)?,
             at_head: row.try_get(1)?,
             refused: row.try_get(2)?,
-            blocks: row.try_get(3)?,
-            recall: row.try_get(4)?,
+            head: row.try_get(3)?,
+            blocks: row.try_get(4)?,
+            recall: row.try_get(5)?,
         })
     }
 
@@ -175,7 +178,7 @@ impl Readers {
         let opened = async {
             let client = connect(&self.config).await?;
             let context = client
-                .prepare("select session_id, at_head, refused, blocks, recall from trunkline.gateway_context($1, $2, $3, $4, $5, $6, $7, $8)")
+                .prepare("select session_id, at_head, refused, head, blocks, recall from trunkline.gateway_context($1, $2, $3, $4, $5, $6, $7, $8)")
                 .await?;
             Ok::<_, DatabaseError>(Reader { client, context })
         };

@@ -72,7 +72,10 @@ struct MessageRow {
 #[derive(Serialize)]
 struct TurnRow {
     session: Uuid,
+    /// The session that is made where the turn parts from the log.
     fork: Uuid,
+    /// Whether it is known to.
+    forks: bool,
     store: Uuid,
     agent: Uuid,
     agent_version: i32,
@@ -150,6 +153,7 @@ struct Hidden {
 struct Turn {
     agent: Arc<Agent>,
     session: Uuid,
+    parent: Uuid,
     /// The chain that the reply follows.
     head: Chain,
     /// What an Anthropic client began the reply with.
@@ -227,7 +231,7 @@ impl Recorder {
     /// Adds the session's side. Our own runtime writes its sessions' logs itself; for it only usage is recorded.
     pub fn with_turn(&mut self, agent: &Arc<Agent>, memory: &Memory, conversation: &Conversation) {
         if self.key.scopes.has(Scopes::RUNTIME) {
-            self.turn = Some(Turn::empty(agent, memory.session));
+            self.turn = Some(Turn::empty(agent, memory.session, memory.parent));
             return;
         }
         // Where the log is known to end at the client's history, only what is new; else all, for the store to match.
@@ -247,6 +251,7 @@ impl Recorder {
         self.turn = Some(Turn {
             agent: Arc::clone(agent),
             session: memory.session,
+            parent: memory.parent,
             head: conversation.head(),
             prefill: conversation.prefill().to_owned(),
             prefix,
@@ -342,7 +347,8 @@ impl Recorder {
         let turn =
             turn.filter(|turn| told && !turn.messages.is_empty()).map(|turn| turn.finish(&self.answer, self.user.as_deref()));
         if let Some((row, chain)) = &turn {
-            self.gateway.memories.at_head(row.agent, row.user.as_deref(), *chain, row.session);
+            let (of, session) = ((row.agent, row.user.as_deref()), if row.forks { row.fork } else { row.session });
+            self.gateway.memories.ended(of, (row.prefix, *chain), session, row.fork);
         }
         let row = CallRow {
             tenant: self.key.tenant,
@@ -403,9 +409,9 @@ impl Drop for Recorder {
 }
 
 impl Turn {
-    fn empty(agent: &Arc<Agent>, session: Uuid) -> Self {
+    fn empty(agent: &Arc<Agent>, session: Uuid, parent: Uuid) -> Self {
         let (messages, hidden) = (Vec::new(), Vec::new());
-        Self { agent: Arc::clone(agent), session, head: EMPTY, prefill: String::new(), prefix: EMPTY, messages, hidden }
+        Self { agent: Arc::clone(agent), session, parent, head: EMPTY, prefill: String::new(), prefix: EMPTY, messages, hidden }
     }
 
     /// The row, and the chain that the session's log ends with.
@@ -424,9 +430,11 @@ impl Turn {
             serde_json::json!({"stop_reason": {"type": "requires_action", "event_ids": waiting}})
         };
         self.messages.push(MessageRow { chain: reply.chain, role: "assistant", text: text.replace('\0', "\u{fffd}"), events });
+        let forks = self.session != self.parent;
         let row = TurnRow {
-            session: self.session,
-            fork: Uuid::now_v7(),
+            session: self.parent,
+            fork: if forks { self.session } else { Uuid::now_v7() },
+            forks,
             store: Uuid::now_v7(),
             agent: self.agent.id,
             agent_version: self.agent.version,

@@ -49,6 +49,8 @@ impl State {
 pub struct Memory {
     /// The session.
     pub session: Uuid,
+    /// The session that this one parts from with this call, mostly itself: an edited history becomes a fork.
+    pub parent: Uuid,
     /// Whether its log ends where the client's history does, so that only what is new need be recorded.
     pub at_head: bool,
     /// The rendered blocks.
@@ -85,7 +87,10 @@ pub struct Memories {
     changes: AtomicU64,
     /// Whether changes are being told; otherwise no copy is trusted.
     listening: AtomicBool,
+    /// The session of a history, by its agent, user and hash.
     heads: Cache<(Uuid, Option<Box<str>>, Chain), Uuid>,
+    /// Where each session's log ends.
+    ends: Cache<Uuid, Chain>,
 }
 
 impl Default for Memories {
@@ -95,6 +100,7 @@ impl Default for Memories {
             changes: AtomicU64::new(0),
             listening: AtomicBool::new(false),
             heads: Cache::new(20_000),
+            ends: Cache::new(20_000),
         }
     }
 }
@@ -122,6 +128,12 @@ impl Memories {
         self.copies.remove(&Subject { tenant, agent, user: user.map(Into::into) });
     }
 
+    /// Forgets all copies: a client has changed memory through this gateway.
+    pub fn forget_all(&self) {
+        self.changes.fetch_add(1, SeqCst);
+        self.copies.clear();
+    }
+
     /// Says whether changes are being told.
     pub fn listening(&self, yes: bool) {
         if !yes {
@@ -130,9 +142,17 @@ impl Memories {
         self.listening.store(yes, SeqCst);
     }
 
-    /// Remembers where a session's log ends.
-    pub fn at_head(&self, agent: Uuid, user: Option<&str>, chain: Chain, session: Uuid) {
-        self.heads.insert((agent, user.map(Into::into), chain), session);
+    /// Remembers where a turn leaves its session. Where another call took the log on from `prefix` meanwhile, the store
+    /// makes `fork` of the turn, unless both say the same.
+    pub fn ended(&self, of: (Uuid, Option<&str>), (prefix, chain): (Chain, Chain), session: Uuid, fork: Uuid) {
+        let head = (of.0, of.1.map(Into::into), chain);
+        let overtaken = prefix != EMPTY && self.ends.get(&session).is_some_and(|end| end != prefix);
+        if overtaken && self.heads.get(&head).is_some() {
+            return;
+        }
+        let session = if overtaken { fork } else { session };
+        self.heads.insert(head, session);
+        self.ends.insert(session, chain);
     }
 }
 
@@ -151,6 +171,9 @@ pub async fn remember(
     let user = target.user.as_deref();
     let history = Some(conversation.prefix()).filter(|chain| *chain != EMPTY);
     let here = history.and_then(|chain| memories.heads.get(&(agent.id, user.map(Into::into), chain)));
+    // A history that the log has gone on from is one that the client has edited.
+    let left = here.filter(|session| memories.ends.get(session) != history);
+    let here = here.filter(|_| left.is_none());
     // Known without asking: a conversation that begins now, or one whose last turn went through this gateway.
     let known = match (target.session, here) {
         (None, Some(session)) => Some(session),
@@ -163,14 +186,15 @@ pub async fn remember(
     if let Some(session) = known {
         let none = !agent.remembers || (!agent.has_blocks && recall_tokens == 0);
         if none {
-            return Ok(Memory { session, at_head: true, blocks: None, recall: None, state: State::None });
+            return Ok(Memory { session, parent: session, at_head: true, blocks: None, recall: None, state: State::None });
         }
         let may_copy = !agent.refresh && !agent.has_session_blocks && recall_tokens == 0 && memories.listening.load(SeqCst);
         if let Some(copy) = memories.copies.get(&subject).filter(|_| may_copy)
             && copy.version == agent.version
             && copy.read_at.elapsed() < MAX_AGE
         {
-            return Ok(Memory { session, at_head: true, blocks: copy.blocks.clone(), recall: None, state: State::Cached });
+            let (blocks, state) = (copy.blocks.clone(), State::Cached);
+            return Ok(Memory { session, parent: session, at_head: true, blocks, recall: None, state });
         }
     }
 
@@ -185,7 +209,7 @@ pub async fn remember(
         agent: agent.id,
         version: agent.version,
         user,
-        session: known.or(target.session),
+        session: known.or(target.session).or(left),
         chain: history.as_ref().map(<[u8; 32]>::as_slice),
         text: text.as_deref(),
         recall_tokens,
@@ -202,28 +226,41 @@ pub async fn remember(
                     .copies
                     .insert(subject, Arc::new(Copy { version: agent.version, blocks: blocks.clone(), read_at: Instant::now() }));
             }
+            let parent = known.or(context.session).or(target.session).unwrap_or_else(Uuid::now_v7);
+            let at_head = known.is_some() || context.at_head;
+            // A log that ends elsewhere goes on only if its end is in the client's history.
+            let ends_in = |head: &Vec<u8>| conversation.messages().iter().any(|message| message.chain[..] == head[..]);
+            let forks = !at_head && context.head.as_ref().is_some_and(|head| !ends_in(head));
             Ok(Memory {
-                session: known.or(context.session).or(target.session).unwrap_or_else(Uuid::now_v7),
-                at_head: known.is_some() || context.at_head,
+                session: if forks { Uuid::now_v7() } else { parent },
+                parent,
+                at_head,
                 blocks: blocks.filter(|_| agent.remembers),
                 recall: context.recall.filter(|_| agent.remembers),
                 state: if agent.remembers { State::Fresh } else { State::None },
             })
         }
-        Err(error) => without(agent, target, known, &error),
+        Err(error) => without(agent, known.or(target.session).or(left), (known.is_some(), left.is_some()), &error),
     }
 }
 
-fn without(agent: &Agent, target: &Target, known: Option<Uuid>, error: &DatabaseError) -> Result<Memory, Refusal> {
+fn without(
+    agent: &Agent,
+    session: Option<Uuid>,
+    (at_head, forks): (bool, bool),
+    error: &DatabaseError,
+) -> Result<Memory, Refusal> {
     tracing::warn!(%error, agent = agent.name, "the memory of a call could not be read");
     if agent.fail_without_memory {
         let message =
             "The agent's memory cannot be read at the moment, and it is set to fail without (memory.on_unavailable). Try again.";
         return Err(Refusal::unavailable(message).retry_after(1));
     }
+    let parent = session.unwrap_or_else(Uuid::now_v7);
     Ok(Memory {
-        session: known.or(target.session).unwrap_or_else(Uuid::now_v7),
-        at_head: known.is_some(),
+        session: if forks { Uuid::now_v7() } else { parent },
+        parent,
+        at_head,
         blocks: None,
         recall: None,
         state: State::Unavailable,

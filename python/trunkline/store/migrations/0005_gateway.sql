@@ -50,11 +50,12 @@ $$;
 
 -- What one call needs: which session it goes on with, the rendered blocks, and the passages that match.
 -- `p_session` null: found by `p_chain`, the hash of the history that the client sent (null: it sent none).
--- `known` tells whether the session is in the store; `at_head`, whether its log ends where the client's history does.
+-- `known` tells whether the session is in the store; `at_head`, whether its log ends where the client's history does;
+-- `head`, where it ends if that is elsewhere.
 -- A session of another agent or user is not found: `refused`.
 create function trunkline.gateway_context(p_tenant uuid, p_agent uuid, p_version int, p_user text, p_session uuid,
                                           p_chain bytea, p_query text, p_recall_tokens int)
-    returns table (session_id uuid, known boolean, at_head boolean, refused boolean, blocks text, recall text)
+    returns table (session_id uuid, known boolean, at_head boolean, refused boolean, head bytea, blocks text, recall text)
     language plpgsql stable security definer
     set search_path = trunkline, pg_temp
 as $$
@@ -82,6 +83,9 @@ begin
                  order by s.updated_at desc limit 1;
                 at_head := found;
                 session_id := coalesce(session_id, p_session);
+            end if;
+            if not at_head then
+                head := log.head_chain;
             end if;
         end if;
     elsif p_chain is not null then
@@ -119,7 +123,8 @@ end
 $$;
 
 -- Append one turn to its session. Messages that the log already holds are recognised by their chain; a history that
--- parts from the log's becomes a fork with the common part copied, and goes on in that fork.
+-- parts from the log's becomes a fork with the common part copied, and goes on in that fork. `forks`: the client was told
+-- the fork's id, so that it must come to be, even where the model said the same again.
 create function trunkline.record_turn(p_tenant uuid, p_call uuid, p_at timestamptz, p_turn jsonb) returns uuid
     language plpgsql
     set search_path = trunkline, pg_temp
@@ -137,6 +142,7 @@ declare
     v_agent   uuid := (p_turn ->> 'agent')::uuid;
     v_owner   text;
     v_session uuid := (p_turn ->> 'session')::uuid;
+    v_forks   boolean := coalesce((p_turn ->> 'forks')::boolean, false);
 begin
     if not exists (select from agent_versions v where v.tenant_id = p_tenant and v.agent_id = v_agent
                       and v.version = (p_turn ->> 'agent_version')::int) then
@@ -147,18 +153,25 @@ begin
         v_session := (p_turn ->> 'fork')::uuid; -- named while the store was away, and another's: a session of its own
         select s.* into log from sessions s where s.tenant_id = p_tenant and s.id = v_session for update;
     end if;
-    if not found then
+    if not found and prefix is not null then
+        select s.* into log from sessions s -- the gateway took it for another than it became
+         where s.tenant_id = p_tenant and s.agent_id = v_agent and s.head_chain = prefix and s.user_id is not distinct from v_user
+         order by s.updated_at desc limit 1 for update;
+    end if;
+    if log.id is null then
+        v_session := case when v_forks then (p_turn ->> 'fork')::uuid else v_session end;
         insert into sessions (tenant_id, id, agent_id, agent_version, user_id, origin, status, root_id, created_at, updated_at)
         values (p_tenant, v_session, v_agent, (p_turn ->> 'agent_version')::int, v_user,
                 'gateway', 'idle', v_session, p_at, p_at)
         returning * into log;
-    elsif log.head_chain is distinct from prefix then
+    elsif v_forks or log.head_chain is distinct from prefix then
         -- The deepest point that the client's history shares with the log or one of its forks; best where that ends there.
         select s.id, e.seq, e.chain, o.nth into anchor
           from (select prefix as chain, 0 as nth where prefix is not null
                  union all
                 select decode(m.value ->> 'chain', 'hex'), m.ordinality::int
-                  from jsonb_array_elements(messages) with ordinality as m) as o
+                  from jsonb_array_elements(messages) with ordinality as m
+                 where not v_forks or m.ordinality < count) as o
           join sessions s on s.tenant_id = p_tenant and s.root_id = log.root_id and s.agent_id = v_agent
                          and s.user_id is not distinct from v_user
           join events e on e.tenant_id = p_tenant and e.session_id = s.id and e.chain = o.chain
@@ -170,7 +183,7 @@ begin
                 select s.* into log from sessions s where s.tenant_id = p_tenant and s.id = anchor.id for update;
             end if;
         end if;
-        if anchor.seq is null or anchor.chain is distinct from log.head_chain then
+        if v_forks or anchor.seq is null or anchor.chain is distinct from log.head_chain then
             insert into sessions (tenant_id, id, agent_id, agent_version, user_id, title, metadata, origin, status, last_seq,
                                   head_chain, root_id, parent_id, parent_seq, created_at, updated_at)
             values (p_tenant, (p_turn ->> 'fork')::uuid, v_agent, (p_turn ->> 'agent_version')::int, v_user, log.title,

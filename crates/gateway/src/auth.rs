@@ -45,8 +45,11 @@ pub fn authenticate(snapshot: &Snapshot, headers: &HeaderMap, now: f64) -> Resul
     Ok(Some(Arc::clone(key)))
 }
 
-/// The refusal for a key that nobody knows.
-pub fn unknown_key() -> Refusal {
+/// The refusal for a key that is not in the snapshot: nobody knows it, or nothing has been read yet.
+pub fn unknown_key(snapshot: &Snapshot) -> Refusal {
+    if snapshot.revision == 0 {
+        return Refusal::unavailable("The gateway has not read its keys from Postgres yet. Try again.").retry_after(1);
+    }
     Refusal::unauthenticated(
         "This API key is not known here: it is mistyped, revoked, or a provider's own key. Use a Trunkline key ('trunkline keys create').",
     )

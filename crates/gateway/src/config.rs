@@ -111,6 +111,11 @@ impl Timeouts {
         Duration::from_millis(self.first_byte_ms)
     }
 
+    /// For a call in all.
+    pub fn total(&self) -> Duration {
+        Duration::from_millis(self.total_ms)
+    }
+
     /// Between two pieces of an answer.
     pub fn idle(&self) -> Duration {
         Duration::from_millis(self.idle_ms)

@@ -23,8 +23,8 @@ pub async fn models(worker: &Arc<Worker>, wire: Wire, request: &Request<Incoming
         gateway.snapshots.refresh().await;
         key = auth::authenticate(&gateway.snapshots.load(), request.headers(), now)?;
     }
-    let key = key.ok_or_else(auth::unknown_key)?;
     let snapshot = gateway.snapshots.load();
+    let key = key.ok_or_else(|| auth::unknown_key(&snapshot))?;
     let allowed = |name: &str| key.models.as_ref().is_none_or(|models| models.iter().any(|model| model == name));
     let agents = match key.agent {
         Some(id) => snapshot.agent(key.tenant, id).map(|agent| agent.name.as_str()).into_iter().collect(),

@@ -107,7 +107,8 @@ async fn authenticate(worker: &Worker, headers: &http::HeaderMap) -> Result<Arc<
     }
     // The key may have been made a moment ago.
     snapshots.refresh().await;
-    auth::authenticate(&snapshots.load(), headers, now)?.ok_or_else(auth::unknown_key)
+    let snapshot = snapshots.load();
+    auth::authenticate(&snapshot, headers, now)?.ok_or_else(|| auth::unknown_key(&snapshot))
 }
 
 async fn target(worker: &Worker, key: &Key, headers: &http::HeaderMap, scan: &crate::request::Scan) -> Result<Target, Refusal> {

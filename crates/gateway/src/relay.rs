@@ -4,7 +4,7 @@
 mod streamed;
 mod whole;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -222,6 +222,12 @@ async fn provider_refused(outbound: &Outbound, record: Recorder, answer: Answer)
     // Nothing was promised: a refusal that could not be recorded is still the provider's.
     let _ = record.end(status.as_u16(), Some("provider_refused"));
     Ok(response)
+}
+
+/// The refusal for a call that takes longer than any may.
+fn too_long(total: Duration) -> Refusal {
+    let message = format!("The call took longer than {} s (timeouts.total_ms in trunkline.yaml).", total.as_secs_f64());
+    Refusal::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", message).code("call_timeout")
 }
 
 /// The refusal for a call whose record could not be written: what is not recorded must not be acknowledged.

@@ -9,7 +9,7 @@ use serde_json::json;
 use support::{
     Gateway, KEY, PROVIDER_KEY,
     client::Request,
-    upstream::{Step, Upstream, json as answer},
+    upstream::{Step, Upstream, chunk, json as answer, stream_head},
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -283,4 +283,35 @@ fn a_wrong_key_costs_the_provider_nothing() {
     assert_eq!(response.status, 401);
     assert!(upstream.received().is_empty());
     assert!(gateway.records().is_empty());
+}
+
+#[test]
+fn before_keys_are_known_nobody_is_told_that_a_key_is_wrong() {
+    let gateway = Gateway::ignorant();
+    for path in [CHAT, MESSAGES] {
+        let response = gateway.post(path, &odd("gpt", ""));
+        assert_eq!((response.status, response.header("retry-after")), (503, Some("1")), "{}", response.text());
+        assert!(response.json()["error"]["message"].as_str().unwrap().contains("Postgres"));
+    }
+    assert_eq!(Request::get("/v1/models").send(gateway.address).status, 503);
+    assert_eq!(Request::get("/readyz").send(gateway.address).status, 503);
+    assert_eq!(Request::get("/healthz").send(gateway.address).status, 200);
+}
+
+#[test]
+fn a_call_has_an_end_in_time() {
+    let head = String::from_utf8(answer(200, "", CHAT_REPLY)).unwrap();
+    let upstream = Upstream::start(move |request, _| {
+        let slowly = |piece: Vec<u8>| [Step::Send(piece), Step::Pause(Duration::from_millis(50))];
+        let streams = request.body.contains("true");
+        let head = if streams { stream_head() } else { head.as_bytes()[..100].to_vec() };
+        let piece = if streams { chunk(b": still here\n\n") } else { b" ".to_vec() };
+        slowly(head).into_iter().chain((0..100).flat_map(|_| slowly(piece.clone()))).collect()
+    });
+    let gateway = Gateway::with(&[("oai", upstream.address)], &[("gpt", &["oai/gpt"])], &json!({"total_ms": 300}));
+    let response = gateway.post(CHAT, &odd("gpt", ""));
+    assert_eq!(response.status, 504, "{}", response.text());
+    let response = gateway.post(CHAT, &odd("gpt", r#","stream":true"#));
+    assert_eq!(response.events().pop().unwrap()["error"]["code"], json!("call_timeout"));
+    assert!(gateway.records().iter().all(|record| record["error_type"] == json!("call_timeout")));
 }

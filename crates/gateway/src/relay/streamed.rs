@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{Outbound, provider_refused, response, unrecorded};
+use super::{Outbound, provider_refused, response, too_long, unrecorded};
 use crate::{
     body::Body,
     error::Refusal,
@@ -65,11 +65,15 @@ fn broken(code: &'static str, message: impl Into<String>) -> Cut {
 
 async fn relay(outbound: Outbound, mut record: Recorder, answer: Answer, sender: mpsc::Sender<Bytes>) {
     let untouched = answer.upstream.provider.wire == outbound.wire && outbound.tools().is_none();
-    let ended = if untouched {
-        pass_on(&outbound, &mut record, answer, &sender).await
-    } else {
-        rewrite(&outbound, &mut record, answer, &sender).await
+    let total = outbound.worker.gateway.config.timeouts.total();
+    let relayed = async {
+        if untouched {
+            pass_on(&outbound, &mut record, answer, &sender).await
+        } else {
+            rewrite(&outbound, &mut record, answer, &sender).await
+        }
     };
+    let ended = timeout(total, relayed).await.unwrap_or_else(|_| Err(Cut::Broken(too_long(total))));
     let name = record.call().name();
     let refusal = match ended {
         Ok((last, mut source)) => {

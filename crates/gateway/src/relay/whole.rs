@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::{Outbound, json, provider_refused, refused, response, unrecorded};
+use super::{Outbound, json, provider_refused, refused, response, too_long, unrecorded};
 use crate::{
     body::Body,
     error::Refusal,
@@ -39,7 +39,8 @@ pub async fn collect(gateway: &Gateway, body: Incoming) -> Result<Bytes, Refusal
 /// # Errors
 /// Where no upstream answered as it should, or the call could not be recorded.
 pub async fn whole(outbound: &Outbound, mut record: Recorder) -> Result<Response<Body>, Refusal> {
-    match rounds(outbound, &mut record).await {
+    let total = outbound.worker.gateway.config.timeouts.total();
+    match timeout(total, rounds(outbound, &mut record)).await.unwrap_or_else(|_| Err(too_long(total))) {
         Ok(Ok((answer, head, upstream))) => {
             let response = json(response(outbound, &record, &head, &upstream, StatusCode::OK, Body::from(answer)));
             if record.end(StatusCode::OK.as_u16(), None) { Ok(response) } else { Err(unrecorded()) }

@@ -26,6 +26,12 @@ impl Request {
         request.header("authorization", &format!("Bearer {KEY}")).header("content-length", &body.len().to_string())
     }
 
+    /// A get with our key.
+    pub fn get(path: &str) -> Self {
+        let request = Self { line: format!("GET {path} HTTP/1.1"), headers: Vec::new(), body: String::new() };
+        request.header("authorization", &format!("Bearer {KEY}"))
+    }
+
     pub fn without_key(mut self) -> Self {
         self.headers.retain(|(name, _)| name != "authorization");
         self

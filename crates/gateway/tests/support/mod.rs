@@ -37,8 +37,25 @@ impl Gateway {
         Self::with(providers, models, &json!({}))
     }
 
+    /// One that has read nothing from Postgres.
+    pub fn ignorant() -> Self {
+        Self::serve(Self::bind(&[], &[], &json!({})))
+    }
+
     /// The same with other limits in time, in milliseconds.
     pub fn with(providers: &[(&str, SocketAddr)], models: &[(&str, &[&str])], timeouts: &Value) -> Self {
+        let (server, spool) = Self::bind(providers, models, timeouts);
+        let key = json!({
+            "hash": format!("{:x}", Sha256::digest(KEY)), "tenant": Uuid::now_v7(), "id": Uuid::now_v7(),
+            "scopes": ["inference"], "agent": null, "models": null, "budget_usd": null, "spent_usd": 0.0, "rpm": null,
+            "expires_at": null,
+        });
+        let snapshot = json!({"revision": 1, "keys": [key], "agents": []}).to_string();
+        server.gateway().snapshots.replace(Snapshot::parse(&snapshot, &Snapshot::default()).unwrap());
+        Self::serve((server, spool))
+    }
+
+    fn bind(providers: &[(&str, SocketAddr)], models: &[(&str, &[&str])], timeouts: &Value) -> (Server, PathBuf) {
         let spool = std::env::temp_dir().join(format!("trunkline-gateway-{}", Uuid::now_v7().simple()));
         let providers = providers.iter().map(|(name, address)| {
             let wire = if name.starts_with("ant") { "anthropic_messages" } else { "openai_chat" };
@@ -64,14 +81,10 @@ impl Gateway {
             "models": models.collect::<Vec<_>>(),
             "timeouts": limits,
         });
-        let server = Server::bind(Config::parse(&config.to_string()).unwrap()).unwrap();
-        let hash = format!("{:x}", Sha256::digest(KEY));
-        let key = json!({
-            "hash": hash, "tenant": Uuid::now_v7(), "id": Uuid::now_v7(), "scopes": ["inference"], "agent": null,
-            "models": null, "budget_usd": null, "spent_usd": 0.0, "rpm": null, "expires_at": null,
-        });
-        let snapshot = json!({"revision": 1, "keys": [key], "agents": []}).to_string();
-        server.gateway().snapshots.replace(Snapshot::parse(&snapshot, &Snapshot::default()).unwrap());
+        (Server::bind(Config::parse(&config.to_string()).unwrap()).unwrap(), spool)
+    }
+
+    fn serve((server, spool): (Server, PathBuf)) -> Self {
         let (address, stop) = (server.address(), server.stopper());
         thread::spawn(move || server.serve().unwrap());
         Self { address, stop, spool }

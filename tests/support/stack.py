@@ -44,6 +44,11 @@ class Stack(ControlPlane):
     admin_url: str
     gateway: Part
 
+    def http(self, key: str | None = None) -> httpx.Client:
+        """A plain client with a key, the admin's unless told otherwise."""
+        # To read the certificates that this would not use takes longer than most tests.
+        return httpx.Client(base_url=self.base_url, headers={"x-api-key": key or self.key}, timeout=20, verify=False)
+
     def openai(self, key: str | None = None, **more: Any) -> openai.OpenAI:
         """The unmodified SDK; no retries, so that an error is seen at once."""
         return openai.OpenAI(

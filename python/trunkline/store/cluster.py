@@ -24,6 +24,7 @@ SETTINGS: Mapping[str, str] = {
     "synchronous_commit": "on",
     # One call instead of an fsync for each of 1,300 files before recovery: 0.3 s instead of 2.5 s after a SIGKILL.
     "recovery_init_sync_method": "syncfs" if sys.platform == "linux" else "fsync",
+    "autovacuum_naptime": "10s",  # a new database grows fast, and its plans are as good as its statistics
     "max_wal_size": "256MB",  # bounds the work of recovery after a SIGKILL
     "jit": "off",  # compiling costs more than these short statements
     "io_method": "sync",  # spares three I/O processes

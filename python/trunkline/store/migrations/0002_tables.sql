@@ -1,5 +1,7 @@
 -- Tables. Rules: `tenant_id` comes first in every key and never changes; ids are UUIDv7 made above the store;
 -- timestamps too, wherever they mean something to a user; append-only tables that age out are partitioned by month.
+-- Where a table has other indexes that begin with the tenant, its primary key is made after them: over a table that is still
+-- empty all of them seem equal, the planner takes the newest, and a prepared statement keeps that plan while the table grows.
 
 set local role trunkline_owner;
 
@@ -95,10 +97,10 @@ create table trunkline.api_keys (
     expires_at timestamptz,
     revoked_at timestamptz,
     created_at timestamptz not null,
-    primary key (tenant_id, id),
     unique (tenant_id, hash),
     foreign key (tenant_id, agent_id) references trunkline.agents (tenant_id, id) on delete cascade
 );
+alter table trunkline.api_keys add primary key (tenant_id, id);
 -- Looked up before the tenant is known.
 create index api_keys_hash on trunkline.api_keys (hash);
 
@@ -137,13 +139,13 @@ create table trunkline.sessions (
     created_at     timestamptz not null,
     updated_at     timestamptz not null,
     archived_at    timestamptz,
-    primary key (tenant_id, id),
     foreign key (tenant_id, agent_id, agent_version)
         references trunkline.agent_versions (tenant_id, agent_id, version)
 );
 create index sessions_head on trunkline.sessions (tenant_id, agent_id, head_chain);
 create index sessions_family on trunkline.sessions (tenant_id, root_id);
-create index sessions_recent on trunkline.sessions (tenant_id, created_at, id);
+create index sessions_recent on trunkline.sessions (tenant_id, created_at);
+alter table trunkline.sessions add primary key (tenant_id, id);
 
 -- The session. `chain` is set on the last event of a message: the hash of the conversation up to it.
 create table trunkline.events (
@@ -187,11 +189,11 @@ create table trunkline.memory_stores (
                    else 'session ' || coalesce(subject, '') end) stored,
     created_at  timestamptz not null,
     updated_at  timestamptz not null,
-    archived_at timestamptz,
-    primary key (tenant_id, id)
+    archived_at timestamptz
 );
 create unique index memory_stores_owner on trunkline.memory_stores (tenant_id, owner_key) where managed;
-create index memory_stores_recent on trunkline.memory_stores (tenant_id, created_at, id);
+create index memory_stores_recent on trunkline.memory_stores (tenant_id, created_at);
+alter table trunkline.memory_stores add primary key (tenant_id, id);
 
 -- The current state. A block has `value`, `states` and `rendered`; its content is the value as canonical JSON.
 create table trunkline.memories (
@@ -237,11 +239,11 @@ create table trunkline.memory_versions (
     created_at     timestamptz not null,
     redacted_at    timestamptz,
     redacted_by    text,
-    primary key (tenant_id, id),
     unique (tenant_id, memory_id, version),
     foreign key (tenant_id, store_id) references trunkline.memory_stores (tenant_id, id) on delete cascade
 );
-create index memory_versions_store on trunkline.memory_versions (tenant_id, store_id, created_at desc, id desc);
+create index memory_versions_store on trunkline.memory_versions (tenant_id, store_id, created_at desc);
+alter table trunkline.memory_versions add primary key (tenant_id, id);
 
 -- What recall searches: a turn word for word. Kept as long as its store.
 create table trunkline.passages (

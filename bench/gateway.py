@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
             measured,
             options.loads,
             rounds=options.rounds,
-            max_repeats=3 * options.rounds * len(options.loads),
+            max_repeats=2 * options.rounds,
             measure=partial(_measure_aloud, programs=programs, upstream=upstream, window=window),
         )
     _publish(result, options, left_out, busy)

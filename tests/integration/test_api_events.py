@@ -94,7 +94,8 @@ def test_a_stream_goes_on_when_its_listening_connection_is_cut(
     with sdk.beta.sessions.events.stream(session) as stream:
         with psycopg.connect(database.admin_url) as connection:
             cut = connection.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where query ilike 'listen%'"
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where query ilike 'listen%' and datname = current_database()"
             ).fetchall()
         assert cut == [(True,)], "one connection listens for all streams"
         sdk.beta.sessions.events.send(session, events=[said("still?")])  # type: ignore[list-item]

@@ -31,7 +31,7 @@ const BATCH: usize = 512 << 10;
 /// Emptied files above this size are cut back to nothing.
 const CUT_ABOVE: u64 = 4 << 20;
 /// How long more records are gathered before a batch goes out, unless it is large enough or somebody waits for it: at 4,000
-/// calls a second on one connection, commits of three records each cost Postgres five times what these do.
+/// calls a second on one connection, commits of a few records each cost Postgres three times what these do.
 const GATHER: Duration = Duration::from_millis(5);
 /// How many bytes are enough for a batch to go out at once.
 const ENOUGH: u64 = 64 << 10;
@@ -80,7 +80,7 @@ impl Spool {
 
     /// Appends a record, given with its line's end. When this returns, the record survives the process.
     ///
-    /// One `write` of a 1 KiB record into the page cache was measured at 3 to 6 µs.
+    /// One `write` of a 1 KiB record into the page cache was measured at 1.3 µs in the middle, 16 µs at p99, on a 2-core VM.
     ///
     /// # Errors
     /// Where the disk is full or fails. Then the call must not be acknowledged.

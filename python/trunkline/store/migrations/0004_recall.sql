@@ -39,4 +39,4 @@ end
 $$;
 
 revoke execute on function trunkline.recall_query(text), trunkline.recall(uuid, uuid, text, int, int, uuid) from public;
-grant execute on function trunkline.recall(uuid, uuid, text, int, int, uuid) to trunkline_control, trunkline_gateway;
+grant execute on function trunkline.recall(uuid, uuid, text, int, int, uuid) to trunkline_control;

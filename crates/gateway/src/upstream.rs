@@ -18,6 +18,9 @@ use crate::{config::Timeouts, error::Refusal, routing::Upstream, wire::Wire};
 /// Pooled connections to providers and the control plane; one pool a thread.
 pub type Client = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
+/// The body of a provider's answer, as it comes from the connection.
+pub type Received = Incoming;
+
 /// How long an idle connection is kept: shorter than the minute after which common servers close theirs.
 const IDLE: Duration = Duration::from_secs(50);
 /// How long an upstream is left alone after it failed without saying for how long.
@@ -39,7 +42,7 @@ pub fn client(timeouts: &Timeouts) -> Client {
 /// A provider's answer: its head is here, its body to come.
 pub struct Answer {
     /// Head and body.
-    pub response: Response<Incoming>,
+    pub response: Response<Received>,
     /// Who answered.
     pub upstream: Upstream,
     /// How long that took, all attempts together.
@@ -82,7 +85,7 @@ fn request(
 }
 
 /// `Retry-After` in seconds; a date or garbage is taken as absent here.
-fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
+fn retry_after(response: &Response<Received>) -> Option<Duration> {
     let text = response.headers().get(http::header::RETRY_AFTER)?.to_str().ok()?;
     text.trim().parse().ok().map(Duration::from_secs)
 }

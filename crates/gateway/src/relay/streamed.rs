@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{Outbound, provider_refused, response, too_long, unrecorded};
@@ -15,7 +14,7 @@ use crate::{
     memory_tools::MAX_ROUNDS,
     record::Recorder,
     sse::{Frame, Parser},
-    upstream::Answer,
+    upstream::{Answer, Received},
     wire::{self, Accumulator, Event, StopReason, StreamReader, StreamWriter},
 };
 
@@ -99,14 +98,14 @@ async fn relay(outbound: Outbound, mut record: Recorder, answer: Answer, sender:
 
 /// The frames of a provider's stream.
 struct Source {
-    body: Incoming,
+    body: Received,
     parser: Parser,
     idle: Duration,
     waited: Duration,
 }
 
 impl Source {
-    fn new(body: Incoming, idle: Duration) -> Self {
+    fn new(body: Received, idle: Duration) -> Self {
         Self { body, parser: Parser::new(), idle, waited: Duration::ZERO }
     }
 

@@ -5,7 +5,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::{Outbound, json, provider_refused, refused, response, too_long, unrecorded};
@@ -15,6 +14,7 @@ use crate::{
     gateway::Gateway,
     memory_tools::MAX_ROUNDS,
     record::Recorder,
+    upstream::Received,
     wire::{self, Part, Reply, StopReason, Usage, Wire},
 };
 
@@ -22,7 +22,7 @@ use crate::{
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// Reads a provider's body to its end.
-pub async fn collect(gateway: &Gateway, body: Incoming) -> Result<Bytes, Refusal> {
+pub async fn collect(gateway: &Gateway, body: Received) -> Result<Bytes, Refusal> {
     let broken = |message| Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_broke_off");
     match timeout(gateway.config.timeouts.idle(), Limited::new(body, MAX_ANSWER_BYTES).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),

@@ -1,7 +1,7 @@
 //! The gateway's configuration: one JSON text, made by the control side with everything resolved. Nothing here reads
 //! files or the environment.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -65,7 +65,7 @@ pub struct ProviderConfig {
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// What clients ask for.
+    /// What clients ask for; with a `*`, a pattern of it.
     pub name: String,
     /// Where it is served, in order of preference.
     pub upstreams: Vec<UpstreamConfig>,
@@ -77,8 +77,24 @@ pub struct ModelConfig {
 pub struct UpstreamConfig {
     /// A provider's name.
     pub provider: String,
-    /// The model's name there.
+    /// The model's name there; in a pattern its `*` stands for what the name asked for has there.
     pub model: String,
+    /// Our key for it, instead of the provider's.
+    #[serde(default)]
+    pub api_key: Option<String>,
+    /// Where it is, instead of the provider's base URL.
+    #[serde(default)]
+    pub base_url: Option<String>,
+    /// Headers of each request to it, beside ours.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+impl UpstreamConfig {
+    /// A provider's model, with nothing of its own.
+    pub fn new(provider: &str, model: &str) -> Self {
+        Self { provider: provider.to_owned(), model: model.to_owned(), api_key: None, base_url: None, headers: BTreeMap::new() }
+    }
 }
 
 /// Models by pattern: `gpt-*` goes to `openai` under the same name.

@@ -2,6 +2,7 @@
 
 use std::{error::Error, sync::Arc, time::Instant};
 
+use arc_swap::ArcSwap;
 use http::StatusCode;
 
 use crate::{
@@ -13,8 +14,8 @@ use crate::{
 pub struct Gateway {
     /// As it was given.
     pub config: Config,
-    /// Models and providers.
-    pub routes: Routes,
+    /// Models and providers, as they are at the moment.
+    pub routes: ArcSwap<Routes>,
     /// Keys, agents and prices.
     pub snapshots: Snapshots,
     /// Recorded calls on their way to Postgres.

@@ -30,7 +30,8 @@ pub async fn models(worker: &Arc<Worker>, wire: Wire, request: &Request<Incoming
         Some(id) => snapshot.agent(key.tenant, id).map(|agent| agent.name.as_str()).into_iter().collect(),
         None => snapshot.agent_names(key.tenant),
     };
-    let models = gateway.routes.names().iter().filter(|name| allowed(name)).cloned();
+    let routes = gateway.routes.load();
+    let models = routes.names().iter().filter(|name| allowed(name)).cloned();
     let names: Vec<String> = models.chain(agents.into_iter().map(|name| format!("agent/{name}"))).collect();
 
     let answer = match request.uri().path().strip_prefix("/v1/models/") {

@@ -113,12 +113,12 @@ async fn authenticate(worker: &Worker, headers: &http::HeaderMap) -> Result<Arc<
 
 async fn target(worker: &Worker, key: &Key, headers: &http::HeaderMap, scan: &crate::request::Scan) -> Result<Target, Refusal> {
     let gateway = &worker.gateway;
-    match resolve(&gateway.routes, &gateway.snapshots.load(), key, headers, scan) {
+    match resolve(&gateway.routes.load(), &gateway.snapshots.load(), key, headers, scan) {
         Ok(target) => return Ok(target),
         Err(Unresolved::Refused(refusal)) => return Err(refusal),
         Err(Unresolved::UnknownAgent(_)) => gateway.snapshots.refresh().await,
     }
-    resolve(&gateway.routes, &gateway.snapshots.load(), key, headers, scan).map_err(|unresolved| match unresolved {
+    resolve(&gateway.routes.load(), &gateway.snapshots.load(), key, headers, scan).map_err(|unresolved| match unresolved {
         Unresolved::Refused(refusal) | Unresolved::UnknownAgent(refusal) => refusal,
     })
 }

@@ -173,7 +173,7 @@ pub struct Recorder {
     stream: bool,
     /// Length of the request, for an estimate where the provider tells no usage.
     request_bytes: usize,
-    upstream: Option<Upstream>,
+    upstream: Option<Arc<Upstream>>,
     turn: Option<Turn>,
     usage: Usage,
     /// What the round under way has told of its usage so far.
@@ -261,12 +261,12 @@ impl Recorder {
     }
 
     /// Notes an answer's head: from where, after how long, in which attempt.
-    pub fn answered(&mut self, upstream: &Upstream, waited: Duration, retries: u32) {
+    pub fn answered(&mut self, upstream: &Arc<Upstream>, waited: Duration, retries: u32) {
         self.rounds += 1;
         self.retries += retries;
         self.waited += waited;
         self.first_byte.get_or_insert_with(|| self.call.begun.elapsed());
-        self.upstream = Some(upstream.clone());
+        self.upstream = Some(Arc::clone(upstream));
     }
 
     /// Notes time spent waiting for the provider in the middle of its answer.

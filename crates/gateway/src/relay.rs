@@ -85,7 +85,7 @@ impl Outbound {
     }
 
     /// Sends the first round.
-    async fn send(&self, upstreams: &[Upstream]) -> Result<Answer, Refusal> {
+    async fn send(&self) -> Result<Answer, Refusal> {
         let outgoing = Outgoing {
             wire: self.wire,
             query: self.query.as_deref(),
@@ -93,11 +93,12 @@ impl Outbound {
             body: |upstream: &Upstream| self.request(upstream),
         };
         let gateway = &self.worker.gateway;
-        upstream::send(&self.worker.client, gateway.begun, &gateway.config.timeouts, upstreams, &outgoing).await
+        upstream::send(&self.worker.client, gateway.begun, &gateway.config.timeouts, &self.target.group.upstreams, &outgoing)
+            .await
     }
 
     /// Sends a further round to the upstream that the call is with.
-    async fn send_round(&self, upstream: &Upstream, body: &Bytes) -> Result<Answer, Refusal> {
+    async fn send_round(&self, upstream: &Arc<Upstream>, body: &Bytes) -> Result<Answer, Refusal> {
         let outgoing = Outgoing {
             wire: self.wire,
             query: self.query.as_deref(),

@@ -1,138 +1,25 @@
 //! Stage 3, resolve: which agent, user and session a call is for, and which upstreams serve its model.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-};
+mod endpoint;
+mod routes;
+mod upstream;
 
-use http::{HeaderMap, HeaderValue, Uri, header};
+use std::sync::Arc;
+
+use http::HeaderMap;
 use uuid::Uuid;
 
+pub use self::{
+    endpoint::{Endpoint, Provider},
+    routes::{Group, Routes},
+    upstream::Upstream,
+};
 use crate::{
-    config::Config,
     error::Refusal,
     principal::Key,
     request::Scan,
     snapshot::{Agent, Snapshot},
-    wire::Wire,
 };
-
-/// A provider, with what is the same for each request to it made once.
-pub struct Provider {
-    /// Its name.
-    pub name: String,
-    /// The wire it speaks.
-    pub wire: Wire,
-    /// Where its wire's one route is.
-    pub uri: Uri,
-    /// The headers of each request: our key, the content type.
-    pub headers: HeaderMap,
-    /// Until when nothing is sent to it, in milliseconds on the process's clock: it said 429 or failed.
-    pub resting_until: AtomicU64,
-}
-
-/// A place where the model of a call is served.
-#[derive(Clone)]
-pub struct Upstream {
-    /// The host.
-    pub provider: Arc<Provider>,
-    /// The model's name there.
-    pub model: String,
-}
-
-/// The configured models and providers.
-pub struct Routes {
-    providers: HashMap<String, Arc<Provider>>,
-    models: HashMap<String, Vec<Upstream>>,
-    names: Vec<String>,
-    patterns: Vec<(String, Arc<Provider>)>,
-    default_model: Option<String>,
-}
-
-impl Routes {
-    /// Makes the routes of a configuration.
-    ///
-    /// # Errors
-    /// Where a provider's URL or key cannot be used.
-    pub fn new(config: &Config) -> Result<Self, String> {
-        let mut providers = HashMap::new();
-        for given in &config.providers {
-            let path = match given.wire {
-                Wire::OpenaiChat => "chat/completions",
-                Wire::AnthropicMessages => "messages",
-            };
-            let text = format!("{}/{path}", given.base_url.trim_end_matches('/'));
-            let uri: Uri = text.parse().map_err(|_| format!("provider '{}': '{}' is not a URL", given.name, given.base_url))?;
-            if !matches!(uri.scheme_str(), Some("http" | "https")) {
-                return Err(format!("provider '{}': base_url must begin with http:// or https://", given.name));
-            }
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("trunkline/", env!("CARGO_PKG_VERSION"))));
-            if let Some(key) = &given.api_key {
-                let (name, text) = match given.wire {
-                    Wire::OpenaiChat => (header::AUTHORIZATION, format!("Bearer {key}")),
-                    Wire::AnthropicMessages => (header::HeaderName::from_static("x-api-key"), key.clone()),
-                };
-                let mut value = HeaderValue::try_from(text)
-                    .map_err(|_| format!("provider '{}': its key holds characters that no header can", given.name))?;
-                value.set_sensitive(true);
-                headers.insert(name, value);
-            }
-            let provider =
-                Provider { name: given.name.clone(), wire: given.wire, uri, headers, resting_until: AtomicU64::new(0) };
-            providers.insert(given.name.clone(), Arc::new(provider));
-        }
-        let find = |name: &str| providers.get(name).cloned().ok_or_else(|| format!("the provider '{name}' is not configured"));
-        let mut models = HashMap::new();
-        for model in &config.models {
-            let upstreams = model
-                .upstreams
-                .iter()
-                .map(|upstream| Ok(Upstream { provider: find(&upstream.provider)?, model: upstream.model.clone() }))
-                .collect::<Result<Vec<_>, String>>()?;
-            models.insert(model.name.clone(), upstreams);
-        }
-        let names = config.models.iter().map(|model| model.name.clone()).collect();
-        let patterns = config
-            .routes
-            .iter()
-            .map(|route| Ok((route.pattern.clone(), find(&route.provider)?)))
-            .collect::<Result<_, String>>()?;
-        let default_model = config.default_model.clone().or_else(|| config.models.first().map(|model| model.name.clone()));
-        Ok(Self { providers, models, names, patterns, default_model })
-    }
-
-    /// The configured models' names, as configured.
-    pub fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    /// Where `model` is served, in order of preference; empty where it is not.
-    fn upstreams(&self, model: &str) -> Vec<Upstream> {
-        if let Some(upstreams) = self.models.get(model) {
-            return upstreams.clone();
-        }
-        if let Some((provider, rest)) = model.split_once('/')
-            && let Some(provider) = self.providers.get(provider)
-        {
-            return vec![Upstream { provider: Arc::clone(provider), model: rest.to_owned() }];
-        }
-        let route = self.patterns.iter().find(|(pattern, _)| matches(pattern, model));
-        route.map(|(_, provider)| Upstream { provider: Arc::clone(provider), model: model.to_owned() }).into_iter().collect()
-    }
-}
-
-/// Whether a name fits a pattern with at most one `*`.
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((start, end)) => name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end),
-    }
-}
 
 /// What a call is for and where it may go.
 pub struct Target {
@@ -144,8 +31,8 @@ pub struct Target {
     pub session: Option<Uuid>,
     /// The model as the client asked for it.
     pub asked: String,
-    /// Where to send it, in order of preference; never empty.
-    pub upstreams: Vec<Upstream>,
+    /// Where its model is served.
+    pub group: Arc<Group>,
 }
 
 /// Why a call could not be resolved.
@@ -228,8 +115,7 @@ pub fn resolve(routes: &Routes, snapshot: &Snapshot, key: &Key, headers: &Header
         )
         .into());
     };
-    let upstreams = routes.upstreams(wanted);
-    if upstreams.is_empty() {
+    let Some(group) = routes.group(wanted) else {
         return Err(Refusal {
             param: Some("model".to_owned()),
             ..Refusal::not_found(
@@ -238,12 +124,12 @@ pub fn resolve(routes: &Routes, snapshot: &Snapshot, key: &Key, headers: &Header
             )
         }
         .into());
-    }
+    };
     if key.models.as_ref().is_some_and(|models| !models.iter().any(|model| model == wanted || Some(model.as_str()) == asked)) {
         return Err(Refusal::forbidden(format!("This API key may not use the model '{wanted}'.")).into());
     }
     let asked = asked.unwrap_or(wanted).to_owned();
-    Ok(Target { agent, user, session, asked, upstreams })
+    Ok(Target { agent, user, session, asked, group })
 }
 
 fn find_agent(snapshot: &Snapshot, key: &Key, name: &str) -> Result<Arc<Agent>, Unresolved> {
@@ -263,17 +149,5 @@ fn unknown_agent(name: &str) -> Refusal {
             ),
             "agent_not_found",
         )
-    }
-}
-
-impl Provider {
-    /// Whether calls may be sent to it at `now` milliseconds.
-    pub fn awake(&self, now: u64) -> bool {
-        self.resting_until.load(Relaxed) <= now
-    }
-
-    /// Sends nothing to it for `millis`.
-    pub fn rest(&self, now: u64, millis: u64) {
-        self.resting_until.fetch_max(now + millis, Relaxed);
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
@@ -105,7 +106,7 @@ impl Server {
         let spool = Spool::open(&config.spool_dir, config.spool_max_bytes)
             .map_err(|error| format!("cannot open the spool in {}: {error}", config.spool_dir.display()))?;
         let gateway = Arc::new(Gateway {
-            routes: Routes::new(&config)?,
+            routes: ArcSwap::from_pointee(Routes::new(&config)?),
             snapshots: Snapshots::default(),
             spool,
             metrics: Metrics::new()?,

@@ -1,6 +1,9 @@
 //! Stage 5, send: to the first upstream that takes the call. Retries and fallbacks only here, before the client has seen a byte.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -44,7 +47,7 @@ pub struct Answer {
     /// Head and body.
     pub response: Response<Received>,
     /// Who answered.
-    pub upstream: Upstream,
+    pub upstream: Arc<Upstream>,
     /// How long that took, all attempts together.
     pub waited: Duration,
     /// Attempts after the first.
@@ -65,12 +68,12 @@ fn request(
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = match query.filter(|_| provider.wire == wire) {
-        None => provider.uri.clone(),
-        Some(query) => format!("{}?{query}", provider.uri)
+        None => upstream.endpoint.uri.clone(),
+        Some(query) => format!("{}?{query}", upstream.endpoint.uri)
             .parse::<Uri>()
             .map_err(|_| Refusal::invalid("The query of the URL cannot be passed on.", None))?,
     };
-    request.headers_mut().clone_from(&provider.headers);
+    request.headers_mut().clone_from(&upstream.endpoint.headers);
     if provider.wire == Wire::AnthropicMessages {
         if wire == Wire::AnthropicMessages {
             for name in PASSED_ON {
@@ -116,13 +119,13 @@ pub async fn send<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
     client: &Client,
     clock: Instant,
     timeouts: &Timeouts,
-    upstreams: &[Upstream],
+    upstreams: &[Arc<Upstream>],
     outgoing: &Outgoing<'_, Body>,
 ) -> Result<Answer, Refusal> {
     let begun = Instant::now();
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let now = millis(begun.duration_since(clock));
-    let (awake, resting): (Vec<&Upstream>, Vec<&Upstream>) = upstreams.iter().partition(|upstream| upstream.provider.awake(now));
+    let (awake, resting): (Vec<_>, Vec<_>) = upstreams.iter().partition(|upstream| upstream.state.awake(now));
     let last = resting.last().or(awake.last()).copied();
     let attempts = awake.iter().chain(&resting).copied().chain(last);
     let count = upstreams.len() + 1;
@@ -131,7 +134,7 @@ pub async fn send<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
         let left = count - 1 - retries as usize;
         let request = request(upstream, outgoing.wire, outgoing.query, outgoing.headers, (outgoing.body)(upstream)?)?;
         let provider = &upstream.provider;
-        let rest = |time| provider.rest(millis(clock.elapsed()), millis(time));
+        let rest = |time| upstream.state.rest(millis(clock.elapsed()), millis(time));
         match timeout(timeouts.first_byte(), client.request(request)).await {
             Ok(Ok(response)) => {
                 let status = response.status();
@@ -146,7 +149,7 @@ pub async fn send<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
                         continue;
                     }
                 }
-                return Ok(Answer { response, upstream: upstream.clone(), waited: begun.elapsed(), retries });
+                return Ok(Answer { response, upstream: Arc::clone(upstream), waited: begun.elapsed(), retries });
             }
             Ok(Err(error)) => {
                 tracing::warn!(provider = provider.name, %error, "an upstream could not be reached");

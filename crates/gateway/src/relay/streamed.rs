@@ -30,7 +30,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// # Errors
 /// Where no upstream answered. Later faults are an error event in the stream.
 pub async fn streamed(outbound: Outbound, mut record: Recorder) -> Result<Response<Body>, Refusal> {
-    let answer = match outbound.send(&outbound.target.upstreams).await {
+    let answer = match outbound.send().await {
         Ok(answer) => answer,
         Err(refusal) => {
             let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));

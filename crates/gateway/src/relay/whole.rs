@@ -1,6 +1,6 @@
 //! Answers in one piece.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -14,6 +14,7 @@ use crate::{
     gateway::Gateway,
     memory_tools::MAX_ROUNDS,
     record::Recorder,
+    routing::Upstream,
     upstream::Received,
     wire::{self, Part, Reply, StopReason, Usage, Wire},
 };
@@ -53,11 +54,11 @@ pub async fn whole(outbound: &Outbound, mut record: Recorder) -> Result<Response
     }
 }
 
-type Final = (Bytes, http::HeaderMap, crate::routing::Upstream);
+type Final = (Bytes, http::HeaderMap, Arc<Upstream>);
 
 async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Result<Final, Box<crate::upstream::Answer>>, Refusal> {
     let tools = outbound.tools();
-    let mut answer = outbound.send(&outbound.target.upstreams).await?;
+    let mut answer = outbound.send().await?;
     let mut request = None;
     let mut lead: Vec<Part> = Vec::new();
     for round in 1.. {

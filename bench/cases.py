@@ -15,6 +15,7 @@ from bench.load import Upstream
 from bench.processes import CaseUnavailable, free_port, running, wait_for_answer
 
 CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
 LITELLM_REQUIREMENT = "litellm[proxy]==1.106.*"
 
 
@@ -27,6 +28,8 @@ class Case:
     measured: tuple[int, ...]
     """Process ids; their descendants belong to them."""
     headers: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    """More of the load client's arguments."""
     companions: Mapping[str, int] = field(default_factory=dict)
     """Further processes that work for each request, by name; their processor time is told apart."""
     upstream_sees: str | None = None
@@ -77,9 +80,10 @@ def nginx_configuration(work: Path, port: int, upstream: str) -> str:
     return f"""\
 daemon off;
 worker_processes auto;
+worker_rlimit_nofile 20000;
 pid "{work / "nginx.pid"}";
 error_log stderr;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 16384; }}
 http {{
   {scratch}
   access_log off;
@@ -87,7 +91,7 @@ http {{
   keepalive_requests 1000000000;
   upstream provider {{
     server {upstream};
-    keepalive 64;
+    keepalive 1024;
     keepalive_requests 1000000000;
   }}
   server {{

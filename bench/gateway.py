@@ -22,6 +22,13 @@ from bench.rounds import Load, Rounds, Row, Window
 
 CONNECTIONS = [1, 50]
 BODY_BYTES = [1024, 16384]
+PROXIES = ("nginx", trunkline_setup.PLAIN)
+HEAVY = [
+    Load(1000, 1024, only=PROXIES),
+    Load(500, 1024, tokens_per_s=100, only=PROXIES),
+    Load(1000, 1024, tokens_per_s=10, only=PROXIES),
+]
+"""Many connections and many streams: what the bars on them need, no more."""
 ROUNDS = 5
 
 
@@ -65,6 +72,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         for connections in options.connections or CONNECTIONS
         for body_bytes in options.body_bytes or BODY_BYTES
     ]
+    if not (options.connections or options.body_bytes):
+        options.loads += HEAVY
     return options
 
 
@@ -145,7 +154,9 @@ def _measure_aloud(
 ) -> Row:
     row = rounds.measure(case, kind, number, programs=programs, upstream=upstream, window=window)
     print(
-        f"round {number}  {kind.connections:>3} × {kind.body_bytes:>5} B  {case.name:<24} "
+        f"round {number}  {kind.connections:>4} × "
+        + (f"{kind.tokens_per_s:>3} token/s" if kind.tokens_per_s else f"{kind.body_bytes:>5} byte ")
+        + f"  {case.name:<24} "
         f"p50 {row.p50_us:>9,.1f} µs  p99 {row.p99_us:>10,.1f} µs  {row.requests_per_s:>9,.0f}/s  "
         f"CPU {row.cpu_us_per_request:>7,.1f} µs  RSS {row.peak_rss_bytes / report.MIB:>6.1f} MiB"
         + (f"  ERRORS {row.errors}: {'; '.join(row.problems)}" if row.errors else ""),

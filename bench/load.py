@@ -34,11 +34,13 @@ class Upstream:
 class LoadResult:
     """What one run of the load client saw. Latencies are in µs, over the requests of the measured window.
 
-    `sent` counts all requests of the run, warm-up included; `errors` all failures of the run.
+    `sent` counts all requests of the run, warm-up included; `errors` all failures of the run; `tokens` those of
+    all whole streams.
     """
 
     requests: int
     sent: int
+    tokens: int
     errors: int
     errors_by_kind: dict[str, int]
     first_error: str | None
@@ -90,13 +92,14 @@ def run(
     url: str,
     *,
     headers: Sequence[str],
+    arguments: Sequence[str] = (),
     connections: int,
     body_bytes: int,
     seconds: float,
     warmup: float,
 ) -> LoadResult:
     """Put load on `url` (closed loop) and return what the client saw."""
-    command = [str(programs.load), "--url", url, "--expect-substring", "chatcmpl-bench"]
+    command = [str(programs.load), "--url", url, "--expect-substring", "The order left", *arguments]
     command += ["--connections", str(connections), "--body-bytes", str(body_bytes)]
     command += ["--seconds", str(seconds), "--warmup", str(warmup)]
     for header in headers:

@@ -26,10 +26,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Load:
-    """One kind of load: connections in a closed loop, and the size of each request's body."""
+    """One kind of load: connections in a closed loop, the size of each request's body, and how the answer comes."""
 
     connections: int
     body_bytes: int
+    tokens_per_s: int = 0
+    """The pace of the event streams that are asked for, whose latency is to their first token; 0: whole answers."""
+    only: tuple[str, ...] = ()
+    """The cases that it is put on; none named: all."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Row:
     case: str
     connections: int
     body_bytes: int
+    tokens_per_s: int
     round: int
     p50_us: float
     p90_us: float
@@ -94,7 +99,8 @@ def take(cases: Sequence[Case], loads: Sequence[Load], *, rounds: int, max_repea
             queue.append((number, kind))
             continue
         turn = number % len(others) if others else 0
-        done[number, kind] = [first, *(measure(case, kind, number) for case in others[turn:] + others[:turn])]
+        turns = [case for case in others[turn:] + others[:turn] if not kind.only or case.name in kind.only]
+        done[number, kind] = [first, *(measure(case, kind, number) for case in turns)]
         if not queue:
             for key in _over_gate(done, best)[: max_repeats - repeated]:
                 repeated += 1
@@ -119,10 +125,12 @@ def measure(case: Case, kind: Load, number: int, *, programs: Programs, upstream
             programs,
             case.url,
             headers=case.headers,
+            arguments=[*case.arguments, *_stream_arguments(kind)],
             connections=kind.connections,
             body_bytes=kind.body_bytes,
             seconds=window.seconds,
-            warmup=window.warmup,
+            # A stream lasts two seconds: by then they end and begin evenly.
+            warmup=max(window.warmup, 2.2) if kind.tokens_per_s else window.warmup,
         )
     problems = [f"{result.errors} failed requests, the first: {result.first_error}"] if result.errors else []
     lost = 0
@@ -133,6 +141,9 @@ def measure(case: Case, kind: Load, number: int, *, programs: Programs, upstream
     if arrived != result.sent:
         lost += abs(result.sent - arrived)
         problems.append(f"{result.sent} requests were sent, {arrived} reached the upstream")
+    if kind.tokens_per_s and result.tokens != (result.sent - result.errors) * 2 * kind.tokens_per_s:
+        lost += 1
+        problems.append(f"{result.sent} streams brought {result.tokens} tokens")
     if case.recorded is not None:
         recorded = settled(case.recorded, began, result.sent)
         if recorded != result.sent:
@@ -151,6 +162,7 @@ def measure(case: Case, kind: Load, number: int, *, programs: Programs, upstream
         case=case.name,
         connections=kind.connections,
         body_bytes=kind.body_bytes,
+        tokens_per_s=kind.tokens_per_s,
         round=number,
         p50_us=result.p50_us,
         p90_us=result.p90_us,
@@ -164,6 +176,10 @@ def measure(case: Case, kind: Load, number: int, *, programs: Programs, upstream
         problems=problems,
         companion_cpu_us_per_request={name: round(value / sent * 1e6, 2) for name, value in companions.items()},
     )
+
+
+def _stream_arguments(kind: Load) -> list[str]:
+    return ["--stream", "yes", "--model", f"paced-{kind.tokens_per_s}"] if kind.tokens_per_s else []
 
 
 def _arrived(upstream: Upstream) -> int:

@@ -7,19 +7,21 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from bench.cases import CHAT, Case, settled
+from bench.cases import CHAT, MESSAGES, Case, settled
 from bench.load import Upstream
 from bench.processes import HarnessError, free_port, running, tail, wait_for_answer
 
 PLAIN, CACHED, REFRESH = "trunkline", "trunkline-memory-cached", "trunkline-memory-refresh"
-CASES = (PLAIN, CACHED, REFRESH)
+TRANSLATED = "trunkline-translated"
+"""Anthropic's wire in, OpenAI's out."""
+CASES = (PLAIN, CACHED, REFRESH, TRANSLATED)
 USER = "bench"
 BLOCKS = 10
 MARK = "parcel-of-block"
@@ -98,7 +100,10 @@ def configuration(port: int, upstream_url: str) -> dict[str, object]:
     return {
         "listen": f"127.0.0.1:{port}",
         "providers": {"bench": {"wire": "openai_chat", "base_url": f"{upstream_url}/v1", "api_key": "none"}},
-        "models": {"bench": {"provider": "bench", "model": "bench-upstream"}},
+        "models": {
+            "bench": {"provider": "bench", "model": "bench-upstream"},
+            **{name: {"provider": "bench", "model": name} for name in ("paced-10", "paced-100")},
+        },
     }
 
 
@@ -110,6 +115,10 @@ def cases(up: Running, names: list[str], session: str | None) -> list[Case]:
     ) as client:
         if PLAIN in names:
             made.append(_case(up, PLAIN, [f"authorization: Bearer {_key(client, PLAIN, agent=None)}"], sees=None))
+        if TRANSLATED in names:
+            key = [f"x-api-key: {_key(client, TRANSLATED, agent=None)}", "anthropic-version: 2023-06-01"]
+            case = _case(up, TRANSLATED, key, sees=None)
+            made.append(replace(case, url=up.base_url + MESSAGES, arguments=("--max-tokens", "64")))
         for name in (CACHED, REFRESH):
             if name not in names:
                 continue
@@ -214,8 +223,8 @@ def prove_memory(case: Case, upstream: Upstream) -> None:
     `fresh` on every call with `refresh_on_every_turn`, `cached` once the cache is filled without it.
     """
     headers = dict(line.split(": ", 1) for line in case.headers)
-    body = {"model": "bench", "messages": [{"role": "user", "content": "where is it?"}]}
-    expected = {PLAIN: "none", CACHED: "cached", REFRESH: "fresh"}[case.name]
+    body = {"model": "bench", "max_tokens": 64, "messages": [{"role": "user", "content": "where is it?"}]}
+    expected = {PLAIN: "none", TRANSLATED: "none", CACHED: "cached", REFRESH: "fresh"}[case.name]
     began = datetime.now(UTC)
     said, calls = "", 0
     while said != expected:
@@ -228,7 +237,8 @@ def prove_memory(case: Case, upstream: Upstream) -> None:
         calls += 1
     if case.recorded is not None and (recorded := settled(case.recorded, began, calls)) != calls:
         raise HarnessError(f"{case.name}: {calls} requests were answered, {recorded} were recorded")
-    problem = memory_problem(httpx.get(f"{upstream.url}/_last", timeout=30.0).json(), wanted=case.name != PLAIN)
+    last = httpx.get(f"{upstream.url}/_last", timeout=30.0).json()
+    problem = memory_problem(last, wanted=case.name in {CACHED, REFRESH})
     if problem is not None:
         raise HarnessError(f"{case.name}: {problem}")
 

@@ -17,6 +17,9 @@ def row(
     number: int = 1,
     *,
     connections: int = 1,
+    body_bytes: int = 1024,
+    tokens_per_s: int = 0,
+    cpu: float = 10,
     p50: float = 80,
     p90: float = 100,
     rate: float = 1000,
@@ -26,14 +29,15 @@ def row(
     return Row(
         case=case,
         connections=connections,
-        body_bytes=1024,
+        body_bytes=body_bytes,
+        tokens_per_s=tokens_per_s,
         round=number,
         p50_us=p50,
         p90_us=p90,
         p99_us=p50 * 3,
         max_us=p50 * 9,
         requests_per_s=rate,
-        cpu_us_per_request=10,
+        cpu_us_per_request=cpu,
         peak_rss_bytes=rss,
         requests=100,
         errors=errors,
@@ -51,31 +55,39 @@ def test_added_latency_is_taken_inside_each_round() -> None:
     # The second round ran on a slow machine: the case added the same as ever.
     for number, direct in enumerate([80, 300, 90], start=1):
         rows += [row("direct", number, p50=direct), row("nginx", number, p50=direct + 40)]
-    added = Table(rows).added("nginx", 1, 1024, report.p50)
+    added = Table(rows).added("nginx", report.ONE, report.p50)
     assert added == Spread(median=40, low=40, high=40)
 
 
 def test_a_round_without_its_direct_window_adds_nothing() -> None:
-    assert Table([row("nginx")]).added("nginx", 1, 1024, report.p50) is None
+    assert Table([row("nginx")]).added("nginx", report.ONE, report.p50) is None
 
 
 def test_bars_are_judged_at_their_limits() -> None:
-    def judged(trunkline: float, memory: float, rate: float, rss: int) -> list[str]:
+    def judged(*, trunkline: float, memory: float, rate: float, cpu: float, first: float, rss: int) -> list[str]:
         rows = [
             row("direct", p50=100),
             row("nginx", p50=140),
-            row("litellm", p50=10_100),
-            row("trunkline", p50=trunkline, rss=rss),
+            row("litellm", p50=13_100),
+            row("trunkline", p50=trunkline),
             row("trunkline-memory-cached", p50=trunkline + memory),
-            row("trunkline-memory-refresh", p50=trunkline + 10 * memory),
-            row("nginx", connections=50, rate=20_000),
-            row("litellm", connections=50, rate=70),
-            row("trunkline", connections=50, rate=rate, rss=rss),
+            row("trunkline-memory-refresh", p50=trunkline + 15 * memory),
+            row("nginx", connections=50, rate=20_000, cpu=20),
+            row("litellm", connections=50, rate=39),
+            row("trunkline", connections=50, rate=rate, cpu=cpu, rss=rss),
+            row("nginx", connections=50, body_bytes=16384, cpu=20),
+            row("trunkline", connections=50, body_bytes=16384, cpu=cpu),
+            # A row's p99 is three times its p50 here.
+            row("direct", connections=500, tokens_per_s=100, p50=100),
+            row("trunkline", connections=500, tokens_per_s=100, p50=100 + first / 3),
+            row("trunkline", connections=1000, tokens_per_s=10, rss=rss + 35 * report.MIB),
         ]
         return [bar.verdict for bar in report.bars(rows)]
 
-    assert judged(trunkline=200, memory=50, rate=7000, rss=60 * report.MIB) == ["met"] * 7
-    assert judged(trunkline=201, memory=51, rate=6999, rss=60 * report.MIB + 1) == ["missed"] * 7
+    best = judged(trunkline=152, memory=20, rate=12_000, cpu=32, first=999, rss=25 * report.MIB)
+    worst = judged(trunkline=153, memory=21, rate=11_600, cpu=32.1, first=1002, rss=25 * report.MIB + 1)
+    assert best == ["met"] * 11
+    assert worst == ["missed"] * 11
 
 
 def test_what_was_not_measured_is_not_met() -> None:
@@ -84,7 +96,7 @@ def test_what_was_not_measured_is_not_met() -> None:
 
 def test_a_ratio_to_nothing_is_no_ratio() -> None:
     rows = [row("direct", p50=100), row("nginx", p50=99), row("trunkline", p50=101)]
-    assert verdicts(rows)["added p50, 1 connection, 1 KiB", "≤ 2.5 × nginx's added p50"] == "not measured"
+    assert verdicts(rows)["added p50, 1 connection, bodies of 1 KiB", "≤ 1.3 × nginx's added p50"] == "not measured"
 
 
 def test_the_report_shows_errors_and_what_they_were() -> None:

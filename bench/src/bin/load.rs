@@ -2,6 +2,8 @@
 //!
 //! It prints one JSON line. Latency is from the first byte written to the last byte read, over the requests answered
 //! inside the measured window; every failure of the whole run is counted, warm-up included, and none is retried.
+//!
+//! With `--stream` each request asks for an event stream, and latency is from the first byte written to the first token read.
 
 use hdrhistogram::Histogram;
 use lexopt::ValueExt as _;
@@ -20,7 +22,10 @@ use trunkline_bench::http1;
 const GRACE: Duration = Duration::from_secs(15);
 
 const USAGE: &str = "usage: load --url http://HOST:PORT/PATH [--connections N] [--seconds S] [--warmup S] \
-    [--body-bytes N] [--model NAME] [--header 'NAME: VALUE']... [--expect-substring TEXT]";
+    [--body-bytes N] [--model NAME] [--max-tokens N] [--stream yes] [--header 'NAME: VALUE']... [--expect-substring TEXT]";
+
+/// Streams begin one after the other over this time, which is as long as one lasts: they end and begin evenly from then on.
+const STREAM: Duration = Duration::from_secs(2);
 
 /// What was asked for on the command line.
 struct Options {
@@ -30,6 +35,7 @@ struct Options {
     warmup: Duration,
     window: Duration,
     expect: Option<Vec<u8>>,
+    stream: bool,
 }
 
 /// One request that did not end as it should, by kind.
@@ -73,6 +79,8 @@ struct Tally {
     sent: u64,
     /// Good answers, over the whole run.
     answered: u64,
+    /// Tokens of all streams that came to their end.
+    tokens: u64,
     /// Connections the server closed in good order (`connection: close`), each opened anew.
     reconnects: u64,
     errors: BTreeMap<&'static str, u64>,
@@ -131,6 +139,44 @@ impl Connection {
     }
 }
 
+/// The text that a stream's tokens come after, in every chat wire's events.
+const TOKEN: &[u8] = b"\"content\":\"";
+
+impl Connection {
+    /// Reads one stream to its end. Returns when its first token came, how many came, and whether the server will close.
+    async fn stream(&mut self) -> Result<(Instant, u64, bool), Failure> {
+        let mut first = None;
+        loop {
+            if self.stream.read_buf(&mut self.buffer).await.map_err(Failure::Io)? == 0 {
+                return Err(Failure::Short);
+            }
+            if first.is_none() && memmem::find(&self.buffer, TOKEN).is_some() {
+                first = Some(Instant::now());
+            }
+            // Walking the chunks at each read would cost more than reading them.
+            if !self.buffer.ends_with(b"\r\n0\r\n\r\n") && first.is_some() {
+                continue;
+            }
+            if let Some(message) = http1::parse(&self.buffer).map_err(|why| Failure::Malformed(why.0))? {
+                let text =
+                    || String::from_utf8_lossy(&self.buffer[message.head_len..message.len]).chars().take(300).collect();
+                match (http1::status(&self.buffer[..message.head_len]), first) {
+                    (Some(200), Some(first)) => {
+                        let events = &self.buffer[message.head_len..message.len];
+                        if memmem::find(events, b"[DONE]").is_none() {
+                            return Err(Failure::Unexpected(text()));
+                        }
+                        let tokens = memmem::find_iter(events, TOKEN).count() as u64;
+                        self.buffer.drain(..message.len);
+                        return Ok((first, tokens, message.close));
+                    }
+                    (status, _) => return Err(Failure::Status(status.unwrap_or_default(), text())),
+                }
+            }
+        }
+    }
+}
+
 /// One connection's loop until `end`; a failure drops the connection, and the next request opens a new one.
 async fn ask(options: &Options, window_start: Instant, end: Instant, tally: &RefCell<Tally>) {
     let mut open: Option<Connection> = None;
@@ -156,7 +202,7 @@ async fn ask(options: &Options, window_start: Instant, end: Instant, tally: &Ref
     }
 }
 
-/// One request and its answer: when the first byte went out and when the last came in.
+/// One request and its answer: when the first byte went out, and when the last came in, or a stream's first token.
 async fn exchange(
     options: &Options,
     open: &mut Option<Connection>,
@@ -169,8 +215,14 @@ async fn exchange(
     let sent = Instant::now();
     connection.stream.write_all(&options.request).await.map_err(Failure::Io)?;
     tally.borrow_mut().sent += 1;
-    let close = connection.answer(options.expect.as_deref()).await?;
-    let done = Instant::now();
+    let (done, close) = if options.stream {
+        let (first, tokens, close) = connection.stream().await?;
+        tally.borrow_mut().tokens += tokens;
+        (first, close)
+    } else {
+        let close = connection.answer(options.expect.as_deref()).await?;
+        (Instant::now(), close)
+    };
     if close {
         *open = None;
         tally.borrow_mut().reconnects += 1;
@@ -184,6 +236,7 @@ async fn run(options: Rc<Options>) -> Result<serde_json::Value, Box<dyn Error>> 
         latencies: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
         sent: 0,
         answered: 0,
+        tokens: 0,
         reconnects: 0,
         errors: BTreeMap::new(),
         first_error: None,
@@ -191,9 +244,14 @@ async fn run(options: Rc<Options>) -> Result<serde_json::Value, Box<dyn Error>> 
     let window_start = Instant::now() + options.warmup;
     let end = window_start + options.window;
     let connections: Vec<_> = (0..options.connections)
-        .map(|_| {
+        .map(|number| {
             let (options, tally) = (options.clone(), tally.clone());
-            tokio::task::spawn_local(async move { ask(&options, window_start, end, &tally).await })
+            #[allow(clippy::cast_precision_loss)]
+            let share = if options.stream { number as f64 / options.connections as f64 } else { 0.0 };
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(STREAM.mul_f64(share)).await;
+                ask(&options, window_start, end, &tally).await;
+            })
         })
         .collect();
     for connection in connections {
@@ -214,6 +272,7 @@ fn report(tally: &Tally, window: Duration) -> serde_json::Value {
         "requests": tally.latencies.len(),
         "sent": tally.sent,
         "answered": tally.answered,
+        "tokens": tally.tokens,
         "reconnects": tally.reconnects,
         "errors": tally.errors.values().sum::<u64>(),
         "errors_by_kind": tally.errors,
@@ -227,10 +286,12 @@ fn report(tally: &Tally, window: Duration) -> serde_json::Value {
 }
 
 /// A chat request of exactly `bytes` bytes, filled up with plain words, as a user's message is.
-fn chat_body(model: &str, bytes: usize) -> Result<String, String> {
+fn chat_body(model: &str, bytes: usize, stream: bool, max_tokens: Option<u32>) -> Result<String, String> {
     const WORDS: &str = "the parcel was due on monday but has not come and the tracking page says nothing new ";
-    let head = format!(r#"{{"model":{},"messages":[{{"role":"user","content":""#, serde_json::Value::from(model));
-    let tail = r#""}]}"#;
+    let model = serde_json::Value::from(model);
+    let limit = max_tokens.map(|count| format!(r#""max_tokens":{count},"#)).unwrap_or_default();
+    let head = format!(r#"{{"model":{model},{limit}"messages":[{{"role":"user","content":""#);
+    let tail = if stream { r#""}],"stream":true}"# } else { r#""}]}"# };
     let padding = bytes.checked_sub(head.len() + tail.len()).ok_or_else(|| {
         format!("--body-bytes {bytes} is too small: the frame alone takes {}", head.len() + tail.len())
     })?;
@@ -241,7 +302,7 @@ fn chat_body(model: &str, bytes: usize) -> Result<String, String> {
 fn options() -> Result<Options, Box<dyn Error>> {
     let (mut url, mut model, mut headers) = (None, "bench".to_owned(), Vec::new());
     let (mut connections, mut body_bytes, mut seconds, mut warmup) = (1_usize, 1024_usize, 3.0_f64, 0.5_f64);
-    let mut expect = None;
+    let (mut expect, mut stream, mut max_tokens) = (None, false, None);
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         let lexopt::Arg::Long(name) = argument else {
@@ -257,6 +318,8 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "body-bytes" => body_bytes = value.parse()?,
             "model" => model = value,
             "header" => headers.push(value),
+            "stream" => stream = value == "yes",
+            "max-tokens" => max_tokens = Some(value.parse()?),
             "expect-substring" => expect = Some(value.into_bytes()),
             _ => return Err(format!("unknown option --{name}").into()),
         }
@@ -265,7 +328,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
     let rest = url.strip_prefix("http://").ok_or("--url must begin with http://")?;
     let (host, path) = rest.split_once('/').ok_or("--url must have a path")?;
     let address = host.to_socket_addrs()?.next().ok_or("the host of --url has no address")?;
-    let body = chat_body(&model, body_bytes)?;
+    let body = chat_body(&model, body_bytes, stream, max_tokens)?;
     let mut request = format!(
         "POST /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
         body.len()
@@ -282,6 +345,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
         warmup: Duration::try_from_secs_f64(warmup)?,
         window: Duration::try_from_secs_f64(seconds)?,
         expect,
+        stream,
     })
 }
 
@@ -303,12 +367,16 @@ mod tests {
     #[test]
     fn bodies_are_valid_and_of_exact_size() {
         for bytes in [128, 1024, 16384] {
-            let body = chat_body("bench", bytes).unwrap_or_default();
-            assert_eq!(body.len(), bytes);
-            let parsed: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
-            assert_eq!(parsed["model"], "bench");
-            assert_eq!(parsed["messages"][0]["role"], "user");
+            for (stream, max_tokens) in [(false, None), (true, None), (false, Some(64))] {
+                let body = chat_body("bench", bytes, stream, max_tokens).unwrap_or_default();
+                assert_eq!(body.len(), bytes);
+                let parsed: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+                assert_eq!(parsed["model"], "bench");
+                assert_eq!(parsed["messages"][0]["role"], "user");
+                assert_eq!(parsed["stream"] == true, stream);
+                assert_eq!(parsed["max_tokens"].as_u64(), max_tokens.map(u64::from));
+            }
         }
-        assert!(chat_body("bench", 10).is_err());
+        assert!(chat_body("bench", 10, false, None).is_err());
     }
 }

@@ -4,6 +4,8 @@
 //! stream when the body says `"stream": true`. `GET /_last` returns the body of the newest of these requests, and
 //! `GET /_count` how many there have been, so that the harness can see what the gateway sent. One thread, nothing
 //! parsed that need not be, one write a reply: it must never be the bottleneck.
+//!
+//! A stream for the model `paced-N` lasts two seconds: N tokens a second, the first at once, one write each.
 
 use lexopt::ValueExt as _;
 use memchr::memmem;
@@ -11,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::io::Write as _;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use trunkline_bench::http1::{self, Message};
@@ -58,27 +61,28 @@ impl Upstream {
         }
     }
 
-    /// Remembers a model request and says whether it asked for a stream.
-    fn note(&self, buffer: &[u8], message: &Message) -> bool {
+    /// Remembers a model request and says whether it asked for a stream, and at which pace.
+    fn note(&self, buffer: &[u8], message: &Message) -> (bool, Option<u32>) {
         let mut last = self.last.borrow_mut();
         last.clear();
         for part in &message.body {
             last.extend_from_slice(&buffer[part.clone()]);
         }
         self.count.set(self.count.get() + 1);
-        wants_stream(&last)
+        (wants_stream(&last), pace(&last))
     }
 
     async fn answer(&self, stream: &mut TcpStream, buffer: &[u8], message: &Message) -> std::io::Result<()> {
         let (method, target) = http1::request_line(&buffer[..message.head_len]).unwrap_or_default();
         let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
         match (method, path) {
-            (b"POST", b"/v1/chat/completions") => {
-                let streaming = self.note(buffer, message);
-                stream.write_all(if streaming { &self.chat_stream } else { &self.chat }).await
-            }
+            (b"POST", b"/v1/chat/completions") => match self.note(buffer, message) {
+                (true, Some(tokens_per_s)) => paced(stream, tokens_per_s).await,
+                (true, None) => stream.write_all(&self.chat_stream).await,
+                (false, _) => stream.write_all(&self.chat).await,
+            },
             (b"POST", b"/v1/messages") => {
-                let streaming = self.note(buffer, message);
+                let (streaming, _) = self.note(buffer, message);
                 stream.write_all(if streaming { &self.message_stream } else { &self.message }).await
             }
             (b"GET", b"/_last") => {
@@ -111,15 +115,43 @@ fn reply(status: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// An event stream in chunked framing, one chunk an event, as providers send it.
+/// The tokens a second of the model `paced-N`.
+fn pace(body: &[u8]) -> Option<u32> {
+    let name = b"\"paced-";
+    let rest = &body[memmem::find(body, name)? + name.len()..];
+    std::str::from_utf8(&rest[..rest.iter().position(|byte| *byte == b'"')?]).ok()?.parse().ok()
+}
+
+/// The head of an event stream. The second header keeps nginx from gathering events.
+const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-accel-buffering: no\r\n\
+    transfer-encoding: chunked\r\n\r\n";
+
+/// An event in chunked framing, one chunk an event, as providers send it.
+fn chunk(event: &str) -> Vec<u8> {
+    format!("{:x}\r\n{event}\n\n\r\n", event.len() + 2).into_bytes()
+}
+
 fn stream_reply(events: &[&str]) -> Vec<u8> {
-    let mut bytes =
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    let mut bytes = STREAM_HEAD.to_vec();
     for event in events {
-        bytes.extend_from_slice(format!("{:x}\r\n{event}\n\n\r\n", event.len() + 2).as_bytes());
+        bytes.extend_from_slice(&chunk(event));
     }
     bytes.extend_from_slice(b"0\r\n\r\n");
     bytes
+}
+
+/// Two seconds of tokens.
+async fn paced(stream: &mut TcpStream, tokens_per_s: u32) -> std::io::Result<()> {
+    let first = [STREAM_HEAD, &chunk(CHAT_EVENTS[0])].concat();
+    let next = chunk(CHAT_EVENTS[1]);
+    let mut clock = tokio::time::interval(Duration::from_secs(1) / tokens_per_s.max(1));
+    for number in 0..2 * tokens_per_s {
+        clock.tick().await;
+        stream.write_all(if number == 0 { &first } else { &next }).await?;
+    }
+    let mut last: Vec<u8> = CHAT_EVENTS[2..].iter().flat_map(|event| chunk(event)).collect();
+    last.extend_from_slice(b"0\r\n\r\n");
+    stream.write_all(&last).await
 }
 
 /// Serves one connection until its peer closes it.
@@ -170,13 +202,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, run(port))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::wants_stream;
+    use super::{pace, wants_stream};
 
     #[test]
     fn only_the_member_asks_for_a_stream() {
@@ -184,5 +216,11 @@ mod tests {
         assert!(wants_stream(br#"{"stream" : true}"#));
         assert!(!wants_stream(br#"{"stream":false}"#));
         assert!(!wants_stream(br#"{"content":"say \"stream\":true"}"#));
+    }
+
+    #[test]
+    fn a_models_name_sets_the_pace() {
+        assert_eq!(pace(br#"{"model":"paced-100","stream":true}"#), Some(100));
+        assert_eq!(pace(br#"{"model":"bench"}"#), None);
     }
 }

@@ -24,4 +24,7 @@ class Gateway:
         """Begin the drain. May be called from any thread."""
 
 def known_providers() -> str:
-    """Give the known providers: a JSON array of {name, wire, base_url, key_env, default_model, models}."""
+    """Give the known providers as JSON.
+
+    An array of {name, wire, family?, base_url, key_env?, default_model?, models, quirks}.
+    """

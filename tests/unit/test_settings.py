@@ -186,3 +186,93 @@ def test_the_home_holds_a_file_too_and_a_named_one_must_exist(home: Path) -> Non
     assert load(None, {"TRUNKLINE_HOME": str(home)}).listen == "127.0.0.1:7"
     with pytest.raises(SetupError, match=r"missing\.yaml: cannot be read: No such file"):
         load(Path("missing.yaml"), {"TRUNKLINE_HOME": str(home)})
+
+
+FAMILIES = [
+    *KNOWN,
+    KnownProvider(
+        name="azure",
+        wire="openai_chat",
+        family="azure",
+        base_url="{AZURE_OPENAI_ENDPOINT}",
+        key_env="AZURE_OPENAI_API_KEY",
+    ),
+    KnownProvider(
+        name="bedrock",
+        wire="openai_chat",
+        family="bedrock",
+        base_url="https://bedrock-runtime.{AWS_REGION}.amazonaws.com",
+        key_env="AWS_BEARER_TOKEN_BEDROCK",
+    ),
+    KnownProvider(
+        name="cohere", wire="openai_chat", base_url="https://cohere/v1", key_env="CO_KEY", quirks=("no_stream_options",)
+    ),
+    KnownProvider(name="ollama", wire="openai_chat", base_url="http://127.0.0.1:11434/v1"),
+]
+
+
+def entries(settings: Settings) -> dict[str, dict[str, object]]:
+    config = settings.gateway_config("host=/sock", "http://127.0.0.1:4001", FAMILIES)
+    return {entry.pop("name"): entry for entry in config["providers"]}
+
+
+def test_a_base_url_takes_its_variables_from_the_environment(home: Path) -> None:
+    environ = {"TRUNKLINE_HOME": str(home), "AZURE_OPENAI_API_KEY": "k"}
+    assert entries(load(None, environ)) == {}, "without its endpoint Azure is not there"
+    with_endpoint = environ | {"AZURE_OPENAI_ENDPOINT": "https://mine.openai.azure.com/"}
+    azure = {"wire": "openai_chat", "family": "azure", "base_url": "https://mine.openai.azure.com", "api_key": "k"}
+    assert entries(load(None, with_endpoint)) == {"azure": azure}
+    settings = read(home, "providers: {azure: {api_version: '2024-10-21', api_key: k}}")
+    with pytest.raises(SetupError, match="needs AZURE_OPENAI_ENDPOINT set, or `base_url`"):
+        entries(settings)
+    settings = read(home, "providers: {azure: {api_version: '2024-10-21', api_key: k, base_url: 'https://a.example'}}")
+    assert entries(settings) == {"azure": azure | {"base_url": "https://a.example", "api_version": "2024-10-21"}}
+
+
+def test_bedrock_takes_a_token_or_keys_from_the_file_or_the_environment(home: Path) -> None:
+    bedrock = {"wire": "openai_chat", "family": "bedrock", "api_key": None}
+    url = "https://bedrock-runtime.{}.amazonaws.com"
+    settings = load(None, {"TRUNKLINE_HOME": str(home), "AWS_BEARER_TOKEN_BEDROCK": "t", "AWS_REGION": "eu-west-1"})
+    assert entries(settings) == {"bedrock": bedrock | {"api_key": "t", "base_url": url.format("eu-west-1")}}
+    keys = {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "st"}
+    assert entries(load(None, {"TRUNKLINE_HOME": str(home), **keys})) == {}, "keys alone are kept for other things too"
+    settings = read(home, "providers: {bedrock: {region: us-west-2}}", **keys)
+    aws = {"access_key_id": "AKID", "secret_access_key": "s", "session_token": "st"}
+    expected = bedrock | {"base_url": url.format("us-west-2"), "region": "us-west-2", "aws": aws}
+    assert entries(settings) == {"bedrock": expected}
+    own = "providers: {bedrock: {access_key_id: A, secret_access_key: B}}"
+    assert entries(read(home, own, AWS_DEFAULT_REGION="eu-west-1", **keys))["bedrock"]["aws"] == {
+        "access_key_id": "A",
+        "secret_access_key": "B",
+    }
+
+
+@pytest.mark.parametrize(
+    ("provider", "said"),
+    [
+        ("bedrock: {region: us-west-2}", "has no credentials"),
+        ("bedrock: {access_key_id: A, secret_access_key: B}", "has no region"),
+        ("bedrock: {region: r, api_key: k, access_key_id: A}", "either `api_key` or access keys"),
+        ("openai: {api_key: k, region: us-west-2}", "`region` is for Bedrock"),
+        ("openai: {api_key: k, api_version: v}", "`api_version` is Azure's"),
+        ("openai: {api_key: k, quirks: [odd]}", "quirks"),
+        ("openai: {api_key: k, family: odd}", "family"),
+    ],
+)
+def test_what_a_provider_cannot_have_is_an_error(home: Path, provider: str, said: str) -> None:
+    with pytest.raises(SetupError, match=said):
+        entries(read(home, f"providers: {{{provider}}}"))
+
+
+def test_local_servers_need_no_key_and_quirks_are_passed_on(home: Path) -> None:
+    assert entries(read(home, "providers: {ollama: {}}", CO_KEY="k")) == {
+        "ollama": {"wire": "openai_chat", "base_url": "http://127.0.0.1:11434/v1", "api_key": None},
+        "cohere": {
+            "wire": "openai_chat",
+            "base_url": "https://cohere/v1",
+            "api_key": "k",
+            "quirks": ["no_stream_options"],
+        },
+    }
+    settings = read(home, "providers: {cohere: {api_key: k, quirks: []}}")
+    assert "quirks" not in entries(settings)["cohere"]

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use serde::Deserialize;
 
-use crate::wire::Wire;
+use crate::{
+    providers::{Family, Quirk},
+    wire::Wire,
+};
 
 /// All that the gateway needs to start.
 #[derive(Clone, Deserialize)]
@@ -59,6 +62,34 @@ pub struct ProviderConfig {
     /// Our key for it; none for a host that asks for none.
     #[serde(default)]
     pub api_key: Option<String>,
+    /// How it is addressed; by its wire where absent.
+    #[serde(default)]
+    pub family: Option<Family>,
+    /// Azure's `api-version`; with it, the deployment stands in the path.
+    #[serde(default)]
+    pub api_version: Option<String>,
+    /// The AWS region that requests are signed for.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// What requests to Bedrock are signed with, where there is no `api_key`.
+    #[serde(default)]
+    pub aws: Option<AwsCredentials>,
+    /// Where it departs from its wire.
+    #[serde(default)]
+    pub quirks: Vec<Quirk>,
+}
+
+/// Access keys of AWS.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsCredentials {
+    /// Whose it is; no secret.
+    pub access_key_id: String,
+    /// The secret.
+    pub secret_access_key: String,
+    /// The token of keys that are only lent.
+    #[serde(default)]
+    pub session_token: Option<String>,
 }
 
 /// A named model.

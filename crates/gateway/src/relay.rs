@@ -18,6 +18,7 @@ use crate::{
     gateway::Worker,
     memory_tools::{self, Subject},
     metrics::UnderWay,
+    providers::Operation,
     record::Recorder,
     remember::{Memory, State},
     request::Scan,
@@ -75,19 +76,22 @@ impl Outbound {
             blocks: blocks.as_deref(),
             recall: recall.as_deref(),
             tools: self.tools().map(|tools| tools.text(self.wire)),
-            include_usage: same && self.scan.stream,
+            include_usage: same && self.scan.stream && provider.quirks.stream_options(),
         };
         let spliced = context::splice(self.wire, &self.body, &self.scan, &additions);
-        if same {
-            return Ok(spliced);
-        }
-        wire::translate_request(self.wire, provider.wire, &spliced, &upstream.model).map(Bytes::from).map_err(refused)
+        let written = if same {
+            spliced
+        } else {
+            wire::translate_request(self.wire, provider.wire, &spliced, &upstream.model).map(Bytes::from).map_err(refused)?
+        };
+        Ok(provider.quirks.applied(written))
     }
 
     /// Sends the first round.
     async fn send(&self) -> Result<Answer, Refusal> {
         let outgoing = Outgoing {
             wire: self.wire,
+            operation: Operation::Chat { streamed: self.scan.stream },
             query: self.query.as_deref(),
             headers: &self.headers,
             body: |upstream: &Upstream| self.request(upstream),
@@ -101,6 +105,7 @@ impl Outbound {
     async fn send_round(&self, upstream: &Arc<Upstream>, body: &Bytes) -> Result<Answer, Refusal> {
         let outgoing = Outgoing {
             wire: self.wire,
+            operation: Operation::Chat { streamed: self.scan.stream },
             query: self.query.as_deref(),
             headers: &self.headers,
             body: |_: &Upstream| Ok(body.clone()),

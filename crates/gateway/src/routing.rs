@@ -1,6 +1,5 @@
 //! Stage 3, resolve: which agent, user and session a call is for, and which upstreams serve its model.
 
-mod endpoint;
 mod routes;
 mod upstream;
 
@@ -10,9 +9,8 @@ use http::HeaderMap;
 use uuid::Uuid;
 
 pub use self::{
-    endpoint::{Endpoint, Provider},
     routes::{Group, Routes},
-    upstream::Upstream,
+    upstream::{Provider, Upstream},
 };
 use crate::{
     error::Refusal,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
@@ -16,7 +16,13 @@ use hyper_util::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::{config::Timeouts, error::Refusal, routing::Upstream, wire::Wire};
+use crate::{
+    config::Timeouts,
+    error::Refusal,
+    providers::{Operation, Outline},
+    routing::Upstream,
+    wire::Wire,
+};
 
 /// Pooled connections to providers and the control plane; one pool a thread.
 pub type Client = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
@@ -54,39 +60,6 @@ pub struct Answer {
     pub retries: u32,
 }
 
-/// Names of the client's headers that an Anthropic provider is to see.
-const PASSED_ON: [&str; 2] = ["anthropic-version", "anthropic-beta"];
-
-fn request(
-    upstream: &Upstream,
-    wire: Wire,
-    query: Option<&str>,
-    headers: &HeaderMap,
-    body: Bytes,
-) -> Result<Request<Full<Bytes>>, Refusal> {
-    let provider = &upstream.provider;
-    let mut request = Request::new(Full::new(body));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = match query.filter(|_| provider.wire == wire) {
-        None => upstream.endpoint.uri.clone(),
-        Some(query) => format!("{}?{query}", upstream.endpoint.uri)
-            .parse::<Uri>()
-            .map_err(|_| Refusal::invalid("The query of the URL cannot be passed on.", None))?,
-    };
-    request.headers_mut().clone_from(&upstream.endpoint.headers);
-    if provider.wire == Wire::AnthropicMessages {
-        if wire == Wire::AnthropicMessages {
-            for name in PASSED_ON {
-                for value in headers.get_all(name) {
-                    request.headers_mut().append(name, value.clone());
-                }
-            }
-        }
-        request.headers_mut().entry("anthropic-version").or_insert(HeaderValue::from_static("2023-06-01"));
-    }
-    Ok(request)
-}
-
 /// `Retry-After` in seconds; a date or garbage is taken as absent here.
 fn retry_after(response: &Response<Received>) -> Option<Duration> {
     let text = response.headers().get(http::header::RETRY_AFTER)?.to_str().ok()?;
@@ -102,6 +75,8 @@ fn failed(status: StatusCode) -> bool {
 pub struct Outgoing<'a, Body: Fn(&Upstream) -> Result<Bytes, Refusal>> {
     /// The client's wire.
     pub wire: Wire,
+    /// What is asked.
+    pub operation: Operation,
     /// The query of the client's URL.
     pub query: Option<&'a str>,
     /// The client's headers.
@@ -132,8 +107,15 @@ pub async fn send<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
     let mut refusal = None;
     for (retries, upstream) in (0u32..).zip(attempts) {
         let left = count - 1 - retries as usize;
-        let request = request(upstream, outgoing.wire, outgoing.query, outgoing.headers, (outgoing.body)(upstream)?)?;
         let provider = &upstream.provider;
+        let same = provider.wire == outgoing.wire;
+        let outline = Outline {
+            operation: outgoing.operation,
+            model: &upstream.model,
+            query: outgoing.query.filter(|_| same),
+            client: Some(outgoing.headers).filter(|_| same),
+        };
+        let request = upstream.endpoint.request(&outline, (outgoing.body)(upstream)?)?;
         let rest = |time| upstream.state.rest(millis(clock.elapsed()), millis(time));
         match timeout(timeouts.first_byte(), client.request(request)).await {
             Ok(Ok(response)) => {

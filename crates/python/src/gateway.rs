@@ -48,7 +48,7 @@ impl Gateway {
     }
 }
 
-/// The known providers as a JSON array of `{name, wire, base_url, key_env, default_model, models}`.
+/// The known providers as a JSON array of `{name, wire, family?, base_url, key_env?, default_model?, models, quirks}`.
 #[pyfunction]
 pub fn known_providers() -> PyResult<String> {
     let known = providers::known().map_err(|error| PyValueError::new_err(error.to_string()))?;

@@ -64,11 +64,8 @@ impl Routes {
     /// # Errors
     /// Where a provider's URL or key cannot be used.
     pub fn new(config: &Config) -> Result<Self, String> {
-        let hosts: HashMap<&str, (&ProviderConfig, Arc<Provider>)> = config
-            .providers
-            .iter()
-            .map(|given| (given.name.as_str(), (given, Arc::new(Provider { name: given.name.clone(), wire: given.wire }))))
-            .collect();
+        let hosts: HashMap<&str, (&ProviderConfig, Arc<Provider>)> =
+            config.providers.iter().map(|given| (given.name.as_str(), (given, Arc::new(Provider::new(given))))).collect();
         let upstream = |own: &UpstreamConfig| {
             let found = hosts.get(own.provider.as_str());
             let (given, provider) = found.ok_or_else(|| format!("the provider '{}' is not configured", own.provider))?;
@@ -108,6 +105,11 @@ impl Routes {
     /// The configured models' names, as configured.
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// The provider of this name, for no model of its.
+    pub fn host(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.providers.get(name)?.group("").upstreams.first().cloned()
     }
 
     /// What serves `model`, if anything does: the model of that name, a pattern of models, `PROVIDER/model`, a provider's pattern.

@@ -5,8 +5,28 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{Endpoint, Provider};
-use crate::config::{ProviderConfig, UpstreamConfig};
+use crate::{
+    config::{ProviderConfig, UpstreamConfig},
+    providers::{Endpoint, Quirks},
+    wire::Wire,
+};
+
+/// A host of models.
+pub struct Provider {
+    /// Its name in `PROVIDER/model`.
+    pub name: String,
+    /// The wire it speaks.
+    pub wire: Wire,
+    /// Where it departs from that.
+    pub quirks: Quirks,
+}
+
+impl Provider {
+    /// The host of this configuration.
+    pub fn new(given: &ProviderConfig) -> Self {
+        Self { name: given.name.clone(), wire: given.wire, quirks: Quirks::from(given.quirks.as_slice()) }
+    }
+}
 
 /// A place where a model is served.
 #[derive(Clone)]
@@ -34,7 +54,7 @@ impl Upstream {
     /// # Errors
     /// Where its URL, key or a header cannot be used.
     pub fn new(provider: &Arc<Provider>, given: &ProviderConfig, own: &UpstreamConfig) -> Result<Self, String> {
-        let endpoint = Endpoint::new(given, own)?;
+        let endpoint = Arc::new(Endpoint::new(given, own)?);
         Ok(Self { provider: Arc::clone(provider), model: own.model.clone(), endpoint, state: Arc::default() })
     }
 

@@ -44,19 +44,38 @@ impl Gateway {
 
     /// The same with other limits in time, in milliseconds.
     pub fn with(providers: &[(&str, SocketAddr)], models: &[(&str, &[&str])], timeouts: &Value) -> Self {
-        let (server, spool) = Self::bind(providers, models, timeouts);
-        let key = json!({
+        Self::known(Self::bind(providers, models, timeouts), &json!({}))
+    }
+
+    /// One whose configuration has these keys, and whose key has these.
+    pub fn configured(config: &Value, key: &Value) -> Self {
+        Self::known(Self::bound(Self::config(&[], &[], &json!({})), config), key)
+    }
+
+    fn known((server, spool): (Server, PathBuf), more: &Value) -> Self {
+        let mut key = json!({
             "hash": format!("{:x}", Sha256::digest(KEY)), "tenant": Uuid::now_v7(), "id": Uuid::now_v7(),
             "scopes": ["inference"], "agent": null, "models": null, "budget_usd": null, "spent_usd": 0.0, "rpm": null,
             "expires_at": null,
         });
+        key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let snapshot = json!({"revision": 1, "keys": [key], "agents": []}).to_string();
         server.gateway().snapshots.replace(Snapshot::parse(&snapshot, &Snapshot::default()).unwrap());
         Self::serve((server, spool))
     }
 
     fn bind(providers: &[(&str, SocketAddr)], models: &[(&str, &[&str])], timeouts: &Value) -> (Server, PathBuf) {
+        Self::bound(Self::config(providers, models, timeouts), &json!({}))
+    }
+
+    fn bound(mut config: Value, more: &Value) -> (Server, PathBuf) {
         let spool = std::env::temp_dir().join(format!("trunkline-gateway-{}", Uuid::now_v7().simple()));
+        config["spool_dir"] = json!(spool);
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        (Server::bind(Config::parse(&config.to_string()).unwrap()).unwrap(), spool)
+    }
+
+    fn config(providers: &[(&str, SocketAddr)], models: &[(&str, &[&str])], timeouts: &Value) -> Value {
         let providers = providers.iter().map(|(name, address)| {
             let wire = if name.starts_with("ant") { "anthropic_messages" } else { "openai_chat" };
             json!({"name": name, "wire": wire, "base_url": format!("http://{address}/v1"), "api_key": PROVIDER_KEY})
@@ -70,18 +89,16 @@ impl Gateway {
         });
         let mut limits = json!({"connect_ms": 5000, "first_byte_ms": 20000, "idle_ms": 20000, "total_ms": 60000});
         limits.as_object_mut().unwrap().extend(timeouts.as_object().unwrap().clone());
-        let config = json!({
+        json!({
             "listen": "127.0.0.1:0",
             "control_url": "http://127.0.0.1:9",
             "database": "host=127.0.0.1 port=9 user=nobody dbname=nothing",
-            "spool_dir": spool,
             "spool_max_bytes": 1 << 24,
             "max_body_bytes": 1 << 20,
             "providers": providers.collect::<Vec<_>>(),
             "models": models.collect::<Vec<_>>(),
             "timeouts": limits,
-        });
-        (Server::bind(Config::parse(&config.to_string()).unwrap()).unwrap(), spool)
+        })
     }
 
     fn serve((server, spool): (Server, PathBuf)) -> Self {

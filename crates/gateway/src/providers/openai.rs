@@ -1,0 +1,21 @@
+//! `OpenAI` and the many hosts that copy its paths.
+
+use http::{HeaderName, header};
+
+use super::Operation;
+use crate::wire::Wire;
+
+/// The path after the base of `OpenAI`'s route for an operation.
+pub(super) fn path(wire: Wire, operation: Operation) -> Option<&'static str> {
+    match operation {
+        Operation::Chat { .. } => (wire == Wire::OpenaiChat).then_some("chat/completions"),
+        Operation::Embeddings => Some("embeddings"),
+        Operation::Completions => Some("completions"),
+        Operation::CountTokens => None,
+    }
+}
+
+/// How a key is shown.
+pub(super) fn credential(key: &str) -> (HeaderName, String) {
+    (header::AUTHORIZATION, format!("Bearer {key}"))
+}

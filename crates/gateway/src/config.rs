@@ -1,7 +1,12 @@
 //! The gateway's configuration: one JSON text, made by the control side with everything resolved. Nothing here reads
 //! files or the environment.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::Deserialize;
 
@@ -39,6 +44,9 @@ pub struct Config {
     pub default_model: Option<String>,
     /// Limits in time.
     pub timeouts: Timeouts,
+    /// Where spans of calls are sent, if anywhere.
+    #[serde(default)]
+    pub traces: Option<TracesConfig>,
     /// Threads that serve requests. One runtime each, so that a request never crosses cores: a cross-core wake costs
     /// 35 to 65 µs on a small virtual machine, as much as all of the gateway's own work.
     #[serde(default = "one")]
@@ -47,6 +55,21 @@ pub struct Config {
 
 fn one() -> usize {
     1
+}
+
+/// A collector of traces that speaks OTLP over HTTP.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TracesConfig {
+    /// Its base URL, such as `http://localhost:4318`; spans go to `/v1/traces` below it.
+    pub endpoint: String,
+    /// Headers that it asks for, such as its key.
+    #[serde(default)]
+    pub headers: HashMap<String, String>,
+    /// The name that we have there.
+    pub service_name: String,
+    /// The share of calls that are traced where the client does not say, from 0 to 1.
+    pub sample: f64,
 }
 
 /// A provider: where it is, what it speaks, and our key for it.

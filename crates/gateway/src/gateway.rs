@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use crate::{
     config::Config, database::Readers, error::Refusal, metrics::Metrics, remember::Memories, routing::Routes,
-    snapshot::Snapshots, spool::Spool, upstream::Client,
+    snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
 };
 
 /// What all threads share.
@@ -22,6 +22,8 @@ pub struct Gateway {
     pub spool: Spool,
     /// Counters and times.
     pub metrics: Metrics,
+    /// Spans on their way to a collector; none where no collector is configured.
+    pub traces: Option<Traces>,
     /// Copies of memory.
     pub memories: Memories,
     /// The start of the process's clock.

@@ -33,6 +33,7 @@ pub mod server;
 pub mod snapshot;
 pub mod spool;
 pub mod sse;
+pub mod traces;
 pub mod upstream;
 pub mod usage;
 pub mod wire;

@@ -38,6 +38,7 @@ pub struct Metrics {
     memory: [Counter; 4],
     memory_tools: Counter,
     retries: Counter,
+    spans_dropped: Counter,
     in_flight: Gauge,
     /// Bytes in the spool that Postgres does not have.
     pub spool_pending: Gauge,
@@ -70,6 +71,7 @@ impl Metrics {
                 "trunkline_upstream_retries_total",
                 "Attempts after the first, on the same or another upstream"
             );
+            metrics::describe_counter!("trunkline_spans_dropped_total", "Spans that the collector was too slow to take");
             metrics::describe_gauge!("trunkline_in_flight", "Calls under way");
             metrics::describe_gauge!(
                 "trunkline_spool_pending_bytes",
@@ -88,6 +90,7 @@ impl Metrics {
                 memory: [State::None, State::Cached, State::Fresh, State::Unavailable].map(memory),
                 memory_tools: metrics::counter!("trunkline_memory_tool_calls_total"),
                 retries: metrics::counter!("trunkline_upstream_retries_total"),
+                spans_dropped: metrics::counter!("trunkline_spans_dropped_total"),
                 in_flight: metrics::gauge!("trunkline_in_flight"),
                 spool_pending: metrics::gauge!("trunkline_spool_pending_bytes"),
             }
@@ -135,6 +138,11 @@ impl Metrics {
     /// Counts attempts after a call's first.
     pub fn retried(&self, count: u32) {
         self.retries.increment(u64::from(count));
+    }
+
+    /// Counts a span that was dropped.
+    pub fn span_dropped(&self) {
+        self.spans_dropped.increment(1);
     }
 
     /// The exposition text. Also drains what histograms have collected: call it, or `upkeep`, now and then.

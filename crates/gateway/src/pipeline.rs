@@ -73,6 +73,7 @@ async fn stages(
     let target = target(worker, &key, &head.headers, &scan).await.inspect_err(|refusal| count(worker, &call, refusal))?;
 
     let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len());
+    record.with_trace(&head.headers);
     // 4. What does the agent remember? Before the request is written, since it goes into it.
     let memory = match &target.agent {
         None => None,

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use http::HeaderMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
@@ -17,6 +18,7 @@ use crate::{
     request::Role,
     routing::{Target, Upstream},
     snapshot::Agent,
+    traces::{Place, Told},
     usage::estimate,
     wire::{Reply, ToolCall, ToolResult, Usage, Wire},
 };
@@ -184,6 +186,8 @@ pub struct Recorder {
     retries: u32,
     waited: Duration,
     first_byte: Option<Duration>,
+    /// Its place in a trace, if it is traced.
+    trace: Option<Place>,
     /// What the client has been given so far.
     answer: Answer,
     open: bool,
@@ -218,6 +222,7 @@ impl Recorder {
             retries: 0,
             waited: Duration::ZERO,
             first_byte: None,
+            trace: None,
             answer: Answer::default(),
             open: true,
         }
@@ -226,6 +231,11 @@ impl Recorder {
     /// The call.
     pub fn call(&self) -> &Call {
         &self.call
+    }
+
+    /// Has the call traced if it is to be.
+    pub fn with_trace(&mut self, headers: &HeaderMap) {
+        self.trace = self.gateway.traces.as_ref().and_then(|traces| traces.begin(headers, self.call.id));
     }
 
     /// Adds the session's side. Our own runtime writes its sessions' logs itself; for it only usage is recorded.
@@ -388,6 +398,29 @@ impl Recorder {
         );
         metrics.tokens(&self.usage);
         metrics.retried(self.retries);
+        if let (Some(traces), Some(place)) = (&self.gateway.traces, self.trace) {
+            let told = Told {
+                call: self.call.id,
+                at_us: self.call.at_us,
+                total,
+                overhead,
+                first_byte: self.first_byte,
+                operation: "chat",
+                asked: &self.asked,
+                upstream: row.provider.zip(row.upstream_model),
+                agent,
+                session,
+                key: self.key.id,
+                status,
+                error,
+                tokens: [self.usage.input, self.usage.cache_read, self.usage.output],
+                cost_usd: cost,
+                retries: self.retries,
+            };
+            if !traces.ended(place, &told) {
+                metrics.span_dropped();
+            }
+        }
         let mut line = Vec::with_capacity(1024);
         let written = serde_json::to_writer(&mut line, &row).map_err(std::io::Error::from).and_then(|()| {
             line.push(b'\n');

@@ -38,6 +38,7 @@ use crate::{
     routing::Routes,
     snapshot::{Snapshot, Snapshots},
     spool::Spool,
+    traces::Traces,
     upstream,
     wire::Wire,
 };
@@ -110,6 +111,7 @@ impl Server {
             snapshots: Snapshots::default(),
             spool,
             metrics: Metrics::new()?,
+            traces: config.traces.as_ref().map(Traces::new),
             memories: Memories::default(),
             begun: Instant::now(),
             config,
@@ -272,7 +274,14 @@ async fn keep(gateway: &Gateway, ended: &AtomicBool) {
             gateway.metrics.upkeep();
         }
     };
+    let traces = async {
+        match &gateway.traces {
+            Some(traces) => traces.run().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        () = traces => {}
         () = watch_store(gateway) => {}
         () = gateway.spool.run(Writer::new(&gateway.config.database)) => {}
         () = upkeep => {}
@@ -281,6 +290,9 @@ async fn keep(gateway: &Gateway, ended: &AtomicBool) {
             // What cannot be delivered now stands in the file, and the next start replays it.
             gateway.spool.settled(Duration::from_secs(5)).await;
         } => {}
+    }
+    if let Some(traces) = &gateway.traces {
+        let _ = timeout(Duration::from_secs(5), traces.flush()).await;
     }
 }
 

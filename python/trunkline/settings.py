@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import unquote
 
 import yaml
 from pydantic import (
@@ -109,6 +110,37 @@ class Timeouts(_Frozen):
     total_ms: Annotated[int, Field(gt=0)] = 3_600_000
 
 
+class Traces(_Frozen):
+    """Where spans of model calls go: a collector that takes OTLP over HTTP.
+
+    Without this, `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_SERVICE_NAME` say it.
+    """
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+    headers: dict[str, SecretStr] = {}
+    service_name: str = "trunkline"
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of calls that are traced where the client does not decide it by `traceparent`."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Traces | None:
+        """Read OpenTelemetry's own variables; None without an endpoint. Raises SetupError for one that is wrong."""
+        endpoint = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        if not endpoint:
+            return None
+        headers: dict[str, SecretStr] = {}
+        for pair in filter(None, environ.get("OTEL_EXPORTER_OTLP_HEADERS", "").split(",")):
+            name, equals, value = pair.partition("=")
+            if not equals:
+                raise SetupError("OTEL_EXPORTER_OTLP_HEADERS is not of the form NAME=VALUE,NAME=VALUE.")
+            headers[name.strip()] = SecretStr(unquote(value.strip()))
+        service_name = environ.get("OTEL_SERVICE_NAME") or "trunkline"
+        try:
+            return cls(endpoint=endpoint, headers=headers, service_name=service_name)
+        except ValidationError as error:
+            raise SetupError(f"OTEL_EXPORTER_OTLP_ENDPOINT is {endpoint!r}, which is no http(s) URL.") from error
+
+
 def _listen_address(value: str) -> str:
     host, _, port = value.rpartition(":")
     try:
@@ -128,6 +160,7 @@ class _File(_Frozen):
     models: dict[str, Upstreams] = {}
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
+    traces: Traces | None = None
 
 
 class Settings(_File):
@@ -149,6 +182,7 @@ class Settings(_File):
             return SecretStr(environ[name]) if environ.get(name) else None
 
         values = {name: getattr(file, name) for name in _File.model_fields}
+        values["traces"] = file.traces or Traces.from_environment(environ)
         if environ.get("TRUNKLINE_LISTEN"):
             try:
                 values["listen"] = _listen_address(environ["TRUNKLINE_LISTEN"])
@@ -205,6 +239,7 @@ class Settings(_File):
             "routes": routes,
             "default_model": next(iter(self.models), None) or next(iter(defaults), None),
             "timeouts": self.timeouts.model_dump(),
+            "traces": self.traces and _traces_entry(self.traces),
         }
 
     def _providers(self, known_providers: Sequence[KnownProvider]) -> list[dict[str, Any]]:
@@ -304,6 +339,11 @@ class Settings(_File):
 
     def _where(self) -> str:
         return str(self.source or "settings")
+
+
+def _traces_entry(traces: Traces) -> dict[str, Any]:
+    headers = {name: value.get_secret_value() for name, value in traces.headers.items()}
+    return {**traces.model_dump(exclude={"headers"}), "headers": headers}
 
 
 def _provider_entry(name: str, provider: KnownProvider, base_url: str, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -149,13 +149,14 @@ class Part:
 
 @contextlib.contextmanager
 def serving(
-    database: DatabaseUrls, model_url: str, home: Path, *, max_body_bytes: int = 4 * 1024 * 1024
+    database: DatabaseUrls, model_url: str, home: Path, *, max_body_bytes: int = 4 * 1024 * 1024, more: str = ""
 ) -> Iterator[Stack]:
-    """Run a control plane and a gateway on a migrated database until the block ends."""
+    """Run a control plane and a gateway on a migrated database until the block ends; `more` is for trunkline.yaml."""
     key = first_key(database.admin_url)
     configuration = home / "trunkline.yaml"
     configuration.write_text(
-        CONFIGURATION.format(model_url=model_url, key=PROVIDER_KEY, max_body_bytes=max_body_bytes), encoding="utf-8"
+        CONFIGURATION.format(model_url=model_url, key=PROVIDER_KEY, max_body_bytes=max_body_bytes) + more,
+        encoding="utf-8",
     )
     kept = {name: value for name, value in os.environ.items() if "_API_KEY" not in name and "TRUNKLINE" not in name}
     environment = kept | {

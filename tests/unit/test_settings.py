@@ -62,6 +62,7 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
         "routes": [{"pattern": "claude-*", "provider": "anthropic"}],
         "default_model": "anthropic/claude-sonnet-5",
         "timeouts": {"connect_ms": 5000, "first_byte_ms": 600000, "idle_ms": 300000, "total_ms": 3600000},
+        "traces": None,
     }
 
 
@@ -276,3 +277,35 @@ def test_local_servers_need_no_key_and_quirks_are_passed_on(home: Path) -> None:
     }
     settings = read(home, "providers: {cohere: {api_key: k, quirks: []}}")
     assert "quirks" not in entries(settings)["cohere"]
+
+
+def test_traces_go_where_the_file_or_opentelemetrys_variables_say(home: Path) -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a%20b,x-team=desk",
+        "OTEL_SERVICE_NAME": "desk",
+    }
+    from_environment = gateway(read(home, "", **environ))["traces"]
+    assert from_environment == {
+        "endpoint": "http://collector:4318",
+        "headers": {"x-key": "a b", "x-team": "desk"},
+        "service_name": "desk",
+        "sample": 1.0,
+    }
+    settings = read(home, "traces: {endpoint: 'https://own:4318', headers: {x-key: hidden}, sample: 0.1}", **environ)
+    assert gateway(settings)["traces"] == {
+        "endpoint": "https://own:4318",
+        "headers": {"x-key": "hidden"},
+        "service_name": "trunkline",
+        "sample": 0.1,
+    }
+    assert "hidden" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"), ("OTEL_EXPORTER_OTLP_HEADERS", "no-equals")],
+)
+def test_opentelemetrys_variables_are_checked(home: Path, name: str, value: str) -> None:
+    with pytest.raises(SetupError, match=name):
+        read(home, "", **{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", name: value})

@@ -1,0 +1,132 @@
+"""What an operator sees from outside: spans at a collector, headers, metrics."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from support.postgres import copied_database, temporary_home
+from support.stack import PROVIDER_KEY, Stack, eventually, serving
+from trunkline.store.embedded import ConnectionInfo
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@dataclass
+class Collector:
+    """What came to an OTLP collector: the bodies, and the headers of the newest."""
+
+    url: str
+    bodies: list[bytes] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def holds(self, *texts: str) -> bool:
+        return any(all(text.encode() in body for text in texts) for body in self.bodies)
+
+
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            taken.headers = {name.lower(): value for name, value in self.headers.items()} | {"path": self.path}
+            taken.bodies.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.send_header("content-type", "application/x-protobuf")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    taken = Collector(f"http://127.0.0.1:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield taken
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def traced(
+    postgres: ConnectionInfo, migrated_template: str, scripted_model: str, collector: Collector
+) -> Iterator[Stack]:
+    traces = f'traces: {{endpoint: "{collector.url}", headers: {{x-collector-key: "our-key"}}, service_name: desk}}\n'
+    with (
+        temporary_home() as home,
+        copied_database(postgres, migrated_template) as database,
+        serving(database, scripted_model, Path(home), more=traces) as running,
+    ):
+        yield running
+
+
+def test_each_call_is_a_span_in_its_clients_trace(traced: Stack, collector: Collector) -> None:
+    raw = traced.openai().chat.completions.with_raw_response.create(
+        model="claude",
+        messages=[{"role": "user", "content": "count the tokens"}],
+        extra_headers={"traceparent": TRACEPARENT},
+    )
+    assert eventually(lambda: collector.holds("chat claude", raw.headers["x-trunkline-call"]))
+    assert collector.headers["path"] == "/v1/traces"
+    assert collector.headers["x-collector-key"] == "our-key"
+    assert collector.holds("desk", "gen_ai.provider.name", "gen_ai.usage.output_tokens", "claude-scripted")
+    trace, span = (bytes.fromhex(part) for part in TRACEPARENT.split("-")[1:3])
+    assert any(trace in body and span in body for body in collector.bodies)
+
+
+def test_a_span_tells_nothing_of_what_was_said_and_no_secret(traced: Stack, collector: Collector) -> None:
+    secret = "the parcel of Ada Lovelace"
+    raw = traced.openai().chat.completions.with_raw_response.create(
+        model="gpt", messages=[{"role": "user", "content": f"{secret}: count the tokens"}], user="ada@example.org"
+    )
+    assert eventually(lambda: collector.holds(raw.headers["x-trunkline-call"]))
+    for text in (secret, "Counted.", PROVIDER_KEY, traced.key, "ada@example.org"):
+        assert not collector.holds(text), text
+
+
+def test_a_client_that_does_not_record_is_not_traced(traced: Stack, collector: Collector) -> None:
+    def call(flags: str) -> str:
+        raw = traced.openai().chat.completions.with_raw_response.create(
+            model="gpt",
+            messages=[{"role": "user", "content": "count the tokens"}],
+            extra_headers={"traceparent": TRACEPARENT[:-2] + flags},
+        )
+        return str(raw.headers["x-trunkline-call"])
+
+    silent, told = call("00"), call("01")
+    assert eventually(lambda: collector.holds(told))
+    assert not collector.holds(silent)
+
+
+def test_a_collector_that_is_away_harms_no_call(
+    postgres: ConnectionInfo, migrated_template: str, scripted_model: str
+) -> None:
+    with collecting() as gone:
+        pass
+    with (
+        temporary_home() as home,
+        copied_database(postgres, migrated_template) as database,
+        serving(database, scripted_model, Path(home), more=f'traces: {{endpoint: "{gone.url}"}}\n') as running,
+    ):
+        for _ in range(3):
+            reply = running.openai().chat.completions.create(
+                model="gpt", messages=[{"role": "user", "content": "count the tokens"}]
+            )
+            assert reply.choices[0].message.content == "Counted."
+        log = Path(home) / "gateway.log"
+        assert eventually(lambda: "spans could not be sent" in log.read_text())

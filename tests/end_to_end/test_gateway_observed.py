@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from support.postgres import copied_database, temporary_home
@@ -130,3 +132,15 @@ def test_a_collector_that_is_away_harms_no_call(
             assert reply.choices[0].message.content == "Counted."
         log = Path(home) / "gateway.log"
         assert eventually(lambda: "spans could not be sent" in log.read_text())
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(traced: Stack) -> None:
+    traced.openai().chat.completions.create(model="gpt", messages=[{"role": "user", "content": "count the tokens"}])
+    exposed = httpx.get(f"{traced.base_url}/metrics", timeout=20).text
+    declared = set(re.findall(r"^# TYPE (\w+)", exposed, re.MULTILINE))
+    explained = set(re.findall(r"^# HELP (\w+) \S", exposed, re.MULTILINE))
+    assert declared == explained, "each metric says what it is"
+    dashboard = Path(__file__).parents[2] / "deploy" / "grafana" / "trunkline.json"
+    asked = set(re.findall(r"\b(trunkline_\w+?)(?:_bucket)?\{", dashboard.read_text()))
+    assert asked, "the dashboard asks for something"
+    assert asked <= declared

@@ -1,6 +1,8 @@
 //! The gateway's configuration: one JSON text, made by the control side with everything resolved. Nothing here reads
 //! files or the environment.
 
+mod routing;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
@@ -9,7 +11,9 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
+pub use self::routing::{AliasConfig, RetryPolicy, RoutingConfig, Strategy};
 use crate::{
     providers::{Family, Quirk},
     wire::Wire,
@@ -42,6 +46,9 @@ pub struct Config {
     /// The model of an agent that names none.
     #[serde(default)]
     pub default_model: Option<String>,
+    /// How calls are spread over upstreams, repeated and sent elsewhere.
+    #[serde(default)]
+    pub routing: RoutingConfig,
     /// Limits in time.
     pub timeouts: Timeouts,
     /// Where spans of calls are sent, if anywhere.
@@ -142,12 +149,42 @@ pub struct UpstreamConfig {
     /// Headers of each request to it, beside ours.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// Members of the request's body, in the provider's wire, for what the client leaves out.
+    #[serde(default)]
+    pub body: BTreeMap<String, Box<RawValue>>,
+    /// Its share of the calls, against the others'.
+    #[serde(default = "whole")]
+    pub weight: f64,
+    /// Those with the least go first; those with none last.
+    #[serde(default)]
+    pub order: Option<u32>,
+    /// Until it answers with a head, in milliseconds, instead of `timeouts.first_byte_ms`.
+    #[serde(default)]
+    pub first_byte_ms: Option<u64>,
+    /// The same for streams.
+    #[serde(default)]
+    pub stream_first_byte_ms: Option<u64>,
+}
+
+fn whole() -> f64 {
+    1.0
 }
 
 impl UpstreamConfig {
     /// A provider's model, with nothing of its own.
     pub fn new(provider: &str, model: &str) -> Self {
-        Self { provider: provider.to_owned(), model: model.to_owned(), api_key: None, base_url: None, headers: BTreeMap::new() }
+        Self {
+            provider: provider.to_owned(),
+            model: model.to_owned(),
+            api_key: None,
+            base_url: None,
+            headers: BTreeMap::new(),
+            body: BTreeMap::new(),
+            weight: whole(),
+            order: None,
+            first_byte_ms: None,
+            stream_first_byte_ms: None,
+        }
     }
 }
 
@@ -210,6 +247,9 @@ impl Config {
                         "model '{}' names the provider '{}', which is not configured",
                         model.name, upstream.provider
                     ));
+                }
+                if !(upstream.weight >= 0.0 && upstream.weight.is_finite()) {
+                    return Err(format!("model '{}': a weight must be a number of 0 or more", model.name));
                 }
             }
         }

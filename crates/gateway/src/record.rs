@@ -279,6 +279,12 @@ impl Recorder {
         self.upstream = Some(Arc::clone(upstream));
     }
 
+    /// Notes attempts that no provider answered.
+    pub fn attempted(&mut self, waited: Duration, retries: u32) {
+        self.retries += retries;
+        self.waited += waited;
+    }
+
     /// Notes time spent waiting for the provider in the middle of its answer.
     pub fn waited(&mut self, time: Duration) {
         self.waited += time;

@@ -1,6 +1,9 @@
 //! Stage 6, relay: the provider's answer to the client. Untouched where both speak the same wire and no memory tool is on
 //! offer; else read, memory tools carried out and hidden, and written in the client's wire.
 
+mod affinity;
+mod defaults;
+mod member;
 mod streamed;
 mod whole;
 
@@ -10,7 +13,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use uuid::Uuid;
 
-pub use self::{streamed::streamed, whole::whole};
+pub use self::{
+    streamed::streamed,
+    whole::{collect, whole},
+};
 use crate::{
     body::Body,
     context::{self, Additions},
@@ -24,7 +30,7 @@ use crate::{
     request::Scan,
     routing::{SESSION, Target, Upstream},
     snapshot::{Agent, Tools},
-    upstream::{self, Answer, Outgoing},
+    upstream::{self, Answer, Failed, Outgoing, Words},
     wire::{self, Reply, ToolCall, ToolResult, Wire, WireError},
 };
 
@@ -84,35 +90,39 @@ impl Outbound {
         } else {
             wire::translate_request(self.wire, provider.wire, &spliced, &upstream.model).map(Bytes::from).map_err(refused)?
         };
-        Ok(provider.quirks.applied(written))
+        Ok(defaults::filled(provider.quirks.applied(written), &upstream.body))
     }
 
     /// Sends the first round.
-    async fn send(&self) -> Result<Answer, Refusal> {
-        let outgoing = Outgoing {
-            wire: self.wire,
-            operation: Operation::Chat { streamed: self.scan.stream },
-            query: self.query.as_deref(),
-            headers: &self.headers,
-            body: |upstream: &Upstream| self.request(upstream),
-        };
-        let gateway = &self.worker.gateway;
-        upstream::send(&self.worker.client, gateway.begun, &gateway.config.timeouts, &self.target.group.upstreams, &outgoing)
-            .await
+    async fn send(&self) -> Result<Answer, Failed> {
+        let outgoing = self.outgoing(|upstream: &Upstream| self.request(upstream));
+        upstream::send(&self.worker, &self.target.group, || self.conversation(), &outgoing).await
     }
 
     /// Sends a further round to the upstream that the call is with.
-    async fn send_round(&self, upstream: &Arc<Upstream>, body: &Bytes) -> Result<Answer, Refusal> {
-        let outgoing = Outgoing {
+    async fn send_round(&self, upstream: &Arc<Upstream>, body: &Bytes) -> Result<Answer, Failed> {
+        let outgoing = self.outgoing(|_: &Upstream| Ok(body.clone()));
+        upstream::send_to(&self.worker, &self.target.group, upstream, &outgoing).await
+    }
+
+    fn outgoing<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(&self, body: Body) -> Outgoing<'_, Body> {
+        Outgoing {
             wire: self.wire,
             operation: Operation::Chat { streamed: self.scan.stream },
             query: self.query.as_deref(),
             headers: &self.headers,
-            body: |_: &Upstream| Ok(body.clone()),
-        };
-        let gateway = &self.worker.gateway;
-        let upstreams = std::slice::from_ref(upstream);
-        upstream::send(&self.worker.client, gateway.begun, &gateway.config.timeouts, upstreams, &outgoing).await
+            body,
+        }
+    }
+
+    /// Tells conversations apart, so that each finds its prompt cache: the session; else what the client says of its cache; else
+    /// how the conversation begins. Only for models with several upstreams.
+    fn conversation(&self) -> Option<u64> {
+        if !self.target.group.routing.affinity {
+            return None;
+        }
+        let session = self.memory.as_ref().map(|memory| memory.session).or(self.target.session);
+        Some(affinity::conversation(session, &self.body, &self.scan))
     }
 
     /// Carries out memory tools and writes the request of the next round.
@@ -203,10 +213,17 @@ fn json(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// The provider refused: its words in the client's wire, its status.
-async fn provider_refused(outbound: &Outbound, record: Recorder, answer: Answer) -> Result<Response<Body>, Refusal> {
-    let Answer { response: refused, upstream, .. } = answer;
-    let (head, body) = refused.into_parts();
+/// The answer for a call that no upstream answered: the provider's words in the client's wire with its status, or ours.
+fn failed(outbound: &Outbound, mut record: Recorder, failed: Failed) -> Result<Response<Body>, Refusal> {
+    let (upstream, head, bytes) = match failed.words {
+        Words::Ours(refusal) => {
+            record.attempted(failed.waited, failed.retries);
+            let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
+            return Err(*refusal);
+        }
+        Words::Provider(upstream, head, bytes) => (upstream, head, bytes),
+    };
+    record.answered(&upstream, failed.waited, failed.retries);
     if !head.status.is_client_error() && !head.status.is_server_error() {
         let message = format!(
             "The provider '{}' answered {}, which is no answer to a model call. Check its base_url in trunkline.yaml.",
@@ -217,7 +234,6 @@ async fn provider_refused(outbound: &Outbound, record: Recorder, answer: Answer)
         let _ = record.end(refusal.status.as_u16(), refusal.code);
         return Err(refusal);
     }
-    let bytes = whole::collect(&outbound.worker.gateway, body).await?;
     let (from, status) = (upstream.provider.wire, head.status);
     let bytes = if from == outbound.wire {
         bytes

@@ -1,6 +1,8 @@
 //! Stage 3, resolve: which agent, user and session a call is for, and which upstreams serve its model.
 
+mod order;
 mod routes;
+mod state;
 mod upstream;
 
 use std::sync::Arc;
@@ -9,7 +11,9 @@ use http::HeaderMap;
 use uuid::Uuid;
 
 pub use self::{
+    order::order,
     routes::{Group, Routes},
+    state::{Busy, State},
     upstream::{Provider, Upstream},
 };
 use crate::{

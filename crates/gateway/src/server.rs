@@ -107,7 +107,7 @@ impl Server {
         let spool = Spool::open(&config.spool_dir, config.spool_max_bytes)
             .map_err(|error| format!("cannot open the spool in {}: {error}", config.spool_dir.display()))?;
         let gateway = Arc::new(Gateway {
-            routes: ArcSwap::from_pointee(Routes::new(&config)?),
+            routes: ArcSwap::from_pointee(Routes::new(&config, None)?),
             snapshots: Snapshots::default(),
             spool,
             metrics: Metrics::new()?,

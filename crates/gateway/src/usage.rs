@@ -42,6 +42,11 @@ impl Prices {
         )
     }
 
+    /// What a million prompt tokens and as many answer tokens cost together, in US dollars: what models are compared by.
+    pub fn rate(&self, provider: &str, model: &str) -> Option<f64> {
+        self.find(provider, model).map(|price| price.input + price.output)
+    }
+
     fn find(&self, provider: &str, model: &str) -> Option<&Price> {
         let mut end = model.len();
         loop {

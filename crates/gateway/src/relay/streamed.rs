@@ -7,14 +7,14 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{Outbound, provider_refused, response, too_long, unrecorded};
+use super::{Outbound, failed, response, too_long, unrecorded};
 use crate::{
     body::Body,
     error::Refusal,
     memory_tools::MAX_ROUNDS,
     record::Recorder,
     sse::{Frame, Parser},
-    upstream::{Answer, Received},
+    upstream::{Answer, Failed, Received, Words},
     wire::{self, Accumulator, Event, StopReason, StreamReader, StreamWriter},
 };
 
@@ -32,15 +32,9 @@ const CLOSING: Duration = Duration::from_secs(1);
 pub async fn streamed(outbound: Outbound, mut record: Recorder) -> Result<Response<Body>, Refusal> {
     let answer = match outbound.send().await {
         Ok(answer) => answer,
-        Err(refusal) => {
-            let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
-            return Err(refusal);
-        }
+        Err(failure) => return failed(&outbound, record, failure),
     };
     record.answered(&answer.upstream, answer.waited, answer.retries);
-    if answer.response.status() != StatusCode::OK {
-        return provider_refused(&outbound, record, answer).await;
-    }
     let (sender, receiver) = mpsc::channel(QUEUE);
     let from = answer.response.headers();
     let mut response = response(&outbound, &record, from, &answer.upstream, StatusCode::OK, Body::Channel(receiver));
@@ -254,21 +248,24 @@ async fn rewrite(outbound: &Outbound, record: &mut Recorder, answer: Answer, sen
         };
         let next = outbound.next_round(record, &upstream, &sent, &reply, &ours).await.map_err(Cut::Broken)?;
         let answer = tokio::select! {
-            answer = outbound.send_round(&upstream, &next) => answer.map_err(Cut::Broken)?,
+            answer = outbound.send_round(&upstream, &next) => answer.map_err(after_a_tool)?,
             () = sender.closed() => return Err(Cut::Gone),
         };
         record.answered(&answer.upstream, answer.waited, answer.retries);
-        if answer.response.status() != StatusCode::OK {
-            let status = answer.response.status();
-            return Err(broken(
-                "upstream_error",
-                format!("The provider answered {status} after a memory tool was used. Try again."),
-            ));
-        }
         source = Source::new(answer.response.into_body(), idle);
         request = Some(next);
     }
     Err(unfinished())
+}
+
+fn after_a_tool(failed: Failed) -> Cut {
+    match failed.words {
+        Words::Ours(refusal) => Cut::Broken(*refusal),
+        Words::Provider(_, head, _) => {
+            let status = head.status;
+            broken("upstream_error", format!("The provider answered {status} after a memory tool was used. Try again."))
+        }
+    }
 }
 
 /// Reads one answer of the provider to its end, and writes what the client may see of it at once.

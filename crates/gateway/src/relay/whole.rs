@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use tokio::time::timeout;
 
-use super::{Outbound, json, provider_refused, refused, response, too_long, unrecorded};
+use super::{Outbound, failed, json, refused, response, too_long, unrecorded};
 use crate::{
     body::Body,
     error::Refusal,
@@ -15,7 +15,7 @@ use crate::{
     memory_tools::MAX_ROUNDS,
     record::Recorder,
     routing::Upstream,
-    upstream::Received,
+    upstream::{Failed, Received},
     wire::{self, Part, Reply, StopReason, Usage, Wire},
 };
 
@@ -41,31 +41,24 @@ pub async fn collect(gateway: &Gateway, body: Received) -> Result<Bytes, Refusal
 /// Where no upstream answered as it should, or the call could not be recorded.
 pub async fn whole(outbound: &Outbound, mut record: Recorder) -> Result<Response<Body>, Refusal> {
     let total = outbound.worker.gateway.config.timeouts.total();
-    match timeout(total, rounds(outbound, &mut record)).await.unwrap_or_else(|_| Err(too_long(total))) {
-        Ok(Ok((answer, head, upstream))) => {
+    match timeout(total, rounds(outbound, &mut record)).await.unwrap_or_else(|_| Err(too_long(total).into())) {
+        Ok((answer, head, upstream)) => {
             let response = json(response(outbound, &record, &head, &upstream, StatusCode::OK, Body::from(answer)));
             if record.end(StatusCode::OK.as_u16(), None) { Ok(response) } else { Err(unrecorded()) }
         }
-        Ok(Err(answer)) => provider_refused(outbound, record, *answer).await,
-        Err(refusal) => {
-            let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
-            Err(refusal)
-        }
+        Err(failure) => failed(outbound, record, failure),
     }
 }
 
 type Final = (Bytes, http::HeaderMap, Arc<Upstream>);
 
-async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Result<Final, Box<crate::upstream::Answer>>, Refusal> {
+async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Failed> {
     let tools = outbound.tools();
     let mut answer = outbound.send().await?;
     let mut request = None;
     let mut lead: Vec<Part> = Vec::new();
     for round in 1.. {
         record.answered(&answer.upstream, answer.waited, answer.retries);
-        if answer.response.status() != StatusCode::OK {
-            return Ok(Err(Box::new(answer)));
-        }
         let upstream = answer.upstream;
         let from = upstream.provider.wire;
         let (head, body) = answer.response.into_parts();
@@ -75,7 +68,7 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Result<Fin
 
         if from == outbound.wire && tools.is_none() {
             note_untouched(record, from, outbound.target.agent.is_some(), &bytes);
-            return Ok(Ok((bytes, head.headers, upstream)));
+            return Ok((bytes, head.headers, upstream));
         }
         let mut reply = wire::parse_reply(from, &bytes).map_err(|error| broken(&error))?;
         record.used(reply.usage);
@@ -83,7 +76,7 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Result<Fin
         let theirs = reply.tool_calls().count() - ours.len();
         if ours.is_empty() && round == 1 && from == outbound.wire {
             record.answered_with(&reply);
-            return Ok(Ok((bytes, head.headers, upstream)));
+            return Ok((bytes, head.headers, upstream));
         }
         if ours.is_empty() || theirs > 0 || round == MAX_ROUNDS {
             if !ours.is_empty() {
@@ -96,7 +89,7 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Result<Fin
             } else {
                 wire::write_reply(outbound.wire, &reply, record.call().at_us / 1_000_000)
             };
-            return Ok(Ok((Bytes::from(bytes), head.headers, upstream)));
+            return Ok((Bytes::from(bytes), head.headers, upstream));
         }
         let sent = match request.take() {
             Some(sent) => sent,
@@ -107,7 +100,7 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Result<Fin
         answer = outbound.send_round(&upstream, &next).await?;
         request = Some(next);
     }
-    Err(Refusal::unavailable("The model did not come to an answer."))
+    Err(Refusal::unavailable("The model did not come to an answer.").into())
 }
 
 /// Takes our calls out of a reply, and puts what earlier rounds said before it.

@@ -2,27 +2,47 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Provider, Upstream};
-use crate::config::{Config, ModelConfig, ProviderConfig, UpstreamConfig};
+use super::{Provider, State, Upstream};
+use crate::{
+    config::{AliasConfig, Config, ModelConfig, ProviderConfig, RetryPolicy, RoutingConfig, UpstreamConfig},
+    upstream::Failure,
+};
 
 /// The upstreams that serve one model.
 pub struct Group {
+    /// The model's name as configured, or as asked for where a pattern or a provider stands for it.
+    pub name: String,
     /// At least one.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// How calls are spread over them.
+    pub routing: Arc<RoutingConfig>,
+    /// How often they are repeated.
+    pub retry_policy: RetryPolicy,
+}
+
+impl Group {
+    /// Whether none of its upstreams is awake at `now` milliseconds.
+    pub fn rests(&self, now: u64) -> bool {
+        self.upstreams.iter().all(|upstream| upstream.state.resting(now).is_some())
+    }
 }
 
 /// A name with at most one `*`, and what serves the models that fit it.
 struct Pattern {
+    name: String,
     start: String,
     /// What follows the `*`, if there is one.
     end: Option<String>,
     upstreams: Vec<Upstream>,
+    routing: Arc<RoutingConfig>,
+    retry_policy: RetryPolicy,
 }
 
 impl Pattern {
-    fn new(name: &str, upstreams: Vec<Upstream>) -> Self {
+    fn new(name: &str, upstreams: Vec<Upstream>, routing: &Arc<RoutingConfig>) -> Self {
         let (start, end) = name.split_once('*').map_or((name, None), |(start, end)| (start, Some(end.to_owned())));
-        Self { start: start.to_owned(), end, upstreams }
+        let retry_policy = routing.retry_policy(name);
+        Self { name: name.to_owned(), start: start.to_owned(), end, upstreams, routing: Arc::clone(routing), retry_policy }
     }
 
     /// What stands for the `*` in a name that fits.
@@ -39,8 +59,10 @@ impl Pattern {
         self.start.len() + self.end.as_ref().map_or(0, String::len)
     }
 
-    fn group(&self, star: &str) -> Arc<Group> {
-        Arc::new(Group { upstreams: self.upstreams.iter().map(|upstream| Arc::new(upstream.named(star))).collect() })
+    fn group(&self, name: &str, star: &str) -> Arc<Group> {
+        let upstreams = self.upstreams.iter().map(|upstream| Arc::new(upstream.named(star))).collect();
+        let routing = Arc::clone(&self.routing);
+        Arc::new(Group { name: name.to_owned(), upstreams, routing, retry_policy: self.retry_policy })
     }
 }
 
@@ -54,36 +76,52 @@ pub struct Routes {
     providers: HashMap<String, Pattern>,
     /// Of the providers.
     provider_patterns: Vec<Pattern>,
+    routing: Arc<RoutingConfig>,
     /// The model of an agent that names none.
     pub default_model: Option<String>,
 }
 
 impl Routes {
-    /// Makes the routes of a configuration.
+    /// Makes the routes of a configuration. Upstreams that `earlier` routes had go on as they have fared.
     ///
     /// # Errors
-    /// Where a provider's URL or key cannot be used.
-    pub fn new(config: &Config) -> Result<Self, String> {
+    /// Where a provider's URL or key cannot be used, or an alias or fallback names a model that nothing serves.
+    pub fn new(config: &Config, earlier: Option<&Self>) -> Result<Self, String> {
+        let fared: HashMap<(&str, u64), &Arc<State>> = earlier
+            .into_iter()
+            .flat_map(Self::upstreams)
+            .map(|(model, upstream)| ((model, upstream.hash), &upstream.state))
+            .collect();
         let hosts: HashMap<&str, (&ProviderConfig, Arc<Provider>)> =
             config.providers.iter().map(|given| (given.name.as_str(), (given, Arc::new(Provider::new(given))))).collect();
-        let upstream = |own: &UpstreamConfig| {
+        let upstream = |model: &str, own: &UpstreamConfig| {
             let found = hosts.get(own.provider.as_str());
             let (given, provider) = found.ok_or_else(|| format!("the provider '{}' is not configured", own.provider))?;
-            Upstream::new(provider, given, own)
+            let mut upstream = Upstream::new(provider, given, own)?;
+            if let Some(state) = fared.get(&(model, upstream.hash)) {
+                upstream.state = Arc::clone(state);
+            }
+            Ok::<_, String>(upstream)
         };
-        let upstreams = |model: &ModelConfig| model.upstreams.iter().map(upstream).collect::<Result<Vec<_>, String>>();
+        let upstreams =
+            |model: &ModelConfig| model.upstreams.iter().map(|own| upstream(&model.name, own)).collect::<Result<Vec<_>, _>>();
+        let routing = Arc::new(config.routing.clone());
 
         let mut models = HashMap::new();
         let mut patterns = Vec::new();
         let mut names = Vec::new();
         for model in &config.models {
+            let upstreams = upstreams(model)?;
             if model.name.contains('*') {
-                patterns.push(Pattern::new(&model.name, upstreams(model)?));
+                patterns.push(Pattern::new(&model.name, upstreams, &routing));
             } else {
-                models.insert(
-                    model.name.clone(),
-                    Arc::new(Group { upstreams: upstreams(model)?.into_iter().map(Arc::new).collect() }),
-                );
+                let group = Group {
+                    name: model.name.clone(),
+                    upstreams: upstreams.into_iter().map(Arc::new).collect(),
+                    routing: Arc::clone(&routing),
+                    retry_policy: routing.retry_policy(&model.name),
+                };
+                models.insert(model.name.clone(), Arc::new(group));
                 names.push(model.name.clone());
             }
         }
@@ -91,15 +129,46 @@ impl Routes {
         let mut providers = HashMap::new();
         for given in &config.providers {
             let all = UpstreamConfig::new(&given.name, "*");
-            providers.insert(given.name.clone(), Pattern::new("*", vec![upstream(&all)?]));
+            providers.insert(given.name.clone(), Pattern::new("*", vec![upstream("*", &all)?], &routing));
         }
         let mut provider_patterns = Vec::new();
         for route in &config.routes {
-            provider_patterns
-                .push(Pattern::new(&route.pattern, vec![upstream(&UpstreamConfig::new(&route.provider, &route.pattern))?]));
+            let all = UpstreamConfig::new(&route.provider, &route.pattern);
+            provider_patterns.push(Pattern::new(&route.pattern, vec![upstream(&route.pattern, &all)?], &routing));
         }
         let default_model = config.default_model.clone().or_else(|| names.first().cloned());
-        Ok(Self { models, names, patterns, providers, provider_patterns, default_model })
+        let mut routes = Self { models, names, patterns, providers, provider_patterns, routing, default_model };
+        routes.check_fallbacks()?;
+        for (alias, target) in &config.routing.aliases {
+            routes.add_alias(alias, target)?;
+        }
+        Ok(routes)
+    }
+
+    fn add_alias(&mut self, alias: &str, target: &AliasConfig) -> Result<(), String> {
+        let group = self.group(&target.model);
+        let group = group.ok_or_else(|| format!("the alias '{alias}' stands for '{}', which nothing serves", target.model))?;
+        self.models.insert(alias.to_owned(), group);
+        if !target.hidden {
+            self.names.push(alias.to_owned());
+        }
+        Ok(())
+    }
+
+    fn check_fallbacks(&self) -> Result<(), String> {
+        let routing = &self.routing;
+        let tables = [&routing.fallbacks, &routing.context_window_fallbacks, &routing.content_policy_fallbacks];
+        let all = tables.into_iter().flat_map(|table| table.values().flatten()).chain(&routing.default_fallbacks);
+        let lost = all.into_iter().find(|name| self.group(name).is_none() && !routing.aliases.contains_key(*name));
+        lost.map_or(Ok(()), |name| Err(format!("a fallback goes to '{name}', which nothing serves")))
+    }
+
+    /// All upstreams, each with the model or pattern that it serves.
+    fn upstreams(&self) -> impl Iterator<Item = (&str, &Upstream)> {
+        let models =
+            self.models.values().flat_map(|group| group.upstreams.iter().map(|upstream| (group.name.as_str(), &**upstream)));
+        let patterns = self.patterns.iter().chain(self.providers.values()).chain(&self.provider_patterns);
+        models.chain(patterns.flat_map(|pattern| pattern.upstreams.iter().map(|upstream| (pattern.name.as_str(), upstream))))
     }
 
     /// The configured models' names, as configured.
@@ -109,7 +178,7 @@ impl Routes {
 
     /// The provider of this name, for no model of its.
     pub fn host(&self, name: &str) -> Option<Arc<Upstream>> {
-        self.providers.get(name)?.group("").upstreams.first().cloned()
+        self.providers.get(name)?.group(name, "").upstreams.first().cloned()
     }
 
     /// What serves `model`, if anything does: the model of that name, a pattern of models, `PROVIDER/model`, a provider's pattern.
@@ -117,12 +186,24 @@ impl Routes {
         if let Some(group) = self.models.get(model) {
             return Some(Arc::clone(group));
         }
-        let fitting = |patterns: &[Pattern]| patterns.iter().find_map(|pattern| Some(pattern.group(pattern.star(model)?)));
+        let fitting = |patterns: &[Pattern]| patterns.iter().find_map(|pattern| Some(pattern.group(model, pattern.star(model)?)));
         let direct = || {
             let (provider, rest) = model.split_once('/')?;
-            Some(self.providers.get(provider)?.group(rest))
+            Some(self.providers.get(provider)?.group(model, rest))
         };
         fitting(&self.patterns).or_else(direct).or_else(|| fitting(&self.provider_patterns))
+    }
+
+    /// Where a call goes on to that `failure` ended at a model: those for this failure, else the model's, else everybody's.
+    pub fn fallbacks(&self, model: &str, failure: Failure) -> &[String] {
+        let routing = &self.routing;
+        let own = match failure {
+            Failure::BadRequest => return &[],
+            Failure::ContextWindow => routing.context_window_fallbacks.get(model),
+            Failure::ContentPolicy => routing.content_policy_fallbacks.get(model),
+            _ => None,
+        };
+        own.or_else(|| routing.fallbacks.get(model)).unwrap_or(&routing.default_fallbacks)
     }
 }
 
@@ -146,7 +227,7 @@ mod tests {
             ],
             "routes": [{"pattern": "gpt-*", "provider": "three"}, {"pattern": "o1", "provider": "two"}],
         });
-        Routes::new(&Config::parse(&config.to_string()).unwrap()).unwrap()
+        Routes::new(&Config::parse(&config.to_string()).unwrap(), None).unwrap()
     }
 
     #[test]

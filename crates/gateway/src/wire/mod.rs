@@ -4,6 +4,7 @@
 //! [`Reply`], [`Event`] (a piece of a streamed reply) and [`ErrorBody`]. A new wire is one more folder, not one more pair.
 
 mod anthropic_messages;
+mod cause;
 mod error;
 mod event;
 mod fields;
@@ -16,6 +17,7 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
+pub use cause::{Cause, cause};
 pub use error::{ErrorBody, WireError, error_body, error_event, translate_error};
 pub use event::{Event, StreamReader, StreamWriter};
 pub use reply::{Part, Reply, StopReason, ToolCall, ToolResult, Usage};

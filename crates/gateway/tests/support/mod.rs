@@ -97,6 +97,7 @@ impl Gateway {
             "max_body_bytes": 1 << 20,
             "providers": providers.collect::<Vec<_>>(),
             "models": models.collect::<Vec<_>>(),
+            "routing": {"strategy": "order"},
             "timeouts": limits,
         })
     }

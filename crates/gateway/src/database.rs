@@ -14,6 +14,8 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, Statement};
 use uuid::Uuid;
 
+use crate::record::CallRows;
+
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long the memory of a call may be waited for before the call goes on without.
@@ -40,8 +42,9 @@ impl std::fmt::Display for DatabaseError {
 impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            // Classes of Postgres' error codes: connection, deadlock, resources, operator (a restart among them).
-            Some(refusal) if !["08", "40", "53", "57"].iter().any(|class| refusal.code().code().starts_with(class)) => {
+            // Classes of Postgres' error codes: connection, deadlock, a function that is not there (a schema of another
+            // version, as while gateways are brought up to date one by one), resources, operator (a restart among them).
+            Some(refusal) if !["08", "40", "42", "53", "57"].iter().any(|class| refusal.code().code().starts_with(class)) => {
                 Self::Refused(refusal.to_string())
             }
             Some(refusal) => Self::Away(refusal.to_string()),
@@ -203,16 +206,17 @@ impl Writer {
         Self { config: config.to_owned(), client: None }
     }
 
-    /// Writes a JSON array of calls in one transaction; a call that is already there is left as it is.
+    /// Writes the calls of the spool's `lines` in one transaction; a call that is already there is left as it is.
     ///
     /// # Errors
-    /// Where Postgres is away or refuses; then none of the calls is written.
-    pub async fn record(&mut self, calls: &str) -> Result<(), DatabaseError> {
+    /// Where Postgres is away or refuses, or a line is no call; then none of the calls is written.
+    pub async fn record(&mut self, lines: &[u8]) -> Result<(), DatabaseError> {
+        let calls = CallRows::read(lines).map_err(|error| DatabaseError::Refused(format!("not a call: {error}")))?;
         let (client, statement) = if let Some(open) = self.client.take().filter(|(client, _)| !client.is_closed()) {
             open
         } else {
             let client = connect(&self.config).await?;
-            let statement = client.prepare("select trunkline.gateway_record($1::text::jsonb)").await?;
+            let statement = client.prepare("select trunkline.gateway_record($1)").await?;
             (client, statement)
         };
         let result = client.execute(&statement, &[&calls]).await;

@@ -1,15 +1,19 @@
 //! Stage 7, record: the turn and its usage, into the spool before the client sees the last byte.
 
+mod row;
+
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use http::HeaderMap;
-use serde::{Serialize, Serializer};
 use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
+pub use self::row::CallRows;
+use self::row::{CallRow, EventRow, MessageRow, Source, TurnRow, tokens};
 use crate::{
     conversation::{self, Call as ClientCall, Chain, Conversation, EMPTY, reply_message},
     gateway::Gateway,
@@ -52,91 +56,6 @@ impl Call {
     pub fn name(&self) -> String {
         format!("call_{}", self.id.simple())
     }
-}
-
-#[derive(Serialize)]
-struct EventRow {
-    id: Uuid,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    payload: Box<RawValue>,
-}
-
-#[derive(Serialize)]
-struct MessageRow {
-    #[serde(serialize_with = "hex")]
-    chain: Chain,
-    role: &'static str,
-    text: String,
-    events: Vec<EventRow>,
-}
-
-#[derive(Serialize)]
-struct TurnRow {
-    session: Uuid,
-    /// The session that is made where the turn parts from the log.
-    fork: Uuid,
-    /// Whether it is known to.
-    forks: bool,
-    store: Uuid,
-    agent: Uuid,
-    agent_version: i32,
-    user: Option<String>,
-    #[serde(serialize_with = "hex_or_null")]
-    prefix: Chain,
-    remember: bool,
-    messages: Vec<MessageRow>,
-    /// Events that belong to no message.
-    after: Vec<EventRow>,
-}
-
-#[derive(Serialize)]
-struct CallRow<'a> {
-    tenant: Uuid,
-    call: Uuid,
-    at_us: u64,
-    key: Uuid,
-    agent: Option<Uuid>,
-    session: Option<Uuid>,
-    user: Option<&'a str>,
-    model: &'a str,
-    provider: Option<&'a str>,
-    upstream_model: Option<&'a str>,
-    wire: &'static str,
-    stream: bool,
-    status: u16,
-    error_type: Option<&'a str>,
-    input_tokens: i32,
-    output_tokens: i32,
-    cached_tokens: i32,
-    reasoning_tokens: i32,
-    estimated: bool,
-    cost_usd: Option<f64>,
-    rounds: u32,
-    retries: u32,
-    first_byte_us: Option<u64>,
-    total_us: u64,
-    overhead_us: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    turn: Option<TurnRow>,
-}
-
-/// A count as the store's `int` holds it: what a provider tells may be nonsense, and must not keep a call from being recorded.
-fn tokens(count: u64) -> i32 {
-    i32::try_from(count).unwrap_or(i32::MAX)
-}
-
-fn write_hex(chain: &Chain) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    chain.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).map(char::from).collect()
-}
-
-fn hex<S: Serializer>(chain: &Chain, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&write_hex(chain))
-}
-
-fn hex_or_null<S: Serializer>(chain: &Chain, serializer: S) -> Result<S::Ok, S::Error> {
-    if *chain == EMPTY { serializer.serialize_none() } else { hex(chain, serializer) }
 }
 
 fn row(event: conversation::Event) -> Option<EventRow> {
@@ -371,22 +290,25 @@ impl Recorder {
             call: self.call.id,
             at_us: self.call.at_us,
             key: self.key.id,
+            team: None,
             agent,
             session,
-            user: self.user.as_deref(),
-            model: &self.asked,
-            provider: self.upstream.as_ref().map(|upstream| upstream.provider.name.as_str()),
-            upstream_model: self.upstream.as_ref().map(|upstream| upstream.model.as_str()),
-            wire: self.call.wire.name(),
+            user: self.user.as_deref().map(Cow::from),
+            model: Cow::from(&self.asked),
+            provider: self.upstream.as_ref().map(|upstream| Cow::from(&upstream.provider.name)),
+            upstream_model: self.upstream.as_ref().map(|upstream| Cow::from(&upstream.model)),
+            wire: Cow::from(self.call.wire.name()),
             stream: self.stream,
             status,
-            error_type: error,
+            error_type: error.map(Cow::from),
             input_tokens: tokens(self.usage.input),
             output_tokens: tokens(self.usage.output),
             cached_tokens: tokens(self.usage.cache_read),
+            cache_write_tokens: tokens(self.usage.cache_write),
             reasoning_tokens: tokens(self.usage.reasoning),
             estimated,
             cost_usd: cost,
+            source: Source::Provider,
             rounds: self.rounds,
             retries: self.retries,
             first_byte_us: self.first_byte.map(micros),

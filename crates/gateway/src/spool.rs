@@ -184,7 +184,7 @@ impl Spool {
     async fn deliver(&self, lines: &[u8], writer: &mut Writer) {
         let mut pause = Duration::from_millis(50);
         loop {
-            match writer.record(&as_array(lines)).await {
+            match writer.record(lines).await {
                 Ok(()) => return,
                 Err(DatabaseError::Away(reason)) => {
                     tracing::warn!(reason, pending = self.pending(), "Postgres is away; calls are kept in the spool");
@@ -288,29 +288,9 @@ fn read_lines(file: &File, offset: u64, end: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Lines of JSON as one JSON array. Lines that are not UTF-8 (a damaged disk) are kept apart by Postgres' refusal.
-fn as_array(lines: &[u8]) -> String {
-    let text = String::from_utf8_lossy(lines);
-    let mut array = String::with_capacity(text.len() + 2);
-    array.push('[');
-    for (index, line) in text.lines().enumerate() {
-        if index > 0 {
-            array.push(',');
-        }
-        array.push_str(line);
-    }
-    array.push(']');
-    array
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_become_an_array() {
-        assert_eq!(as_array(b"{\"a\":1}\n{\"b\":2}\n"), r#"[{"a":1},{"b":2}]"#);
-    }
 
     #[test]
     fn a_half_written_line_is_not_read() {

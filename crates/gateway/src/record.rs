@@ -335,7 +335,7 @@ impl Recorder {
                 first_byte: self.first_byte,
                 operation: "chat",
                 asked: &self.asked,
-                upstream: row.provider.zip(row.upstream_model),
+                upstream: row.provider.as_deref().zip(row.upstream_model.as_deref()),
                 agent,
                 session,
                 key: self.key.id,

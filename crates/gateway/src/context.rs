@@ -42,6 +42,7 @@ pub fn splice(wire: Wire, body: &Bytes, scan: &Scan, additions: &Additions) -> B
         match wire {
             Wire::OpenaiChat => edits.system_messages(scan, instructions, blocks),
             Wire::AnthropicMessages => edits.system(scan, instructions, blocks),
+            Wire::OpenaiResponses | Wire::Gemini | Wire::BedrockConverse => {}
         }
     }
     if let Some(recall) = additions.recall.filter(|text| !text.is_empty()) {

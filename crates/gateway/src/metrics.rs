@@ -32,6 +32,8 @@ pub struct Metrics {
     handle: PrometheusHandle,
     chat: Route,
     messages: Route,
+    responses: Route,
+    gemini: Route,
     input_tokens: Counter,
     output_tokens: Counter,
     cached_tokens: Counter,
@@ -84,6 +86,8 @@ impl Metrics {
                 handle,
                 chat: Route::new(Wire::OpenaiChat),
                 messages: Route::new(Wire::AnthropicMessages),
+                responses: Route::new(Wire::OpenaiResponses),
+                gemini: Route::new(Wire::Gemini),
                 input_tokens: tokens("input"),
                 output_tokens: tokens("output"),
                 cached_tokens: tokens("cached"),
@@ -108,6 +112,10 @@ impl Metrics {
         let route = match wire {
             Wire::OpenaiChat => &self.chat,
             Wire::AnthropicMessages => &self.messages,
+            Wire::OpenaiResponses => &self.responses,
+            Wire::Gemini => &self.gemini,
+            // No client's wire.
+            Wire::BedrockConverse => return,
         };
         let place = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1);
         route.statuses[place].increment(1);

@@ -55,19 +55,19 @@ pub async fn models(worker: &Arc<Worker>, wire: Wire, request: &Request<Incoming
 fn list(wire: Wire, names: &[String]) -> Value {
     let data: Vec<Value> = names.iter().map(|name| entry(wire, name)).collect();
     match wire {
-        Wire::OpenaiChat => json!({"object": "list", "data": data}),
         Wire::AnthropicMessages => {
             json!({"data": data, "first_id": names.first(), "last_id": names.last(), "has_more": false})
         }
+        _ => json!({"object": "list", "data": data}),
     }
 }
 
 fn entry(wire: Wire, name: &str) -> Value {
     match wire {
-        Wire::OpenaiChat => json!({"id": name, "object": "model", "created": 0, "owned_by": "trunkline"}),
         // The time is not known: the start of time says so, as for dated models without one.
         Wire::AnthropicMessages => {
             json!({"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"})
         }
+        _ => json!({"id": name, "object": "model", "created": 0, "owned_by": "trunkline"}),
     }
 }

@@ -88,7 +88,9 @@ impl Outbound {
         let written = if same {
             spliced
         } else {
-            wire::translate_request(self.wire, provider.wire, &spliced, &upstream.model).map(Bytes::from).map_err(refused)?
+            let (from, to) = (self.wire, provider.wire);
+            let translated = wire::translate_request(from, to, &spliced, &upstream.model, self.scan.stream, false);
+            Bytes::from(translated.map_err(refused)?.body)
         };
         Ok(defaults::filled(provider.quirks.applied(written), &upstream.body))
     }

@@ -54,11 +54,15 @@ pub struct Agent {
     pub tools: Option<Tools>,
 }
 
-/// Memory tools, in each wire's own form: the elements of a `tools` array without its brackets.
+/// Memory tools, in each wire's own form: the elements of a `tools` array (with Gemini, of its `functionDeclarations`) without
+/// its brackets.
+#[derive(Default)]
 pub struct Tools {
     names: Vec<String>,
     openai: String,
     anthropic: String,
+    responses: String,
+    gemini: String,
 }
 
 impl Tools {
@@ -71,7 +75,10 @@ impl Tools {
     pub fn text(&self, wire: Wire) -> &str {
         match wire {
             Wire::OpenaiChat => &self.openai,
-            Wire::AnthropicMessages => &self.anthropic,
+            // No client's wire: nothing is spliced into it.
+            Wire::AnthropicMessages | Wire::BedrockConverse => &self.anthropic,
+            Wire::OpenaiResponses => &self.responses,
+            Wire::Gemini => &self.gemini,
         }
     }
 
@@ -79,7 +86,7 @@ impl Tools {
         if definitions.is_empty() {
             return None;
         }
-        let mut tools = Self { names: Vec::new(), openai: String::new(), anthropic: String::new() };
+        let mut tools = Self::default();
         for tool in definitions {
             let separator = if tools.names.is_empty() { "" } else { "," };
             let (name, description) =
@@ -87,6 +94,11 @@ impl Tools {
             let schema = tool.input_schema.get();
             let function = format!(r#"{{"name":{name},"description":{description},"parameters":{schema}}}"#);
             tools.openai += &format!(r#"{separator}{{"type":"function","function":{function}}}"#);
+            // Strict is what this wire takes where nothing is said; our schemas have optional fields.
+            tools.responses += &format!(
+                r#"{separator}{{"type":"function","name":{name},"description":{description},"parameters":{schema},"strict":false}}"#
+            );
+            tools.gemini += &format!(r#"{separator}{{"name":{name},"description":{description},"parametersJsonSchema":{schema}}}"#);
             tools.anthropic += &format!(r#"{separator}{{"name":{name},"description":{description},"input_schema":{schema}}}"#);
             tools.names.push(tool.name.clone());
         }

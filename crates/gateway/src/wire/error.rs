@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::text::Text;
-use super::{Wire, json};
+use super::{Wire, gemini, json, openai_responses};
 
 /// A request or reply that cannot be converted. About a request, it is a 400 in the client's wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,15 +15,17 @@ pub struct WireError {
     pub message: String,
     /// The field it is about, as `messages[0].content`.
     pub param: Option<String>,
+    /// The field without which the request could be said in the other wire.
+    pub(super) droppable: Option<String>,
 }
 
 impl WireError {
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), param: None }
+        Self { message: message.into(), param: None, droppable: None }
     }
 
     pub(super) fn at(path: &str, message: impl Into<String>) -> Self {
-        Self { message: message.into(), param: Some(path.to_owned()) }
+        Self { message: message.into(), param: Some(path.to_owned()), droppable: None }
     }
 
     pub(super) fn json(error: &serde_json::Error) -> Self {
@@ -39,7 +41,7 @@ impl WireError {
             "`{path}` has no equivalent with the provider of this model, which speaks another wire: leave it out, or choose \
              a model whose provider speaks the wire you use."
         );
-        Self::at(path, message)
+        Self { droppable: Some(path.to_owned()), ..Self::at(path, message) }
     }
 }
 
@@ -98,8 +100,10 @@ struct AnthropicErrorFields<'a> {
 /// An error as a response body.
 pub fn error_body(wire: Wire, error: &ErrorBody) -> Vec<u8> {
     match wire {
-        Wire::OpenaiChat => json::bytes(&openai(error)),
+        Wire::OpenaiChat | Wire::OpenaiResponses => json::bytes(&openai(error)),
         Wire::AnthropicMessages => json::bytes(&anthropic(error)),
+        Wire::Gemini => gemini::error::body(error),
+        Wire::BedrockConverse => unreachable!("{}", super::NO_CLIENT),
     }
 }
 
@@ -109,6 +113,9 @@ pub fn error_event(wire: Wire, error: &ErrorBody) -> Vec<u8> {
     match wire {
         Wire::OpenaiChat => json::frame(&mut out, None, &openai(error)),
         Wire::AnthropicMessages => json::frame(&mut out, Some("error"), &anthropic(error)),
+        Wire::OpenaiResponses => openai_responses::error::frame(error, &mut out),
+        Wire::Gemini => gemini::error::frame(error, &mut out),
+        Wire::BedrockConverse => unreachable!("{}", super::NO_CLIENT),
     }
     out
 }

@@ -1,6 +1,9 @@
 //! The neutral form of a streamed reply, and the readers and writers of each wire behind one face.
 
-use super::{StopReason, Usage, Wire, WireError, anthropic_messages, openai_chat};
+use super::{
+    Opaque, Signature, StopReason, Usage, Wire, WireError, anthropic_messages, bedrock_converse, gemini, openai_chat,
+    openai_responses,
+};
 use crate::sse::Frame;
 
 /// A step of a streamed reply.
@@ -20,7 +23,7 @@ pub enum Event {
     /// More shown reasoning.
     Thinking(String),
     /// The proof that ends a piece of reasoning.
-    Signature(String),
+    Signature(Signature),
     /// A tool call begins.
     ToolStart {
         /// The call's place among the reply's tool calls, from 0.
@@ -37,8 +40,8 @@ pub enum Event {
         /// A piece of JSON text.
         json: String,
     },
-    /// A whole block only its own wire knows, as JSON text; see [`Part::Opaque`](super::Part::Opaque).
-    Opaque(String),
+    /// A whole block only its own wire knows; see [`Part::Opaque`](super::Part::Opaque).
+    Opaque(Opaque),
     /// Why the model stopped.
     Stop(StopReason),
     /// The cost so far; replaces what was said before.
@@ -63,6 +66,12 @@ pub enum StreamReader {
     OpenaiChat(openai_chat::StreamReader),
     /// Reads `message_start` … `message_stop`.
     AnthropicMessages(anthropic_messages::StreamReader),
+    /// Reads `response.created` … `response.completed`.
+    OpenaiResponses(openai_responses::StreamReader),
+    /// Reads pieces of a `GenerateContentResponse`.
+    Gemini(gemini::StreamReader),
+    /// Reads `messageStart` … `metadata`, taken out of Amazon's event stream encoding.
+    BedrockConverse(bedrock_converse::StreamReader),
 }
 
 impl StreamReader {
@@ -71,6 +80,9 @@ impl StreamReader {
         match wire {
             Wire::OpenaiChat => Self::OpenaiChat(openai_chat::StreamReader::default()),
             Wire::AnthropicMessages => Self::AnthropicMessages(anthropic_messages::StreamReader::default()),
+            Wire::OpenaiResponses => Self::OpenaiResponses(openai_responses::StreamReader::default()),
+            Wire::Gemini => Self::Gemini(gemini::StreamReader::default()),
+            Wire::BedrockConverse => Self::BedrockConverse(bedrock_converse::StreamReader::default()),
         }
     }
 
@@ -82,6 +94,9 @@ impl StreamReader {
         match self {
             Self::OpenaiChat(reader) => reader.read(frame),
             Self::AnthropicMessages(reader) => reader.read(frame),
+            Self::OpenaiResponses(reader) => reader.read(frame),
+            Self::Gemini(reader) => reader.read(frame),
+            Self::BedrockConverse(reader) => reader.read(frame),
         }
     }
 }
@@ -96,6 +111,10 @@ pub enum StreamWriter {
     OpenaiChat(openai_chat::StreamWriter),
     /// Writes `message_start` … `message_stop`.
     AnthropicMessages(anthropic_messages::StreamWriter),
+    /// Writes `response.created` … `response.completed`.
+    OpenaiResponses(openai_responses::StreamWriter),
+    /// Writes pieces of a `GenerateContentResponse`.
+    Gemini(gemini::StreamWriter),
 }
 
 impl StreamWriter {
@@ -105,6 +124,9 @@ impl StreamWriter {
         match wire {
             Wire::OpenaiChat => Self::OpenaiChat(openai_chat::StreamWriter::new(include_usage, created_unix)),
             Wire::AnthropicMessages => Self::AnthropicMessages(anthropic_messages::StreamWriter::default()),
+            Wire::OpenaiResponses => Self::OpenaiResponses(openai_responses::StreamWriter::new(created_unix)),
+            Wire::Gemini => Self::Gemini(gemini::StreamWriter::default()),
+            Wire::BedrockConverse => unreachable!("{}", super::NO_CLIENT),
         }
     }
 
@@ -113,6 +135,8 @@ impl StreamWriter {
         match self {
             Self::OpenaiChat(writer) => writer.write(event, out),
             Self::AnthropicMessages(writer) => writer.write(event, out),
+            Self::OpenaiResponses(writer) => writer.write(event, out),
+            Self::Gemini(writer) => writer.write(event, out),
         }
     }
 }

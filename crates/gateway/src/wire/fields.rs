@@ -81,6 +81,15 @@ impl Fields {
         }
     }
 
+    /// An object kept as it is; empty if absent.
+    pub(super) fn map(&mut self, key: &str) -> Result<Map<String, Value>, WireError> {
+        match self.take(key) {
+            None => Ok(Map::new()),
+            Some(Value::Object(map)) => Ok(map),
+            Some(_) => Err(self.wrong(key, "an object")),
+        }
+    }
+
     pub(super) fn object(&mut self, key: &str) -> Result<Option<Fields>, WireError> {
         let path = self.path(key);
         self.take(key).map(|value| Fields::of(path, value)).transpose()
@@ -117,6 +126,11 @@ impl Fields {
     /// The error for a field, or a value of it, that the other wire has no words for.
     pub(super) fn untranslatable(&self, key: &str) -> WireError {
         WireError::untranslatable(&self.path(key))
+    }
+
+    /// The same where the object cannot be said because of that value, so that it is the object that may be left out.
+    pub(super) fn untranslatable_by(&self, key: &str) -> WireError {
+        WireError { droppable: Some(self.path.clone()), ..self.untranslatable(key) }
     }
 
     /// All that is left must say nothing (null, false, zero, empty); otherwise it would be lost, so it is an error.

@@ -4,12 +4,16 @@
 //! [`Reply`], [`Event`] (a piece of a streamed reply) and [`ErrorBody`]. A new wire is one more folder, not one more pair.
 
 mod anthropic_messages;
+mod bedrock_converse;
 mod cause;
 mod error;
 mod event;
 mod fields;
+mod gemini;
 mod json;
+mod lossy;
 mod openai_chat;
+mod openai_responses;
 mod reply;
 mod request;
 mod tap;
@@ -20,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use cause::{Cause, cause};
 pub use error::{ErrorBody, WireError, error_body, error_event, translate_error};
 pub use event::{Event, StreamReader, StreamWriter};
-pub use reply::{Part, Reply, StopReason, ToolCall, ToolResult, Usage};
+pub use reply::{Opaque, Part, Reply, Signature, StopReason, ToolCall, ToolResult, Usage};
 pub use tap::{Accumulator, Tap};
 
 /// A protocol of model calls.
@@ -31,15 +35,34 @@ pub enum Wire {
     OpenaiChat,
     /// Anthropic's `POST /v1/messages`.
     AnthropicMessages,
+    /// `OpenAI`'s `POST /v1/responses`.
+    OpenaiResponses,
+    /// Google's `POST /v1beta/models/{model}:generateContent`.
+    Gemini,
+    /// Amazon's `POST /model/{model}/converse`. Spoken to providers only: it is no client's wire.
+    BedrockConverse,
 }
 
+/// Why nothing is written for a client of `BedrockConverse`.
+const NO_CLIENT: &str = "no route of the gateway has clients of Bedrock's wire";
+
 impl Wire {
-    /// The name used in settings: `openai_chat`, `anthropic_messages`.
+    const ALL: [Self; 5] =
+        [Self::OpenaiChat, Self::AnthropicMessages, Self::OpenaiResponses, Self::Gemini, Self::BedrockConverse];
+
+    /// The name used in settings: `openai_chat`, `anthropic_messages`, `openai_responses`, `gemini`, `bedrock_converse`.
     pub fn name(self) -> &'static str {
         match self {
             Self::OpenaiChat => "openai_chat",
             Self::AnthropicMessages => "anthropic_messages",
+            Self::OpenaiResponses => "openai_responses",
+            Self::Gemini => "gemini",
+            Self::BedrockConverse => "bedrock_converse",
         }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|wire| wire.name() == name)
     }
 }
 
@@ -49,31 +72,83 @@ impl std::fmt::Display for Wire {
     }
 }
 
+/// A request in the provider's wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// The request's body.
+    pub body: Vec<u8>,
+    /// Fields that were left out because the provider's wire has no words for them, as the client names them.
+    pub dropped: Vec<String>,
+}
+
 /// A whole request in wire `from`, said in wire `to` for the provider's `model`. Within one wire only `model` is replaced.
-/// What `to` has no words for is an error that names the field.
-pub fn translate_request(from: Wire, to: Wire, body: &[u8], model: &str) -> Result<Vec<u8>, WireError> {
+///
+/// `stream`: whether the answer is to be streamed; where a wire says it in the body, it is said so.
+/// What `to` has no words for is an error that names the field; with `drop`, a parameter or a tool is left out instead. What
+/// stands in the messages is never left out.
+pub fn translate_request(
+    from: Wire,
+    to: Wire,
+    body: &[u8],
+    model: &str,
+    stream: bool,
+    drop: bool,
+) -> Result<Translated, WireError> {
     if from == to {
-        return request::replace_model(body, model);
+        let body = if from == Wire::Gemini { body.to_vec() } else { request::replace_model(body, model)? };
+        return Ok(Translated { body, dropped: Vec::new() });
     }
-    let mut request = match from {
-        Wire::OpenaiChat => openai_chat::request::parse(body),
-        Wire::AnthropicMessages => anthropic_messages::request::parse(body),
-    }?;
+    let (mut request, mut dropped) = if drop { lossy::parse(from, body)? } else { (parse_request(from, body)?, Vec::new()) };
     model.clone_into(&mut request.model);
-    match to {
+    request.stream = stream;
+    for param in unsayable(to).iter().copied().filter(|param| request.has(*param)).collect::<Vec<_>>() {
+        if !drop {
+            return Err(WireError::untranslatable(param.name(from)));
+        }
+        request.clear(param);
+        dropped.push(param.name(from).to_owned());
+    }
+    let body = match to {
         Wire::OpenaiChat => openai_chat::request::write(request),
         Wire::AnthropicMessages => anthropic_messages::request::write(request),
+        Wire::OpenaiResponses => openai_responses::request::write(request),
+        Wire::Gemini => gemini::request::write(request),
+        Wire::BedrockConverse => bedrock_converse::request::write(request),
+    }?;
+    Ok(Translated { body, dropped })
+}
+
+fn parse_request(wire: Wire, body: &[u8]) -> Result<request::Request, WireError> {
+    match wire {
+        Wire::OpenaiChat => openai_chat::request::parse(body),
+        Wire::AnthropicMessages => anthropic_messages::request::parse(body),
+        Wire::OpenaiResponses => openai_responses::request::parse(body),
+        Wire::Gemini => gemini::request::parse(body),
+        Wire::BedrockConverse => Err(WireError::new("Requests in Bedrock's wire are not taken.")),
+    }
+}
+
+/// What the neutral form can say and `wire` cannot.
+fn unsayable(wire: Wire) -> &'static [request::Param] {
+    match wire {
+        Wire::OpenaiChat => openai_chat::request::UNSAYABLE,
+        Wire::AnthropicMessages => anthropic_messages::request::UNSAYABLE,
+        Wire::OpenaiResponses => openai_responses::request::UNSAYABLE,
+        Wire::Gemini => gemini::request::UNSAYABLE,
+        Wire::BedrockConverse => bedrock_converse::request::UNSAYABLE,
     }
 }
 
 /// A request in the upstream's `wire` with one more round at the end of its messages: what the model said in `reply`, and
 /// the results of the tools it called. All other bytes stay as they are.
 pub fn append_round(wire: Wire, body: &[u8], reply: &Reply, results: &[ToolResult]) -> Result<Vec<u8>, WireError> {
-    let messages = match wire {
-        Wire::OpenaiChat => openai_chat::reply::round(reply, results),
-        Wire::AnthropicMessages => anthropic_messages::reply::round(reply, results),
-    };
-    request::append_messages(body, &messages)
+    match wire {
+        Wire::OpenaiChat => request::append_messages(body, &openai_chat::reply::round(reply, results)),
+        Wire::AnthropicMessages => request::append_messages(body, &anthropic_messages::reply::round(reply, results)),
+        Wire::OpenaiResponses => request::append_input(body, &openai_responses::reply::round(reply, results)),
+        Wire::Gemini => request::append_contents(body, &gemini::reply::round(reply, results)),
+        Wire::BedrockConverse => request::append_messages(body, &bedrock_converse::reply::round(reply, results)),
+    }
 }
 
 /// A provider's whole reply. The error speaks of what the provider sent.
@@ -81,6 +156,9 @@ pub fn parse_reply(wire: Wire, body: &[u8]) -> Result<Reply, WireError> {
     match wire {
         Wire::OpenaiChat => openai_chat::reply::parse(body),
         Wire::AnthropicMessages => anthropic_messages::reply::parse(body),
+        Wire::OpenaiResponses => openai_responses::reply::parse(body),
+        Wire::Gemini => gemini::reply::parse(body),
+        Wire::BedrockConverse => bedrock_converse::reply::parse(body),
     }
 }
 
@@ -89,6 +167,9 @@ pub fn parse_usage(wire: Wire, body: &[u8]) -> Option<Usage> {
     match wire {
         Wire::OpenaiChat => openai_chat::usage::only_usage(body),
         Wire::AnthropicMessages => anthropic_messages::usage::only_usage(body),
+        Wire::OpenaiResponses => openai_responses::usage::only_usage(body),
+        Wire::Gemini => gemini::usage::only_usage(body),
+        Wire::BedrockConverse => bedrock_converse::usage::only_usage(body),
     }
 }
 
@@ -97,6 +178,9 @@ pub fn write_reply(wire: Wire, reply: &Reply, created_unix: u64) -> Vec<u8> {
     match wire {
         Wire::OpenaiChat => openai_chat::reply::write(reply, created_unix),
         Wire::AnthropicMessages => anthropic_messages::reply::write(reply),
+        Wire::OpenaiResponses => openai_responses::reply::write(reply, created_unix),
+        Wire::Gemini => gemini::reply::write(reply),
+        Wire::BedrockConverse => unreachable!("{NO_CLIENT}"),
     }
 }
 
@@ -109,5 +193,8 @@ pub fn rewrite_reply(wire: Wire, body: &[u8], reply: &Reply) -> Result<Vec<u8>, 
     match wire {
         Wire::OpenaiChat => openai_chat::reply::rewrite(body, reply),
         Wire::AnthropicMessages => anthropic_messages::reply::rewrite(body, reply),
+        Wire::OpenaiResponses => openai_responses::reply::rewrite(body, reply),
+        Wire::Gemini => gemini::reply::rewrite(body, reply),
+        Wire::BedrockConverse => unreachable!("{NO_CLIENT}"),
     }
 }

@@ -1,10 +1,11 @@
 //! The neutral form of what a model answered.
 
+use std::borrow::Cow;
 use std::ops::AddAssign;
 
 use serde_json::value::RawValue;
 
-use super::json;
+use super::{Wire, json};
 
 /// Tokens of one or more model calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,14 +100,69 @@ pub enum Part {
     Thinking {
         /// The reasoning; empty where the provider shows only its signature.
         text: String,
-        /// The provider's proof that it is the model's own; needed to send it back to Anthropic.
-        signature: Option<String>,
+        /// The provider's proof that it is the model's own; most providers that sign want it back. Where there is no text,
+        /// the proof belongs to the text or call that follows (Gemini signs those themselves).
+        signature: Option<Signature>,
     },
     /// A tool to call.
     ToolCall(ToolCall),
-    /// A block only its own wire knows (Anthropic's `redacted_thinking`, `server_tool_use`, …), as JSON text. Goes back
-    /// to that wire unchanged and cannot be said in another.
-    Opaque(String),
+    /// A block only its own wire knows (Anthropic's `redacted_thinking`, `server_tool_use`, …). Goes back to that wire
+    /// unchanged and cannot be said in another.
+    Opaque(Opaque),
+}
+
+/// A block of one wire as JSON text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opaque {
+    /// The wire that it is of.
+    pub of: Wire,
+    /// The block.
+    pub json: String,
+}
+
+impl Opaque {
+    /// The block for a writer of `wire`, if it is that wire's own.
+    pub(super) fn raw(&self, wire: Wire) -> Option<Box<RawValue>> {
+        RawValue::from_string(self.json.clone()).ok().filter(|_| self.of == wire)
+    }
+}
+
+/// A provider's proof that reasoning is its model's own. No other provider takes it, so a client of another wire is given
+/// it with a mark of where it came from, and brings it back so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// The wire of the provider that signed.
+    pub of: Wire,
+    /// The proof as that wire carries it.
+    pub text: String,
+}
+
+impl Signature {
+    const MARK: &str = "trunkline.";
+
+    /// What stands where `wire` has its proofs: its own, or another's with our mark.
+    pub(super) fn read(wire: Wire, text: String) -> Self {
+        let marked = text.strip_prefix(Self::MARK).and_then(|rest| rest.split_once('.'));
+        match marked.and_then(|(name, proof)| Some((Wire::named(name)?, proof))) {
+            Some((of, proof)) => Self { of, text: proof.to_owned() },
+            None => Self { of: wire, text },
+        }
+    }
+
+    /// What is to stand where `wire` has its proofs.
+    pub(super) fn write(&self, wire: Wire) -> Cow<'_, str> {
+        if self.of == wire {
+            Cow::Borrowed(&self.text)
+        } else {
+            Cow::Owned(format!("{}{}.{}", Self::MARK, self.of, self.text))
+        }
+    }
+
+    /// The proof, if a provider of `wire` takes it. Claude's are good with Anthropic and on Bedrock alike.
+    pub(super) fn fit_for(&self, wire: Wire) -> Option<&str> {
+        let claude = |wire| matches!(wire, Wire::AnthropicMessages | Wire::BedrockConverse);
+        (self.of == wire || (claude(self.of) && claude(wire))).then_some(self.text.as_str())
+    }
 }
 
 /// What a model answered.

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
-use super::{ToolCall, WireError};
+use super::{Signature, ToolCall, Wire, WireError};
 
-/// A request that every wire can say.
+/// A request that every wire can say, [`Param`]s excepted.
 #[derive(Debug, Default)]
 pub(super) struct Request {
     pub model: String,
@@ -21,12 +21,102 @@ pub(super) struct Request {
     pub stop: Vec<String>,
     pub temperature: Option<Number>,
     pub top_p: Option<Number>,
+    pub top_k: Option<u64>,
+    pub seed: Option<Number>,
+    pub presence_penalty: Option<Number>,
+    pub frequency_penalty: Option<Number>,
     pub stream: bool,
+    /// The end user's id. The gateway acts on it itself, so a wire without a place for it leaves it out.
     pub user: Option<String>,
     /// `none`, `minimal`, `low`, `medium`, `high`, `xhigh` or `max`.
     pub effort: Option<String>,
-    /// The JSON Schema the answer must follow.
-    pub output_schema: Option<Value>,
+    /// How many tokens the model may reason for; where a wire has only efforts, the nearest one says it.
+    pub thinking_budget: Option<u64>,
+    /// Whether the reasoning, or a summary of it, is to be shown; the provider decides if absent.
+    pub show_thinking: Option<bool>,
+    pub output: Option<Output>,
+    /// `low`, `medium` or `high`.
+    pub verbosity: Option<String>,
+    /// In `OpenAI`'s words: `auto`, `default`, `flex`, `priority`, …
+    pub service_tier: Option<String>,
+    /// The caller's own marks on the call.
+    pub metadata: Map<String, Value>,
+    /// Whether the provider is to keep the answer for the caller to fetch.
+    pub store: Option<bool>,
+    /// Where to look for a cached prompt. A hint: a wire without a place for it leaves it out.
+    pub cache_key: Option<String>,
+}
+
+/// A part of a request that not every wire can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Param {
+    /// Several calls at once forbidden.
+    SingleTool,
+    Stop,
+    TopK,
+    Seed,
+    PresencePenalty,
+    FrequencyPenalty,
+    Effort,
+    /// Any JSON, of no given schema.
+    JsonOutput,
+    OutputSchema,
+    /// Other than medium.
+    Verbosity,
+    /// Other than the provider's default.
+    ServiceTier,
+    Metadata,
+    Store,
+    /// A tool whose arguments must follow its schema to the letter.
+    StrictTool,
+}
+
+impl Param {
+    /// Its name in requests of `wire`.
+    pub(super) fn name(self, wire: Wire) -> &'static str {
+        let chat = wire == Wire::OpenaiChat;
+        let gemini = wire == Wire::Gemini;
+        let anthropic = wire == Wire::AnthropicMessages;
+        match self {
+            Self::SingleTool if anthropic => "tool_choice.disable_parallel_tool_use",
+            Self::SingleTool => "parallel_tool_calls",
+            Self::Stop if gemini => "generationConfig.stopSequences",
+            Self::Stop if anthropic => "stop_sequences",
+            Self::Stop => "stop",
+            Self::TopK if gemini => "generationConfig.topK",
+            Self::TopK => "top_k",
+            Self::Seed if gemini => "generationConfig.seed",
+            Self::Seed => "seed",
+            Self::PresencePenalty if gemini => "generationConfig.presencePenalty",
+            Self::PresencePenalty => "presence_penalty",
+            Self::FrequencyPenalty if gemini => "generationConfig.frequencyPenalty",
+            Self::FrequencyPenalty => "frequency_penalty",
+            Self::Effort if gemini => "generationConfig.thinkingConfig",
+            Self::Effort if anthropic => "output_config.effort",
+            Self::Effort if chat => "reasoning_effort",
+            Self::Effort => "reasoning.effort",
+            Self::JsonOutput if gemini => "generationConfig.responseMimeType",
+            Self::OutputSchema if gemini => "generationConfig.responseJsonSchema",
+            Self::OutputSchema if anthropic => "output_config.format",
+            Self::JsonOutput | Self::OutputSchema if chat => "response_format",
+            Self::JsonOutput | Self::OutputSchema => "text.format",
+            Self::Verbosity if chat => "verbosity",
+            Self::Verbosity => "text.verbosity",
+            Self::ServiceTier => "service_tier",
+            Self::Metadata => "metadata",
+            Self::Store => "store",
+            Self::StrictTool => "tools[].strict",
+        }
+    }
+}
+
+/// What the answer must be.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// Any JSON object.
+    Json,
+    /// JSON of this schema.
+    Schema { schema: Value, name: Option<String>, strict: Option<bool> },
 }
 
 #[derive(Debug)]
@@ -48,14 +138,45 @@ pub(super) enum Role {
 pub(super) enum Content {
     Text(String),
     Image(Image),
+    Document(Document),
     ToolCall(ToolCall),
-    ToolResult { call_id: String, content: Vec<Content>, is_error: bool },
+    ToolResult {
+        call_id: String,
+        content: Vec<Content>,
+        is_error: bool,
+    },
+    /// Earlier reasoning of the assistant, as in [`Part::Thinking`](super::Part::Thinking). A provider gets it back only with
+    /// its own proof, or without any where it signs nothing (`OpenAI`'s chat wire); others answer without it.
+    Thinking {
+        text: String,
+        signature: Option<Signature>,
+    },
+    /// Reasoning that only Claude can read (`data` of Anthropic's `redacted_thinking`); others answer without it.
+    Redacted(String),
 }
 
 #[derive(Debug)]
 pub(super) enum Image {
     Base64 { media_type: String, data: String },
     Url(String),
+}
+
+/// A file to be read, such as a PDF.
+#[derive(Debug)]
+pub(super) struct Document {
+    pub name: Option<String>,
+    pub source: DocumentSource,
+}
+
+#[derive(Debug)]
+pub(super) enum DocumentSource {
+    Base64 {
+        media_type: String,
+        data: String,
+    },
+    Url(String),
+    /// Plain text.
+    Text(String),
 }
 
 #[derive(Debug)]
@@ -74,6 +195,68 @@ pub(super) enum ToolChoice {
     Named(String),
 }
 
+impl Request {
+    /// Whether it says something that only wires with `param` can say.
+    pub(super) fn has(&self, param: Param) -> bool {
+        match param {
+            Param::SingleTool => self.parallel_tools == Some(false) && !self.tools.is_empty(),
+            Param::Stop => !self.stop.is_empty(),
+            Param::TopK => self.top_k.is_some(),
+            Param::Seed => self.seed.is_some(),
+            Param::PresencePenalty => says(self.presence_penalty.as_ref()),
+            Param::FrequencyPenalty => says(self.frequency_penalty.as_ref()),
+            Param::Effort => self.effort.is_some() || self.thinking_budget.is_some(),
+            Param::JsonOutput => matches!(self.output, Some(Output::Json)),
+            Param::OutputSchema => matches!(self.output, Some(Output::Schema { .. })),
+            Param::Verbosity => self.verbosity.as_deref().is_some_and(|verbosity| verbosity != "medium"),
+            Param::ServiceTier => self.service_tier.as_deref().is_some_and(|tier| !matches!(tier, "auto" | "default")),
+            Param::Metadata => !self.metadata.is_empty(),
+            Param::Store => self.store == Some(true),
+            Param::StrictTool => self.tools.iter().any(|tool| tool.strict == Some(true)),
+        }
+    }
+
+    /// Say it no more.
+    pub(super) fn clear(&mut self, param: Param) {
+        match param {
+            Param::SingleTool => self.parallel_tools = None,
+            Param::Stop => self.stop.clear(),
+            Param::TopK => self.top_k = None,
+            Param::Seed => self.seed = None,
+            Param::PresencePenalty => self.presence_penalty = None,
+            Param::FrequencyPenalty => self.frequency_penalty = None,
+            Param::Effort => (self.effort, self.thinking_budget) = (None, None),
+            Param::JsonOutput | Param::OutputSchema => self.output = None,
+            Param::Verbosity => self.verbosity = None,
+            Param::ServiceTier => self.service_tier = None,
+            Param::Metadata => self.metadata.clear(),
+            Param::Store => self.store = None,
+            Param::StrictTool => self.tools.iter_mut().for_each(|tool| tool.strict = None),
+        }
+    }
+
+    /// The effort that the client asked for, or the nearest one to its budget of tokens.
+    pub(super) fn nearest_effort(&self) -> Option<String> {
+        self.effort.clone().or_else(|| self.thinking_budget.map(|budget| effort_of(budget).to_owned()))
+    }
+}
+
+/// Zero is what all providers take where nothing is said.
+fn says(penalty: Option<&Number>) -> bool {
+    penalty.is_some_and(|penalty| penalty.as_f64() != Some(0.0))
+}
+
+/// The nearest effort for a thinking budget in tokens. Anthropic's least budget is 1024; its guide calls 16 thousand a good
+/// start for hard tasks.
+fn effort_of(budget: u64) -> &'static str {
+    match budget {
+        0 => "none",
+        1..4096 => "low",
+        4096..16_000 => "medium",
+        _ => "high",
+    }
+}
+
 #[derive(Deserialize)]
 struct ModelField<'a> {
     #[serde(borrow)]
@@ -86,6 +269,18 @@ struct MessagesField<'a> {
     messages: Option<&'a RawValue>,
 }
 
+#[derive(Deserialize)]
+struct InputField<'a> {
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct ContentsField<'a> {
+    #[serde(borrow)]
+    contents: Option<&'a RawValue>,
+}
+
 /// The same bytes with another model.
 pub(super) fn replace_model(body: &[u8], model: &str) -> Result<Vec<u8>, WireError> {
     let found: ModelField = top_level(body)?;
@@ -96,15 +291,40 @@ pub(super) fn replace_model(body: &[u8], model: &str) -> Result<Vec<u8>, WireErr
 /// The same bytes with `messages` after the last message.
 pub(super) fn append_messages(body: &[u8], messages: &[Box<RawValue>]) -> Result<Vec<u8>, WireError> {
     let found: MessagesField = top_level(body)?;
-    let raw = found.messages.filter(|raw| raw.get().starts_with('['));
-    let raw = raw.ok_or_else(|| WireError::at("messages", "`messages` must be an array."))?;
+    append(body, found.messages, "messages", messages)
+}
+
+/// The same for the `contents` of Gemini's wire.
+pub(super) fn append_contents(body: &[u8], contents: &[Box<RawValue>]) -> Result<Vec<u8>, WireError> {
+    let found: ContentsField = top_level(body)?;
+    append(body, found.contents, "contents", contents)
+}
+
+/// The same for the `input` of `OpenAI`'s responses. A text becomes the message that it stands for.
+pub(super) fn append_input(body: &[u8], items: &[Box<RawValue>]) -> Result<Vec<u8>, WireError> {
+    let found: InputField = top_level(body)?;
+    if let Some(text) = found.input.filter(|raw| raw.get().starts_with('"')) {
+        let mut input = format!(r#"[{{"role":"user","content":{}}}"#, text.get()).into_bytes();
+        for item in items {
+            input.push(b',');
+            input.extend_from_slice(item.get().as_bytes());
+        }
+        input.push(b']');
+        return Ok(splice(body, range_of(body, text), &input));
+    }
+    append(body, found.input, "input", items)
+}
+
+fn append(body: &[u8], array: Option<&RawValue>, name: &str, elements: &[Box<RawValue>]) -> Result<Vec<u8>, WireError> {
+    let raw = array.filter(|raw| raw.get().starts_with('['));
+    let raw = raw.ok_or_else(|| WireError::at(name, format!("`{name}` must be an array.")))?;
     let mut empty = raw.get()[1..raw.get().len() - 1].trim().is_empty();
     let mut inserted = Vec::new();
-    for message in messages {
+    for element in elements {
         if !std::mem::take(&mut empty) {
             inserted.push(b',');
         }
-        inserted.extend_from_slice(message.get().as_bytes());
+        inserted.extend_from_slice(element.get().as_bytes());
     }
     let end = range_of(body, raw).end - 1;
     Ok(splice(body, end..end, &inserted))

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::usage::{UsageIn, UsageOut};
 use super::{stop_fields_of, stop_of};
 use crate::wire::text::Text;
-use crate::wire::{Part, Reply, ToolCall, ToolResult, Usage, WireError, json};
+use crate::wire::{Opaque, Part, Reply, Signature, ToolCall, ToolResult, Usage, Wire, WireError, json};
 
 #[derive(Deserialize)]
 struct MessageIn<'a> {
@@ -51,6 +51,11 @@ impl<'a> BlockIn<'a> {
     }
 }
 
+/// A block's proof; empty where an earlier answer of ours had none.
+pub(super) fn signature(text: Text) -> Option<Signature> {
+    text.given().map(|text| Signature::read(Wire::AnthropicMessages, text))
+}
+
 pub(in crate::wire) fn parse(body: &[u8]) -> Result<Reply, WireError> {
     let message: MessageIn = serde_json::from_slice(body).map_err(|error| WireError::reply(&error))?;
     let parts: Result<Vec<Part>, WireError> = message
@@ -60,13 +65,13 @@ pub(in crate::wire) fn parse(body: &[u8]) -> Result<Reply, WireError> {
             let block = BlockIn::parse(raw)?;
             Ok(match &*block.r#type {
                 "text" => Part::Text(block.text.0.into_owned()),
-                "thinking" => Part::Thinking { text: block.thinking.0.into_owned(), signature: block.signature.given() },
+                "thinking" => Part::Thinking { text: block.thinking.0.into_owned(), signature: signature(block.signature) },
                 "tool_use" => Part::ToolCall(ToolCall {
                     id: block.id.0.into_owned(),
                     name: block.name.0.into_owned(),
                     arguments: block.input.map_or("{}", RawValue::get).to_owned(),
                 }),
-                _ => Part::Opaque(raw.get().to_owned()),
+                _ => Part::Opaque(Opaque { of: Wire::AnthropicMessages, json: raw.get().to_owned() }),
             })
         })
         .collect();
@@ -100,7 +105,10 @@ pub(super) enum BlockOut<'a> {
     },
     Thinking {
         thinking: &'a str,
-        signature: &'a str,
+        signature: Cow<'a, str>,
+    },
+    RedactedThinking {
+        data: &'a str,
     },
     ToolUse {
         id: Cow<'a, str>,
@@ -132,16 +140,20 @@ pub(super) fn call_id(id: &str) -> Cow<'_, str> {
 }
 
 /// The reply's content. Empty texts are left out, since a client could not send them back. `unsigned`: keep reasoning
-/// without a signature, which is fit to be read but not to be sent to Anthropic.
+/// without a signature of Anthropic's, which is fit to be read but not to be sent there.
 fn content(reply: &Reply, unsigned: bool) -> Vec<Box<RawValue>> {
     let blocks = reply.parts.iter().filter_map(|part| match part {
         Part::Text(text) => (!text.is_empty()).then(|| json::raw(&BlockOut::Text { text })),
         Part::Thinking { text, signature } => {
-            let signature = signature.as_deref().or(unsigned.then_some(""))?;
+            let signature = match signature {
+                Some(signature) if unsigned => signature.write(Wire::AnthropicMessages),
+                Some(signature) => Cow::Borrowed(signature.fit_for(Wire::AnthropicMessages)?),
+                None => unsigned.then_some(Cow::Borrowed(""))?,
+            };
             Some(json::raw(&BlockOut::Thinking { thinking: text, signature }))
         }
         Part::ToolCall(call) => Some(json::raw(&BlockOut::from(call))),
-        Part::Opaque(block) => RawValue::from_string(block.clone()).ok(),
+        Part::Opaque(block) => block.raw(Wire::AnthropicMessages),
     });
     blocks.collect()
 }

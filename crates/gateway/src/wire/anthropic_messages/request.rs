@@ -7,20 +7,32 @@ use serde_json::{Number, Value, json};
 use super::CACHE_CONTROL;
 use super::request_messages::{self, Conversation};
 use crate::wire::fields::Fields;
-use crate::wire::request::{Request, Tool, ToolChoice};
+use crate::wire::request::{Output, Param, Request, Tool, ToolChoice};
 use crate::wire::{WireError, json};
 
 /// Anthropic wants a limit; where the client set none, this many tokens: what every model can write.
 const DEFAULT_MAX_TOKENS: u64 = 4096;
+/// The least that Anthropic lets a model think for.
+const MIN_THINKING_BUDGET: u64 = 1024;
+
+pub(in crate::wire) const UNSAYABLE: &[Param] = &[
+    Param::Seed,
+    Param::PresencePenalty,
+    Param::FrequencyPenalty,
+    Param::JsonOutput,
+    Param::Verbosity,
+    Param::ServiceTier,
+    Param::Metadata,
+    Param::Store,
+];
 
 pub(in crate::wire) fn parse(body: &[u8]) -> Result<Request, WireError> {
     let mut fields = Fields::parse(body)?;
     fields.ignore(&[CACHE_CONTROL]);
-    fields.only("service_tier", &[json!("auto"), json!("standard_only")])?;
     fields.only("speed", &[json!("standard")])?;
     let (tool_choice, parallel_tools) = tool_choice(&mut fields)?;
-    let budget = thinking_budget(&mut fields)?;
-    let (effort, output_schema) = output_config(&mut fields)?;
+    let (thinking_budget, show_thinking) = thinking(&mut fields)?;
+    let (effort, output) = output_config(&mut fields)?;
     let request = Request {
         model: fields.string("model")?.unwrap_or_default(),
         messages: request_messages::parse(&mut fields)?,
@@ -35,8 +47,13 @@ pub(in crate::wire) fn parse(body: &[u8]) -> Result<Request, WireError> {
         top_p: fields.number("top_p")?,
         stream: fields.boolean("stream")?.unwrap_or_default(),
         user: user(&mut fields)?,
-        effort: effort.or_else(|| budget.map(|budget| effort_of(budget).to_owned())),
-        output_schema,
+        top_k: fields.integer("top_k")?,
+        effort,
+        thinking_budget,
+        show_thinking,
+        output,
+        service_tier: service_tier(&mut fields)?,
+        ..Request::default()
     };
     fields.finish()?;
     Ok(request)
@@ -46,7 +63,9 @@ fn tools(fields: &mut Fields) -> Result<Vec<Tool>, WireError> {
     let mut tools = Vec::new();
     for mut tool in fields.objects("tools")? {
         // Other types are tools that Anthropic runs or that its models were trained on.
-        tool.only("type", &[json!("custom")])?;
+        if tool.string("type")?.is_some_and(|kind| kind != "custom") {
+            return Err(tool.untranslatable_by("type"));
+        }
         // How the arguments are streamed; and who may call, where it is only the model.
         tool.ignore(&[CACHE_CONTROL, "eager_input_streaming"]);
         tool.only("allowed_callers", &[json!(["direct"])])?;
@@ -77,34 +96,32 @@ fn tool_choice(fields: &mut Fields) -> Result<(Option<ToolChoice>, Option<bool>)
     Ok((Some(kind), parallel))
 }
 
-/// The tokens the model may think for, where the client sets them. Disabled and adaptive thinking are what other providers do
-/// anyway when nothing is said.
-fn thinking_budget(fields: &mut Fields) -> Result<Option<u64>, WireError> {
+/// `standard_only` keeps the call out of capacity that was bought beforehand, which is what `default` means elsewhere.
+fn service_tier(fields: &mut Fields) -> Result<Option<String>, WireError> {
+    match fields.string("service_tier")?.as_deref() {
+        None | Some("auto") => Ok(None),
+        Some("standard_only") => Ok(Some("default".to_owned())),
+        Some(_) => Err(fields.untranslatable("service_tier")),
+    }
+}
+
+/// The tokens the model may think for, where the client sets them, and whether it wants to see what is thought. Disabled and
+/// adaptive thinking are what other providers do anyway when nothing is said.
+fn thinking(fields: &mut Fields) -> Result<(Option<u64>, Option<bool>), WireError> {
     let Some(mut thinking) = fields.object("thinking")? else {
-        return Ok(None);
+        return Ok((None, None));
     };
-    // Whether the thinking is shown is the provider's affair elsewhere.
-    thinking.ignore(&["display"]);
+    let show = thinking.string("display")?.map(|display| display != "omitted");
     let budget = match thinking.required_string("type")?.as_str() {
         "disabled" | "adaptive" => None,
         "enabled" => thinking.integer("budget_tokens")?,
         _ => return Err(thinking.untranslatable("type")),
     };
     thinking.finish()?;
-    Ok(budget)
+    Ok((budget, show))
 }
 
-/// The nearest effort for a thinking budget in tokens. Anthropic's least budget is 1024; its guide calls 16 thousand a good
-/// start for hard tasks.
-fn effort_of(budget: u64) -> &'static str {
-    match budget {
-        0..4096 => "low",
-        4096..16_000 => "medium",
-        _ => "high",
-    }
-}
-
-fn output_config(fields: &mut Fields) -> Result<(Option<String>, Option<Value>), WireError> {
+fn output_config(fields: &mut Fields) -> Result<(Option<String>, Option<Output>), WireError> {
     let Some(mut config) = fields.object("output_config")? else {
         return Ok((None, None));
     };
@@ -113,7 +130,8 @@ fn output_config(fields: &mut Fields) -> Result<(Option<String>, Option<Value>),
         None => None,
         Some(mut format) => {
             format.only("type", &[json!("json_schema")])?;
-            Some(format.take("schema").ok_or_else(|| format.wrong("schema", "a JSON Schema; it is missing"))?)
+            let schema = format.take("schema").ok_or_else(|| format.wrong("schema", "a JSON Schema; it is missing"))?;
+            Some(Output::Schema { schema, name: None, strict: None })
         }
     };
     config.finish()?;
@@ -156,11 +174,15 @@ struct RequestOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     top_p: Option<Number>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     thinking: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_config: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<bool>,
 }
@@ -173,19 +195,20 @@ pub(in crate::wire) fn write(request: Request) -> Result<Vec<u8>, WireError> {
     let tool_choice = tool_choice_out(&request);
     let Conversation { system, turns } = request_messages::write(request.messages)?;
     let mut output_config = serde_json::Map::new();
+    let max_tokens = request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let mut thinking = None;
     match request.effort.as_deref() {
-        None => {}
+        None => thinking = request.thinking_budget.and_then(|budget| thinking_out(budget, max_tokens)),
         Some("none") => thinking = Some(json!({"type": "disabled"})),
         Some("minimal") => _ = output_config.insert("effort".to_owned(), json!("low")),
         Some(effort) => _ = output_config.insert("effort".to_owned(), json!(effort)),
     }
-    if let Some(schema) = request.output_schema {
+    if let Some(Output::Schema { schema, .. }) = request.output {
         output_config.insert("format".to_owned(), json!({"type": "json_schema", "schema": schema}));
     }
     Ok(json::bytes(&RequestOut {
         model: &request.model,
-        max_tokens: request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+        max_tokens,
         system,
         messages: turns,
         tools: request.tools.into_iter().map(tool_out).collect(),
@@ -193,11 +216,22 @@ pub(in crate::wire) fn write(request: Request) -> Result<Vec<u8>, WireError> {
         stop_sequences: &request.stop,
         temperature: request.temperature,
         top_p: request.top_p,
+        top_k: request.top_k,
         thinking,
         output_config: (!output_config.is_empty()).then(|| output_config.into()),
         metadata: request.user.map(|user| json!({"user_id": user})),
+        service_tier: request.service_tier.filter(|tier| tier == "default").map(|_| "standard_only"),
         stream: request.stream.then_some(true),
     }))
+}
+
+/// Thinking for a budget of tokens, which Anthropic wants to be less than the limit of the answer.
+fn thinking_out(budget: u64, max_tokens: u64) -> Option<Value> {
+    if budget == 0 {
+        return Some(json!({"type": "disabled"}));
+    }
+    let budget = budget.max(MIN_THINKING_BUDGET).min(max_tokens.saturating_sub(1));
+    (budget >= MIN_THINKING_BUDGET).then(|| json!({"type": "enabled", "budget_tokens": budget}))
 }
 
 /// "One call at a time" is said inside the choice, so a choice is made up for it where the client made none.

@@ -1,13 +1,15 @@
 //! The messages of a messages request, and its system text.
 
+use std::borrow::Cow;
+
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::CACHE_CONTROL;
 use super::reply::{BlockOut, TurnOut, call_id};
 use crate::wire::fields::Fields;
-use crate::wire::request::{Content, Image, Message, Role};
-use crate::wire::{ToolCall, WireError, json};
+use crate::wire::request::{Content, Document, DocumentSource, Image, Message, Role};
+use crate::wire::{Signature, ToolCall, Wire, WireError, json};
 
 pub(super) fn parse(request: &mut Fields) -> Result<Vec<Message>, WireError> {
     let mut messages = Vec::new();
@@ -42,14 +44,11 @@ fn content(of: &mut Fields, key: &str) -> Result<Vec<Content>, WireError> {
         return Err(of.wrong(key, "a string or an array of content blocks"));
     };
     let path = of.path(key);
-    let mut contents = Vec::new();
-    for (at, block) in blocks.into_iter().enumerate() {
-        contents.extend(block_content(Fields::of(format!("{path}[{at}]"), block)?)?);
-    }
-    Ok(contents)
+    let blocks = blocks.into_iter().enumerate();
+    blocks.map(|(at, block)| block_content(Fields::of(format!("{path}[{at}]"), block)?)).collect()
 }
 
-fn block_content(mut block: Fields) -> Result<Option<Content>, WireError> {
+fn block_content(mut block: Fields) -> Result<Content, WireError> {
     block.ignore(&[CACHE_CONTROL]);
     let content = match block.required_string("type")?.as_str() {
         "text" => {
@@ -70,12 +69,17 @@ fn block_content(mut block: Fields) -> Result<Option<Content>, WireError> {
             content: content(&mut block, "content")?,
             is_error: block.boolean("is_error")?.unwrap_or_default(),
         },
-        // Only the provider that signed it can read it, and a model answers without it.
-        "thinking" | "redacted_thinking" => return Ok(None),
+        "document" => Content::Document(document(&mut block)?),
+        "thinking" => {
+            let signature = block.string("signature")?.filter(|proof| !proof.is_empty());
+            let signature = signature.map(|proof| Signature::read(Wire::AnthropicMessages, proof));
+            Content::Thinking { text: block.string("thinking")?.unwrap_or_default(), signature }
+        }
+        "redacted_thinking" => Content::Redacted(block.required_string("data")?),
         _ => return Err(block.untranslatable("type")),
     };
     block.finish()?;
-    Ok(Some(content))
+    Ok(content)
 }
 
 fn image(block: &mut Fields) -> Result<Image, WireError> {
@@ -88,6 +92,28 @@ fn image(block: &mut Fields) -> Result<Image, WireError> {
     };
     source.finish()?;
     Ok(image)
+}
+
+fn document(block: &mut Fields) -> Result<Document, WireError> {
+    // Remarks about the sources of the answer have no place in other wires.
+    block.only("citations", &[json!({"enabled": false})])?;
+    let name = block.string("title")?;
+    let mut source = block.object("source")?.ok_or_else(|| block.wrong("source", "an object; it is missing"))?;
+    let read = match source.required_string("type")?.as_str() {
+        "base64" => {
+            let (media_type, data) = (source.required_string("media_type")?, source.required_string("data")?);
+            DocumentSource::Base64 { media_type, data }
+        }
+        "url" => DocumentSource::Url(source.required_string("url")?),
+        "text" => {
+            source.ignore(&["media_type"]);
+            DocumentSource::Text(source.required_string("data")?)
+        }
+        // A file kept by Anthropic, or a document made of blocks.
+        _ => return Err(source.untranslatable("type")),
+    };
+    source.finish()?;
+    Ok(Document { name, source: read })
 }
 
 pub(super) struct Conversation {
@@ -130,7 +156,14 @@ fn block(content: Content) -> Result<Option<Box<RawValue>>, WireError> {
         Content::Text(text) if text.is_empty() => return Ok(None),
         Content::Text(text) => json::raw(&BlockOut::Text { text: &text }),
         Content::Image(image) => json::raw(&image_out(image)),
+        Content::Document(document) => json::raw(&document_out(document)),
         Content::ToolCall(call) => json::raw(&BlockOut::from(&call)),
+        Content::Thinking { text, signature } => {
+            let signature = signature.as_ref().and_then(|signature| signature.fit_for(Wire::AnthropicMessages));
+            return Ok(signature
+                .map(|signature| json::raw(&BlockOut::Thinking { thinking: &text, signature: Cow::Borrowed(signature) })));
+        }
+        Content::Redacted(data) => json::raw(&BlockOut::RedactedThinking { data: &data }),
         Content::ToolResult { call_id: id, content, is_error } => {
             json::raw(&BlockOut::ToolResult { tool_use_id: call_id(&id), content: result_content(content)?, is_error })
         }
@@ -146,7 +179,8 @@ fn result_content(mut contents: Vec<Content>) -> Result<Value, WireError> {
         .map(|content| match content {
             Content::Text(text) => Ok(json!({"type": "text", "text": text})),
             Content::Image(image) => Ok(image_out(image)),
-            _ => Err(WireError::at("messages", "A tool result can have only text and images.")),
+            Content::Document(document) => Ok(document_out(document)),
+            _ => Err(WireError::at("messages", "A tool result can have only text, images and documents.")),
         })
         .collect();
     Ok(blocks?.into())
@@ -160,4 +194,17 @@ fn image_out(image: Image) -> Value {
         Image::Url(url) => json!({"type": "url", "url": url}),
     };
     json!({"type": "image", "source": source})
+}
+
+fn document_out(document: Document) -> Value {
+    let source = match document.source {
+        DocumentSource::Base64 { media_type, data } => json!({"type": "base64", "media_type": media_type, "data": data}),
+        DocumentSource::Url(url) => json!({"type": "url", "url": url}),
+        DocumentSource::Text(text) => json!({"type": "text", "media_type": "text/plain", "data": text}),
+    };
+    let mut block = json!({"type": "document", "source": source});
+    if let Some(name) = document.name {
+        block["title"] = name.into();
+    }
+    block
 }

@@ -4,13 +4,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::reply::BlockIn;
+use super::reply::{BlockIn, signature};
 use super::stop_of;
 use super::usage::UsageIn;
 use crate::sse::Frame;
 use crate::wire::error::{ProviderError, kind_of};
 use crate::wire::text::Text;
-use crate::wire::{Event, WireError};
+use crate::wire::{Event, Opaque, Wire, WireError};
 
 /// All events in one flat form, since telling them apart first would cost a copy.
 #[derive(Deserialize)]
@@ -125,7 +125,7 @@ impl StreamReader {
             "text" => events.extend(block.text.given().map(Event::Text)),
             "thinking" => {
                 events.extend(block.thinking.given().map(Event::Thinking));
-                events.extend(block.signature.given().map(Event::Signature));
+                events.extend(signature(block.signature).map(Event::Signature));
             }
             "tool_use" => {
                 let position = self.calls.len();
@@ -149,7 +149,7 @@ impl StreamReader {
         match &*delta.r#type {
             "text_delta" => events.extend(delta.text.given().map(Event::Text)),
             "thinking_delta" => events.extend(delta.thinking.given().map(Event::Thinking)),
-            "signature_delta" => events.extend(delta.signature.given().map(Event::Signature)),
+            "signature_delta" => events.extend(signature(delta.signature).map(Event::Signature)),
             "input_json_delta" => {
                 if let Some(call) = self.calls.iter().rposition(|block| *block == index) {
                     let json = delta.partial_json.given();
@@ -168,13 +168,14 @@ impl OpaqueBlock {
     fn close(self) -> Event {
         let input = serde_json::from_str::<Value>(&self.input);
         let block = serde_json::from_str::<Map<String, Value>>(&self.json);
-        Event::Opaque(match (input, block) {
+        let json = match (input, block) {
             (Ok(input), Ok(mut block)) => {
                 block.insert("input".to_owned(), input);
                 Value::Object(block).to_string()
             }
             _ => self.json,
-        })
+        };
+        Event::Opaque(Opaque { of: Wire::AnthropicMessages, json })
     }
 }
 

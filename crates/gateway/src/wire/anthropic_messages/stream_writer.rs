@@ -169,7 +169,7 @@ impl StreamWriter {
             }
             Event::Signature(signature) => {
                 self.switch(Open::Thinking, out);
-                self.delta(Delta::Signature { signature }, out);
+                self.delta(Delta::Signature { signature: &signature.write(Wire::AnthropicMessages) }, out);
                 self.close(out);
             }
             Event::ToolStart { index, id, name } => {
@@ -180,9 +180,9 @@ impl StreamWriter {
             }
             Event::ToolArguments { index, json } => self.arguments(*index, json, out),
             Event::Opaque(block) => {
-                if let Ok(block) = serde_json::from_str::<&RawValue>(block) {
+                if let Some(block) = block.raw(Wire::AnthropicMessages) {
                     self.close(out);
-                    self.start_block(Open::Nothing, BlockStart::Opaque(block), out);
+                    self.start_block(Open::Nothing, BlockStart::Opaque(&block), out);
                     self.stop_block(out);
                 }
             }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::usage::{UsageIn, UsageOut};
 use super::{finish_reason_of, stop_of};
 use crate::wire::text::Text;
-use crate::wire::{Part, Reply, StopReason, ToolCall, ToolResult, Usage, WireError, json};
+use crate::wire::{Part, Reply, Signature, StopReason, ToolCall, ToolResult, Usage, Wire, WireError, json};
 
 #[derive(Deserialize)]
 struct CompletionIn<'a> {
@@ -50,6 +50,28 @@ struct ToolCallIn<'a> {
     id: Text<'a>,
     #[serde(borrow)]
     function: FunctionIn<'a>,
+    #[serde(borrow)]
+    extra_content: Option<ExtraContent<'a>>,
+}
+
+/// Google's host of this wire keeps Gemini's proofs beside the calls: `{"google": {"thought_signature": …}}`.
+#[derive(Deserialize)]
+pub(super) struct ExtraContent<'a> {
+    #[serde(borrow)]
+    google: Option<GoogleContent<'a>>,
+}
+
+#[derive(Deserialize)]
+struct GoogleContent<'a> {
+    #[serde(borrow, default)]
+    thought_signature: Text<'a>,
+}
+
+impl ExtraContent<'_> {
+    pub(super) fn signature(self) -> Option<Signature> {
+        let proof = self.google?.thought_signature.given()?;
+        Some(Signature::read(Wire::Gemini, proof))
+    }
 }
 
 #[derive(Deserialize)]
@@ -88,6 +110,8 @@ pub(in crate::wire) fn parse(body: &[u8]) -> Result<Reply, WireError> {
         stop = StopReason::Refusal;
     }
     for (index, call) in calls.into_iter().enumerate() {
+        let signature = call.extra_content.and_then(ExtraContent::signature);
+        parts.extend(signature.map(|signature| Part::Thinking { text: String::new(), signature: Some(signature) }));
         parts.push(Part::ToolCall(ToolCall {
             id: call.id.given().unwrap_or_else(|| made_up_call_id(&completion.id, index)),
             name: call.function.name.0.into_owned(),
@@ -133,6 +157,20 @@ pub(super) struct ToolCallOut<'a> {
     id: &'a str,
     r#type: &'static str,
     function: FunctionOut<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra_content: Option<Value>,
+}
+
+impl ToolCallOut<'_> {
+    /// With Gemini's proof of the reasoning before it, which its models want back.
+    pub(super) fn signed(self, signature: Option<&Signature>) -> Self {
+        Self { extra_content: signature.and_then(extra_content), ..self }
+    }
+}
+
+/// Where Google's host of this wire keeps Gemini's proofs.
+pub(super) fn extra_content(signature: &Signature) -> Option<Value> {
+    (signature.of == Wire::Gemini).then(|| json!({"google": {"thought_signature": signature.text}}))
 }
 
 #[derive(Serialize)]
@@ -144,24 +182,33 @@ struct FunctionOut<'a> {
 impl<'a> From<&'a ToolCall> for ToolCallOut<'a> {
     fn from(call: &'a ToolCall) -> Self {
         let function = FunctionOut { name: &call.name, arguments: &call.arguments };
-        Self { id: &call.id, r#type: "function", function }
+        Self { id: &call.id, r#type: "function", function, extra_content: None }
     }
 }
 
 impl<'a> From<&'a Reply> for MessageOut<'a> {
     fn from(reply: &'a Reply) -> Self {
         let text = reply.text();
-        // Signatures and opaque blocks have no place here, and only Anthropic could read them.
+        // Other proofs than Gemini's and opaque blocks have no place here, and only their own providers could read them.
         let thinking = reply.parts.iter().filter_map(|part| match part {
             Part::Thinking { text, .. } if !text.is_empty() => Some(text.as_str()),
             _ => None,
         });
         let thinking: String = thinking.collect();
+        let mut proof = None;
+        let mut tool_calls = Vec::new();
+        for part in &reply.parts {
+            match part {
+                Part::Thinking { signature, .. } => proof = signature.as_ref(),
+                Part::ToolCall(call) => tool_calls.push(ToolCallOut::from(call).signed(proof.take())),
+                _ => {}
+            }
+        }
         Self {
             role: "assistant",
             content: (!text.is_empty()).then_some(text),
             reasoning_content: (!thinking.is_empty()).then_some(thinking),
-            tool_calls: reply.tool_calls().map(ToolCallOut::from).collect(),
+            tool_calls,
         }
     }
 }

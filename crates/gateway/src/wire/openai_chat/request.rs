@@ -2,37 +2,27 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Number, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use super::request_messages;
 use crate::wire::fields::Fields;
-use crate::wire::request::{Request, Tool, ToolChoice};
+use crate::wire::request::{Output, Param, Request, Tool, ToolChoice};
 use crate::wire::{WireError, json};
 
 /// Fields that do not change what the model answers:
-/// - `seed`: `OpenAI` promises no more than an attempt;
 /// - `prediction`: only makes the answer faster;
-/// - `store`, `metadata`: about `OpenAI`'s own log of completions;
-/// - `prompt_cache_*`: where `OpenAI` caches;
+/// - `prompt_cache_*`: how `OpenAI` caches;
 /// - `stream_options`: about the stream, which the gateway writes itself.
-const NEEDLESS: &[&str] = &[
-    "seed",
-    "prediction",
-    "store",
-    "metadata",
-    "prompt_cache_key",
-    "prompt_cache_options",
-    "prompt_cache_retention",
-    "stream_options",
-];
+const NEEDLESS: &[&str] = &["prediction", "prompt_cache_options", "prompt_cache_retention", "stream_options"];
+
+/// Some hosts of this wire know `top_k`, but `OpenAI` refuses it.
+pub(in crate::wire) const UNSAYABLE: &[Param] = &[Param::TopK];
 
 pub(in crate::wire) fn parse(body: &[u8]) -> Result<Request, WireError> {
     let mut fields = Fields::parse(body)?;
     fields.ignore(NEEDLESS);
     fields.only("n", &[json!(1)])?;
     fields.only("modalities", &[json!(["text"])])?;
-    fields.only("service_tier", &[json!("auto"), json!("default")])?;
-    fields.only("verbosity", &[json!("medium")])?;
     if fields.take("functions").is_some() || fields.take("function_call").is_some() {
         let message = "`functions` and `function_call` are outdated: use `tools` and `tool_choice`.";
         return Err(WireError::at("functions", message));
@@ -53,7 +43,16 @@ pub(in crate::wire) fn parse(body: &[u8]) -> Result<Request, WireError> {
         // `OpenAI`'s newer name for a hash of the user.
         user: user.or(fields.string("safety_identifier")?),
         effort: fields.string("reasoning_effort")?,
-        output_schema: output_schema(&mut fields)?,
+        output: output(&mut fields)?,
+        seed: fields.number("seed")?,
+        presence_penalty: fields.number("presence_penalty")?,
+        frequency_penalty: fields.number("frequency_penalty")?,
+        verbosity: fields.string("verbosity")?,
+        service_tier: fields.string("service_tier")?,
+        metadata: fields.map("metadata")?,
+        store: fields.boolean("store")?,
+        cache_key: fields.string("prompt_cache_key")?,
+        ..Request::default()
     };
     fields.finish()?;
     Ok(request)
@@ -63,7 +62,7 @@ fn tools(fields: &mut Fields) -> Result<Vec<Tool>, WireError> {
     let mut tools = Vec::new();
     for mut tool in fields.objects("tools")? {
         if tool.required_string("type")? != "function" {
-            return Err(tool.untranslatable("type"));
+            return Err(tool.untranslatable_by("type"));
         }
         let mut function = tool.object("function")?.ok_or_else(|| tool.wrong("function", "an object; it is missing"))?;
         tools.push(Tool {
@@ -92,7 +91,7 @@ fn tool_choice(fields: &mut Fields) -> Result<Option<ToolChoice>, WireError> {
         Some(object) => Fields::of(fields.path("tool_choice"), object)?,
     };
     if choice.required_string("type")? != "function" {
-        return Err(choice.untranslatable("type"));
+        return Err(choice.untranslatable_by("type"));
     }
     let function = choice.object("function")?;
     let mut function = function.ok_or_else(|| choice.wrong("function", "an object; it is missing"))?;
@@ -115,19 +114,29 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, WireError> {
     }
 }
 
-fn output_schema(fields: &mut Fields) -> Result<Option<Value>, WireError> {
+fn output(fields: &mut Fields) -> Result<Option<Output>, WireError> {
     let Some(mut format) = fields.object("response_format")? else {
         return Ok(None);
     };
     match format.required_string("type")?.as_str() {
         "text" => Ok(None),
+        "json_object" => Ok(Some(Output::Json)),
         "json_schema" => {
-            let schema = format.object("json_schema")?.and_then(|mut named| named.take("schema"));
-            schema.map(Some).ok_or_else(|| format.wrong("json_schema", "an object with a `schema`"))
+            let named = format.object("json_schema")?;
+            let mut named = named.ok_or_else(|| format.wrong("json_schema", "an object with a `schema`"))?;
+            named_schema(&mut named).map(Some)
         }
-        // `json_object`: any JSON; other wires want a schema.
-        _ => Err(format.untranslatable("type")),
+        _ => Err(format.untranslatable_by("type")),
     }
+}
+
+/// A schema with its name and description, as both of `OpenAI`'s wires have it.
+pub(in crate::wire) fn named_schema(named: &mut Fields) -> Result<Output, WireError> {
+    let mut schema = named.take("schema").ok_or_else(|| named.wrong("schema", "a JSON Schema; it is missing"))?;
+    if let (Some(description), Value::Object(schema)) = (named.string("description")?, &mut schema) {
+        schema.entry("description").or_insert(description.into());
+    }
+    Ok(Output::Schema { schema, name: named.string("name")?, strict: named.boolean("strict")? })
 }
 
 #[derive(Serialize)]
@@ -150,7 +159,23 @@ struct RequestOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     top_p: Option<Number>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    presence_penalty: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frequency_penalty: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_effort: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verbosity: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<String>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    metadata: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_cache_key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     response_format: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +188,7 @@ struct RequestOut<'a> {
 }
 
 pub(in crate::wire) fn write(request: Request) -> Result<Vec<u8>, WireError> {
+    let reasoning_effort = request.nearest_effort();
     let has_tools = !request.tools.is_empty();
     let tools = request.tools.into_iter().map(tool_out).collect();
     // A choice among no tools is refused by `OpenAI`; only one that demands a tool says something then.
@@ -172,9 +198,13 @@ pub(in crate::wire) fn write(request: Request) -> Result<Vec<u8>, WireError> {
         ToolChoice::Required => Some(json!("required")),
         ToolChoice::Named(name) => Some(json!({"type": "function", "function": {"name": name}})),
     });
-    let response_format = request
-        .output_schema
-        .map(|schema| json!({"type": "json_schema", "json_schema": {"name": "response", "schema": schema, "strict": true}}));
+    let response_format = request.output.map(|output| match output {
+        Output::Json => json!({"type": "json_object"}),
+        Output::Schema { schema, name, strict } => {
+            let (name, strict) = (name.unwrap_or_else(|| "response".to_owned()), strict.unwrap_or(true));
+            json!({"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": strict}})
+        }
+    });
     Ok(json::bytes(&RequestOut {
         model: &request.model,
         messages: request_messages::write(request.messages)?,
@@ -185,7 +215,15 @@ pub(in crate::wire) fn write(request: Request) -> Result<Vec<u8>, WireError> {
         stop: &request.stop,
         temperature: request.temperature,
         top_p: request.top_p,
-        reasoning_effort: request.effort,
+        seed: request.seed,
+        presence_penalty: request.presence_penalty,
+        frequency_penalty: request.frequency_penalty,
+        reasoning_effort,
+        verbosity: request.verbosity,
+        service_tier: request.service_tier,
+        metadata: request.metadata,
+        store: request.store.filter(|store| *store),
+        prompt_cache_key: request.cache_key,
         response_format,
         user: request.user,
         stream: request.stream.then_some(true),

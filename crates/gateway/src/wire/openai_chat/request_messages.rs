@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::reply::{ToolCallOut, result_text};
 use crate::wire::fields::Fields;
-use crate::wire::request::{Content, Image, Message, Role};
-use crate::wire::{ToolCall, WireError, json};
+use crate::wire::request::{Content, Document, DocumentSource, Image, Message, Role};
+use crate::wire::{Signature, ToolCall, Wire, WireError, json};
 
 pub(super) fn parse(request: &mut Fields) -> Result<Vec<Message>, WireError> {
     let mut messages = Vec::new();
@@ -58,7 +58,8 @@ fn content_part(mut part: Fields) -> Result<Content, WireError> {
             image.finish()?;
             Content::Image(parsed)
         }
-        // `input_audio`, `file`.
+        "file" => Content::Document(document(&mut part)?),
+        // `input_audio`.
         _ => return Err(part.untranslatable("type")),
     };
     // About the provider's cache.
@@ -79,8 +80,37 @@ fn image_of(url: String, at: &Fields) -> Result<Image, WireError> {
     Ok(Image::Base64 { media_type, data: data.to_owned() })
 }
 
+fn document(part: &mut Fields) -> Result<Document, WireError> {
+    let mut file = part.object("file")?.ok_or_else(|| part.wrong("file", "an object with `file_data`"))?;
+    let name = file.string("filename")?;
+    let data = file.string("file_data")?;
+    // What is left is the id of a file kept by `OpenAI`.
+    file.finish()?;
+    let data = data.ok_or_else(|| part.wrong("file", "an object with `file_data`"))?;
+    document_of(name, data, part, "file")
+}
+
+/// A file as a data URL, as both of `OpenAI`'s wires have it.
+pub(in crate::wire) fn document_of(name: Option<String>, data: String, at: &Fields, key: &str) -> Result<Document, WireError> {
+    match image_of(data, at) {
+        Ok(Image::Base64 { media_type, data }) => Ok(Document { name, source: DocumentSource::Base64 { media_type, data } }),
+        _ => Err(at.wrong(key, "a file as `data:application/pdf;base64,…`")),
+    }
+}
+
+/// The proof of Google's own host of this wire stands beside the call that it belongs to.
+fn google_signature(call: &mut Fields) -> Result<Option<Content>, WireError> {
+    let google = call.object("extra_content")?.map(|mut extra| extra.object("google")).transpose()?.flatten();
+    let proof = google.map(|mut google| google.string("thought_signature")).transpose()?.flatten();
+    let signature = proof.map(|proof| Signature::read(Wire::Gemini, proof));
+    Ok(signature.map(|signature| Content::Thinking { text: String::new(), signature: Some(signature) }))
+}
+
 fn assistant_content(message: &mut Fields) -> Result<Vec<Content>, WireError> {
-    let mut content = content(message)?;
+    // Some hosts have the one name, some the other.
+    let thinking = message.string("reasoning_content")?.or(message.string("reasoning")?);
+    let thinking = thinking.filter(|text| !text.is_empty()).map(|text| Content::Thinking { text, signature: None });
+    let mut content: Vec<Content> = thinking.into_iter().chain(content(message)?).collect();
     content.extend(message.string("refusal")?.map(Content::Text));
     for mut call in message.objects("tool_calls")? {
         if call.string("type")?.is_some_and(|kind| kind != "function") {
@@ -90,14 +120,15 @@ fn assistant_content(message: &mut Fields) -> Result<Vec<Content>, WireError> {
         let mut function = call.object("function")?.ok_or_else(|| call.wrong("function", "an object; it is missing"))?;
         let name = function.required_string("name")?;
         let arguments = function.string("arguments")?.unwrap_or_default();
+        content.extend(google_signature(&mut call)?);
         content.push(Content::ToolCall(ToolCall { id, name, arguments }));
         function.finish()?;
         // Some clients send back the index of the stream.
         call.ignore(&["index"]);
         call.finish()?;
     }
-    // Reasoning is not the client's to send to another provider; annotations are the provider's remarks about the text.
-    message.ignore(&["reasoning_content", "reasoning", "annotations"]);
+    // The provider's remarks about the text, and the parts of the reasoning that is there as text.
+    message.ignore(&["annotations", "reasoning_details"]);
     Ok(content)
 }
 
@@ -114,8 +145,16 @@ struct MessageOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_call_id: Option<&'a str>,
     content: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<ToolCallOut<'a>>,
+}
+
+impl<'a> MessageOut<'a> {
+    fn new(role: &'static str, content: Option<Value>) -> Self {
+        Self { role, tool_call_id: None, content, reasoning_content: None, tool_calls: Vec::new() }
+    }
 }
 
 pub(super) fn write(messages: Vec<Message>) -> Result<Vec<Box<RawValue>>, WireError> {
@@ -128,21 +167,35 @@ pub(super) fn write(messages: Vec<Message>) -> Result<Vec<Box<RawValue>>, WireEr
         match message.role {
             Role::System => out.push(plain("system", joined(message.content, "\n\n")?.into())),
             Role::User => write_user(message.content, &mut out)?,
-            Role::Assistant => {
-                let (calls, texts): (Vec<_>, Vec<_>) =
-                    message.content.into_iter().partition(|content| matches!(content, Content::ToolCall(_)));
-                let text = joined(texts, "")?;
-                let calls = calls.iter().filter_map(|content| match content {
-                    Content::ToolCall(call) => Some(call.into()),
-                    _ => None,
-                });
-                let tool_calls: Vec<ToolCallOut> = calls.collect();
-                let content = (!text.is_empty() || tool_calls.is_empty()).then(|| text.into());
-                out.push(json::raw(&MessageOut { role: "assistant", tool_call_id: None, content, tool_calls }));
-            }
+            Role::Assistant => out.extend(assistant(message.content)?),
         }
     }
     Ok(out)
+}
+
+fn assistant(contents: Vec<Content>) -> Result<Option<Box<RawValue>>, WireError> {
+    let (mut texts, mut thinking, mut calls) = (Vec::new(), String::new(), Vec::new());
+    let mut proof = None;
+    for content in contents {
+        match content {
+            Content::ToolCall(call) => calls.push((call, proof.take())),
+            // Only hosts that sign nothing give reasoning without a proof, and those want it back.
+            Content::Thinking { text, signature: None } => thinking.push_str(&text),
+            Content::Thinking { signature, .. } => proof = signature,
+            Content::Redacted(_) => {}
+            other => texts.push(other),
+        }
+    }
+    let text = joined(texts, "")?;
+    if text.is_empty() && calls.is_empty() && thinking.is_empty() {
+        // All that it had was reasoning for another provider.
+        return Ok(None);
+    }
+    let tool_calls: Vec<ToolCallOut> =
+        calls.iter().map(|(call, proof)| ToolCallOut::from(call).signed(proof.as_ref())).collect();
+    let content = (!text.is_empty() || tool_calls.is_empty()).then(|| text.into());
+    let reasoning_content = (!thinking.is_empty()).then_some(thinking);
+    Ok(Some(json::raw(&MessageOut { reasoning_content, tool_calls, ..MessageOut::new("assistant", content) })))
 }
 
 /// Results become messages of their own, first, since they must follow the calls.
@@ -152,8 +205,8 @@ fn write_user(contents: Vec<Content>, out: &mut Vec<Box<RawValue>>) -> Result<()
         match content {
             Content::ToolResult { call_id, content, is_error } => {
                 let text = result_text(joined(content, "\n")?, is_error);
-                let (content, tool_calls) = (Some(text.into()), Vec::new());
-                out.push(json::raw(&MessageOut { role: "tool", tool_call_id: Some(&call_id), content, tool_calls }));
+                let message = MessageOut::new("tool", Some(text.into()));
+                out.push(json::raw(&MessageOut { tool_call_id: Some(&call_id), ..message }));
             }
             Content::Text(text) => parts.push(json!({"type": "text", "text": text})),
             Content::Image(image) => {
@@ -165,6 +218,8 @@ fn write_user(contents: Vec<Content>, out: &mut Vec<Box<RawValue>>) -> Result<()
                 };
                 parts.push(json!({"type": "image_url", "image_url": {"url": url}}));
             }
+            Content::Document(document) => parts.push(document_out(document)?),
+            Content::Thinking { .. } | Content::Redacted(_) => {}
             Content::ToolCall(_) => {
                 return Err(WireError::at("messages", "A tool call belongs into an `assistant` message."));
             }
@@ -180,7 +235,23 @@ fn write_user(contents: Vec<Content>, out: &mut Vec<Box<RawValue>>) -> Result<()
 }
 
 fn plain(role: &'static str, content: Value) -> Box<RawValue> {
-    json::raw(&MessageOut { role, tool_call_id: None, content: Some(content), tool_calls: Vec::new() })
+    json::raw(&MessageOut::new(role, Some(content)))
+}
+
+fn document_out(document: Document) -> Result<Value, WireError> {
+    match document.source {
+        DocumentSource::Base64 { media_type, data } => {
+            // This wire wants a name for each file.
+            let name = document.name.unwrap_or_else(|| "document".to_owned());
+            let url = format!("data:{media_type};base64,{data}");
+            Ok(json!({"type": "file", "file": {"filename": name, "file_data": url}}))
+        }
+        DocumentSource::Text(text) => Ok(json!({"type": "text", "text": text})),
+        DocumentSource::Url(_) => {
+            let message = "The provider of this model takes no documents by URL: send the document itself, as base64.";
+            Err(WireError::at("messages", message))
+        }
+    }
 }
 
 /// Texts as one; nothing else can stand in a system, assistant or tool message of this wire.

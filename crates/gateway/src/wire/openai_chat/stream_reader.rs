@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::reply::made_up_call_id;
+use super::reply::{ExtraContent, made_up_call_id};
 use super::stop_of;
 use super::usage::UsageIn;
 use crate::sse::Frame;
@@ -55,6 +55,8 @@ struct ToolCallDelta<'a> {
     id: Text<'a>,
     #[serde(borrow)]
     function: Option<FunctionDelta<'a>>,
+    #[serde(borrow)]
+    extra_content: Option<ExtraContent<'a>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -147,6 +149,7 @@ impl StreamReader {
                 let position = self.calls.len();
                 let id = call.id.given().unwrap_or_else(|| made_up_call_id(&self.id, position));
                 let name = function.name.0.into_owned();
+                events.extend(call.extra_content.and_then(ExtraContent::signature).map(Event::Signature));
                 events.push(Event::ToolStart { index: position, id: id.clone(), name });
                 self.calls.push(Call { index: call.index.unwrap_or(position as u64), id });
                 position

@@ -1,8 +1,10 @@
 //! Writes `chat.completion.chunk`s.
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::finish_reason_of;
+use super::reply::extra_content;
 use super::usage::UsageOut;
 use crate::wire::{ErrorBody, Event, StopReason, Usage, Wire, error_event, json};
 
@@ -47,6 +49,8 @@ struct ToolCall<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     r#type: Option<&'static str>,
     function: Function<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra_content: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -75,6 +79,8 @@ pub struct StreamWriter {
     failed: bool,
     /// A call's place here is its index in the chunks.
     calls: Vec<Call>,
+    /// Gemini's proof, for the call that follows.
+    proof: Option<Value>,
     stop: Option<StopReason>,
     usage: Option<Usage>,
 }
@@ -89,6 +95,7 @@ impl StreamWriter {
             started: false,
             failed: false,
             calls: Vec::new(),
+            proof: None,
             stop: None,
             usage: None,
         }
@@ -109,13 +116,15 @@ impl StreamWriter {
             }
             Event::Text(text) => self.delta(Delta { content: Some(text), ..Delta::default() }, out),
             Event::Thinking(text) => self.delta(Delta { reasoning_content: Some(text), ..Delta::default() }, out),
-            // Only Anthropic could read them.
-            Event::Signature(_) | Event::Opaque(_) => {}
+            Event::Signature(signature) => self.proof = extra_content(signature),
+            // Only its own wire could read it.
+            Event::Opaque(_) => {}
             Event::ToolStart { index, id, name } => {
                 self.calls.push(Call { index: *index, has_arguments: false });
                 let function = Function { name: Some(name), arguments: "" };
                 let index = self.calls.len() - 1;
-                self.call(ToolCall { index, id: Some(id), r#type: Some("function"), function }, out);
+                let extra_content = self.proof.take();
+                self.call(ToolCall { index, id: Some(id), r#type: Some("function"), function, extra_content }, out);
             }
             Event::ToolArguments { index, json } => {
                 if let Some(place) = self.calls.iter().rposition(|call| call.index == *index) {
@@ -158,7 +167,7 @@ impl StreamWriter {
 
     fn arguments(&mut self, index: usize, arguments: &str, out: &mut Vec<u8>) {
         let function = Function { name: None, arguments };
-        self.call(ToolCall { index, id: None, r#type: None, function }, out);
+        self.call(ToolCall { index, id: None, r#type: None, function, extra_content: None }, out);
     }
 
     fn call(&mut self, call: ToolCall, out: &mut Vec<u8>) {

@@ -113,7 +113,7 @@ pub fn error_event(wire: Wire, error: &ErrorBody) -> Vec<u8> {
     match wire {
         Wire::OpenaiChat => json::frame(&mut out, None, &openai(error)),
         Wire::AnthropicMessages => json::frame(&mut out, Some("error"), &anthropic(error)),
-        Wire::OpenaiResponses => openai_responses::error::frame(error, &mut out),
+        Wire::OpenaiResponses => openai_responses::error::frame(error, 0, &mut out),
         Wire::Gemini => gemini::error::frame(error, &mut out),
         Wire::BedrockConverse => unreachable!("{}", super::NO_CLIENT),
     }
@@ -156,7 +156,8 @@ pub(super) struct ProviderError {
 struct Envelope<'a> {
     #[serde(borrow)]
     error: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    /// Amazon writes it in both ways.
+    #[serde(borrow, default, alias = "Message")]
     message: Text<'a>,
     #[serde(borrow, default)]
     detail: Text<'a>,
@@ -166,6 +167,9 @@ struct Envelope<'a> {
 struct Details<'a> {
     #[serde(borrow, default)]
     r#type: Text<'a>,
+    /// Google's word for the kind; its `code` is the HTTP status again.
+    #[serde(borrow, default)]
+    status: Text<'a>,
     #[serde(borrow, default)]
     message: Text<'a>,
     #[serde(borrow, default)]
@@ -197,10 +201,10 @@ impl ProviderError {
         if let Ok(details) = serde_json::from_str::<Details>(error.get()) {
             Self {
                 well_formed: !details.message.is_empty(),
-                kind: details.r#type.0.into_owned(),
                 message: details.message.0.into_owned(),
                 param: details.param.0.into_owned(),
-                code: details.code.0.into_owned(),
+                code: details.code.given().filter(|_| details.status.is_empty()).unwrap_or_default(),
+                kind: details.r#type.given().or(details.status.given()).unwrap_or_default(),
             }
         } else {
             let text = serde_json::from_str::<Text>(error.get()).unwrap_or_default();
@@ -218,6 +222,8 @@ pub(super) fn kind_of(status: u16, kind: &str, code: &str) -> &'static str {
         408 | 504 => return "timeout_error",
         413 => return "request_too_large",
         503 | 529 => return "overloaded_error",
+        // Bedrock, where the model failed.
+        424 => return "api_error",
         _ => {}
     }
     match (kind, code) {
@@ -225,14 +231,19 @@ pub(super) fn kind_of(status: u16, kind: &str, code: &str) -> &'static str {
         _ if status == 402 => "insufficient_quota",
         _ if status == 429 => "rate_limit_error",
         _ if status >= 500 => "api_error",
-        ("authentication_error", _) | (_, "invalid_api_key") => "authentication_error",
-        ("permission_error", _) => "permission_error",
-        ("not_found_error", _) | (_, "model_not_found") => "not_found_error",
+        ("authentication_error" | "UNAUTHENTICATED", _) | (_, "invalid_api_key") => "authentication_error",
+        ("permission_error" | "PERMISSION_DENIED", _) => "permission_error",
+        ("not_found_error" | "NOT_FOUND", _) | (_, "model_not_found") => "not_found_error",
         ("request_too_large", _) => "request_too_large",
-        ("rate_limit_error" | "requests" | "tokens", _) | (_, "rate_limit_exceeded") => "rate_limit_error",
-        ("overloaded_error", _) | (_, "overloaded" | "503" | "529") => "overloaded_error",
-        ("timeout_error", _) | (_, "timeout" | "504") => "timeout_error",
-        ("invalid_request_error", _) => "invalid_request_error",
+        ("rate_limit_error" | "requests" | "tokens" | "RESOURCE_EXHAUSTED" | "throttlingException", _)
+        | (_, "rate_limit_exceeded") => "rate_limit_error",
+        ("overloaded_error" | "UNAVAILABLE" | "serviceUnavailableException", _) | (_, "overloaded" | "503" | "529") => {
+            "overloaded_error"
+        }
+        ("timeout_error" | "DEADLINE_EXCEEDED", _) | (_, "timeout" | "504") => "timeout_error",
+        ("invalid_request_error" | "INVALID_ARGUMENT" | "FAILED_PRECONDITION" | "validationException", _) => {
+            "invalid_request_error"
+        }
         _ if status >= 400 => "invalid_request_error",
         _ => "api_error",
     }

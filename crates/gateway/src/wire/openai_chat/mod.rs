@@ -7,6 +7,9 @@ mod stream_reader;
 mod stream_writer;
 pub(super) mod usage;
 
+pub(super) use reply::result_text;
+pub(super) use request::named_schema;
+pub(super) use request_messages::{document_of, image_of};
 pub use stream_reader::StreamReader;
 pub use stream_writer::StreamWriter;
 

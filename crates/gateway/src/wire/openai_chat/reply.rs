@@ -268,7 +268,7 @@ struct ToolMessageOut<'a> {
 }
 
 /// This wire has no flag for a failed call, so the text says it.
-pub(super) fn result_text(content: String, is_error: bool) -> String {
+pub(in crate::wire) fn result_text(content: String, is_error: bool) -> String {
     if is_error { format!("Error: {content}") } else { content }
 }
 

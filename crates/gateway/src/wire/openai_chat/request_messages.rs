@@ -54,7 +54,7 @@ fn content_part(mut part: Fields) -> Result<Content, WireError> {
             let url = image.required_string("url")?;
             // How closely to look is a matter of cost; other wires look as closely as they can.
             image.ignore(&["detail"]);
-            let parsed = image_of(url, &image)?;
+            let parsed = image_of(url, &image, "url")?;
             image.finish()?;
             Content::Image(parsed)
         }
@@ -68,13 +68,14 @@ fn content_part(mut part: Fields) -> Result<Content, WireError> {
     Ok(content)
 }
 
-fn image_of(url: String, at: &Fields) -> Result<Image, WireError> {
+/// An image by URL, or as a data URL; `key` is where it stands.
+pub(in crate::wire) fn image_of(url: String, at: &Fields, key: &str) -> Result<Image, WireError> {
     let Some(rest) = url.strip_prefix("data:") else {
         return Ok(Image::Url(url));
     };
     let parts = rest.split_once(',').and_then(|(kind, data)| Some((kind.strip_suffix(";base64")?, data)));
     let Some((kind, data)) = parts else {
-        return Err(at.wrong("url", "a URL or `data:image/…;base64,…`"));
+        return Err(at.wrong(key, "a URL or `data:image/…;base64,…`"));
     };
     let media_type = kind.split(';').next().unwrap_or_default().to_owned();
     Ok(Image::Base64 { media_type, data: data.to_owned() })
@@ -92,7 +93,7 @@ fn document(part: &mut Fields) -> Result<Document, WireError> {
 
 /// A file as a data URL, as both of `OpenAI`'s wires have it.
 pub(in crate::wire) fn document_of(name: Option<String>, data: String, at: &Fields, key: &str) -> Result<Document, WireError> {
-    match image_of(data, at) {
+    match image_of(data, at, key) {
         Ok(Image::Base64 { media_type, data }) => Ok(Document { name, source: DocumentSource::Base64 { media_type, data } }),
         _ => Err(at.wrong(key, "a file as `data:application/pdf;base64,…`")),
     }

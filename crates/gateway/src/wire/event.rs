@@ -99,6 +99,15 @@ impl StreamReader {
             Self::BedrockConverse(reader) => reader.read(frame),
         }
     }
+
+    /// What the end of the provider's bytes says, for wires that end in no other way: [`Event::End`] if the reply was whole.
+    pub fn end(&mut self) -> Option<Event> {
+        match self {
+            Self::OpenaiChat(_) | Self::AnthropicMessages(_) | Self::OpenaiResponses(_) => None,
+            Self::Gemini(reader) => reader.end(),
+            Self::BedrockConverse(reader) => reader.end(),
+        }
+    }
 }
 
 /// Writes a stream for the client, an event at a time.

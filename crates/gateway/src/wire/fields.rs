@@ -8,6 +8,8 @@ use super::WireError;
 pub(super) struct Fields {
     path: String,
     map: Map<String, Value>,
+    /// Keys that were renamed, and what the client calls them.
+    renamed: Vec<(String, String)>,
 }
 
 impl Fields {
@@ -15,7 +17,7 @@ impl Fields {
     pub(super) fn parse(body: &[u8]) -> Result<Self, WireError> {
         let value = serde_json::from_slice(body).map_err(|error| WireError::json(&error))?;
         match value {
-            Value::Object(map) => Ok(Self { path: String::new(), map }),
+            Value::Object(map) => Ok(Self { path: String::new(), map, renamed: Vec::new() }),
             _ => Err(WireError::new("The request body must be a JSON object.")),
         }
     }
@@ -23,13 +25,28 @@ impl Fields {
     /// An object inside the body, at `path`.
     pub(super) fn of(path: String, value: Value) -> Result<Self, WireError> {
         match value {
-            Value::Object(map) => Ok(Self { path, map }),
+            Value::Object(map) => Ok(Self { path, map, renamed: Vec::new() }),
             _ => Err(WireError::at(&path, format!("`{path}` must be an object."))),
         }
     }
 
+    /// The same with its keys in `camelCase`, for wires that take `snake_case` as well.
+    pub(super) fn in_camel_case(mut self) -> Self {
+        if self.map.keys().any(|key| key.contains('_')) {
+            for (key, value) in std::mem::take(&mut self.map) {
+                let name = camel_case(&key);
+                if name != key {
+                    self.renamed.push((name.clone(), key));
+                }
+                self.map.insert(name, value);
+            }
+        }
+        self
+    }
+
     /// Where the field `key` of this object stands in the request.
     pub(super) fn path(&self, key: &str) -> String {
+        let key = self.renamed.iter().find(|(name, _)| name == key).map_or(key, |(_, sent)| sent);
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
@@ -151,4 +168,21 @@ fn says_nothing(value: &Value) -> bool {
         Value::Array(items) => items.is_empty(),
         Value::Object(map) => map.is_empty(),
     }
+}
+
+/// `max_items` as `maxItems`; a name that begins with `_` keeps that.
+pub(super) fn camel_case(key: &str) -> String {
+    let mut out = String::with_capacity(key.len());
+    let mut capital = false;
+    for letter in key.chars() {
+        match letter {
+            '_' if !out.is_empty() => capital = true,
+            letter if capital => {
+                out.extend(letter.to_uppercase());
+                capital = false;
+            }
+            letter => out.push(letter),
+        }
+    }
+    out
 }

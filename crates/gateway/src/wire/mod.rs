@@ -22,6 +22,7 @@ mod text;
 use serde::{Deserialize, Serialize};
 
 pub use cause::{Cause, cause};
+pub use bedrock_converse::event_stream;
 pub use error::{ErrorBody, WireError, error_body, error_event, translate_error};
 pub use event::{Event, StreamReader, StreamWriter};
 pub use reply::{Opaque, Part, Reply, Signature, StopReason, ToolCall, ToolResult, Usage};
@@ -101,7 +102,7 @@ pub fn translate_request(
     let (mut request, mut dropped) = if drop { lossy::parse(from, body)? } else { (parse_request(from, body)?, Vec::new()) };
     model.clone_into(&mut request.model);
     request.stream = stream;
-    for param in unsayable(to).iter().copied().filter(|param| request.has(*param)).collect::<Vec<_>>() {
+    for param in unsayable(to, model).iter().copied().filter(|param| request.has(*param)).collect::<Vec<_>>() {
         if !drop {
             return Err(WireError::untranslatable(param.name(from)));
         }
@@ -128,14 +129,14 @@ fn parse_request(wire: Wire, body: &[u8]) -> Result<request::Request, WireError>
     }
 }
 
-/// What the neutral form can say and `wire` cannot.
-fn unsayable(wire: Wire) -> &'static [request::Param] {
+/// What the neutral form can say and `wire` cannot, to this model.
+fn unsayable(wire: Wire, model: &str) -> &'static [request::Param] {
     match wire {
         Wire::OpenaiChat => openai_chat::request::UNSAYABLE,
         Wire::AnthropicMessages => anthropic_messages::request::UNSAYABLE,
         Wire::OpenaiResponses => openai_responses::request::UNSAYABLE,
         Wire::Gemini => gemini::request::UNSAYABLE,
-        Wire::BedrockConverse => bedrock_converse::request::UNSAYABLE,
+        Wire::BedrockConverse => bedrock_converse::request::unsayable(model),
     }
 }
 

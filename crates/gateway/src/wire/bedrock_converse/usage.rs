@@ -1,8 +1,38 @@
-//! Token counts.
+//! Token counts of a Converse reply. Its `inputTokens` leave out cached ones.
+
+use serde::Deserialize;
 
 use crate::wire::Usage;
 
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct UsageIn {
+    input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+    cache_read_input_tokens: Option<u64>,
+    cache_write_input_tokens: Option<u64>,
+}
+
+impl From<UsageIn> for Usage {
+    fn from(usage: UsageIn) -> Self {
+        let cache_read = usage.cache_read_input_tokens.unwrap_or_default();
+        let cache_write = usage.cache_write_input_tokens.unwrap_or_default();
+        Self {
+            input: usage.input_tokens.unwrap_or_default() + cache_read + cache_write,
+            output: usage.output_tokens.unwrap_or_default(),
+            cache_read,
+            cache_write,
+            reasoning: 0,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct OnlyUsage {
+    usage: Option<UsageIn>,
+}
+
 /// The usage of a whole reply, all else passed over.
-pub(in crate::wire) fn only_usage(_body: &[u8]) -> Option<Usage> {
-    None
+pub(in crate::wire) fn only_usage(body: &[u8]) -> Option<Usage> {
+    serde_json::from_slice::<OnlyUsage>(body).ok()?.usage.map(Usage::from)
 }

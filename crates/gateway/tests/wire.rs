@@ -1,5 +1,6 @@
-//! Walks `fixtures/<wire>/<noun>/<case>/`: what is read in `<wire>` must come out in the other one (or, for `round`, in the
-//! same) as the case's `out` file says. `UPDATE_FIXTURES=1` writes the `out` files anew; read the difference before it is kept.
+//! Walks `fixtures/<wire>/<noun>/<case>/`: what is read in `<wire>` must come out in each other one as the case's file of that
+//! wire's name says (for `round`, in the same, as `out` says). `UPDATE_FIXTURES=1` writes those files anew; read the difference
+//! before it is kept.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 use std::fs;
@@ -9,26 +10,36 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use trunkline_gateway::sse::{Frame, Parser};
 use trunkline_gateway::wire::{
-    Accumulator, ErrorBody, Event, Part, Reply, StopReason, StreamReader, StreamWriter, Tap, ToolCall, ToolResult, Usage, Wire,
-    WireError, append_round, error_body, error_event, parse_reply, rewrite_reply, translate_error, translate_request,
-    write_reply,
+    Accumulator, ErrorBody, Event, Opaque, Part, Reply, Signature, StopReason, StreamReader, StreamWriter, Tap, ToolCall,
+    ToolResult, Usage, Wire, WireError, append_round, error_body, error_event, parse_reply, rewrite_reply, translate_error,
+    translate_request, write_reply,
 };
 
-const WIRES: [Wire; 2] = [Wire::OpenaiChat, Wire::AnthropicMessages];
+/// The wires that clients speak; providers speak Bedrock's as well.
+const CLIENTS: [Wire; 4] = [Wire::OpenaiChat, Wire::AnthropicMessages, Wire::OpenaiResponses, Wire::Gemini];
+const PROVIDERS: [Wire; 5] =
+    [Wire::OpenaiChat, Wire::AnthropicMessages, Wire::OpenaiResponses, Wire::Gemini, Wire::BedrockConverse];
 const CREATED: u64 = 1_790_000_000;
 
-fn other(wire: Wire) -> Wire {
-    if wire == WIRES[0] { WIRES[1] } else { WIRES[0] }
+/// Each pair of a wire that is read and another that is written.
+fn pairs(from: &'static [Wire], to: &'static [Wire]) -> impl Iterator<Item = (Wire, Wire)> {
+    let all = from.iter().flat_map(move |from| to.iter().map(move |to| (*from, *to)));
+    all.filter(|(from, to)| from != to)
 }
 
-/// Runs `convert` on the `in.<extension>` of each case and compares with its `out.<extension>`; says how many there were.
-fn each_case(wire: Wire, noun: &str, extension: &str, convert: impl Fn(&Path, &[u8]) -> Vec<u8>) -> usize {
+/// Runs `convert` on the `in.<extension>` of each case and compares with its `<to>.<extension>`; says how many there were.
+fn each_case(
+    wire: Wire,
+    to: &str,
+    (noun, extension): (&str, &str),
+    convert: impl Fn(&Path, &[u8]) -> Vec<u8>,
+) -> usize {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(wire.name()).join(noun);
     let mut cases: Vec<PathBuf> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
     for case in &cases {
         let out = convert(case, &fs::read(case.join(format!("in.{extension}"))).unwrap());
-        let expected = case.join(format!("out.{extension}"));
+        let expected = case.join(format!("{to}.{extension}"));
         if std::env::var_os("UPDATE_FIXTURES").is_some() {
             let pretty = if extension == "json" { format!("{:#}\n", parsed(&out)).into_bytes() } else { out.clone() };
             fs::write(&expected, pretty).unwrap();
@@ -72,40 +83,67 @@ fn call(id: &str, name: &str, arguments: &str) -> ToolCall {
     ToolCall { id: id.to_owned(), name: name.to_owned(), arguments: arguments.to_owned() }
 }
 
+fn proof(text: &str) -> Signature {
+    Signature { of: Wire::AnthropicMessages, text: text.to_owned() }
+}
+
 #[test]
 fn requests() {
-    for wire in WIRES {
-        let count =
-            each_case(wire, "request", "json", |_, body| match translate_request(wire, other(wire), body, "upstream-model") {
-                Ok(out) => out,
-                Err(WireError { message, param }) => {
-                    json!({"refused": {"message": message, "param": param}}).to_string().into_bytes()
-                }
-            });
+    for (wire, to) in pairs(&CLIENTS, &PROVIDERS) {
+        let convert = |_: &Path, body: &[u8]| match translate_request(wire, to, body, "upstream-model", streams(body), false) {
+            Ok(out) => {
+                assert!(out.dropped.is_empty());
+                out.body
+            }
+            Err(WireError { message, param, .. }) => {
+                json!({"refused": {"message": message, "param": param}}).to_string().into_bytes()
+            }
+        };
+        let count = each_case(wire, to.name(), ("request", "json"), convert);
         assert!(count >= 8, "{wire}: {count} cases");
+    }
+}
+
+fn streams(body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|body| body["stream"] == true)
+}
+
+/// With `drop_params`, what was left out is told.
+#[test]
+fn dropped() {
+    for (wire, to) in pairs(&CLIENTS, &PROVIDERS) {
+        let convert = |_: &Path, body: &[u8]| match translate_request(wire, to, body, "upstream-model", streams(body), true) {
+            Ok(out) => json!({"dropped": out.dropped, "request": parsed(&out.body)}).to_string().into_bytes(),
+            Err(WireError { message, param, .. }) => {
+                json!({"refused": {"message": message, "param": param}}).to_string().into_bytes()
+            }
+        };
+        let count = each_case(wire, to.name(), ("dropped", "json"), convert);
+        assert!(count >= 1, "{wire}: {count} cases");
     }
 }
 
 #[test]
 fn replies() {
-    for wire in WIRES {
-        let count =
-            each_case(wire, "reply", "json", |_, body| write_reply(other(wire), &parse_reply(wire, body).unwrap(), CREATED));
+    for (wire, to) in pairs(&PROVIDERS, &CLIENTS) {
+        let convert = |_: &Path, body: &[u8]| write_reply(to, &parse_reply(wire, body).unwrap(), CREATED);
+        let count = each_case(wire, to.name(), ("reply", "json"), convert);
         assert!(count >= 5, "{wire}: {count} cases");
     }
 }
 
 #[test]
-fn streams() {
-    for wire in WIRES {
-        let count = each_case(wire, "stream", "sse", |_, stream| {
-            let mut writer = StreamWriter::new(other(wire), true, CREATED);
+fn streamed_replies() {
+    for (wire, to) in pairs(&PROVIDERS, &CLIENTS) {
+        let convert = |_: &Path, stream: &[u8]| {
+            let mut writer = StreamWriter::new(to, true, CREATED);
             let mut out = Vec::new();
             for event in read(wire, stream) {
                 writer.write(&event, &mut out);
             }
             out
-        });
+        };
+        let count = each_case(wire, to.name(), ("stream", "sse"), convert);
         assert!(count >= 4, "{wire}: {count} cases");
     }
 }
@@ -113,9 +151,9 @@ fn streams() {
 /// A stream says the same before and after translation, and to a tap.
 #[test]
 fn translated_streams_add_up_to_the_same_reply() {
-    for wire in WIRES {
-        each_case(wire, "stream", "sse", |case, stream| {
-            let translated = fs::read(case.join("out.sse")).unwrap();
+    for (wire, to) in pairs(&PROVIDERS, &CLIENTS) {
+        each_case(wire, to.name(), ("stream", "sse"), |case, stream| {
+            let translated = fs::read(case.join(format!("{to}.sse"))).unwrap();
             let mut tap = Tap::new(wire);
             for frame in frames(stream) {
                 tap.read(&frame).unwrap();
@@ -123,9 +161,12 @@ fn translated_streams_add_up_to_the_same_reply() {
             let direct = accumulate(read(wire, stream));
             assert_eq!(*tap.reply(), direct);
             assert_eq!(tap.complete(), tap.heard().failure().is_none(), "{}", case.display());
-            let after = accumulate(read(other(wire), &translated));
-            assert_eq!(after.text(), direct.text(), "{}", case.display());
-            assert_eq!(after.tool_calls().collect::<Vec<_>>(), direct.tool_calls().collect::<Vec<_>>());
+            let after = accumulate(read(to, &translated));
+            assert_eq!(after.text(), direct.text(), "{to} {}", case.display());
+            let calls = |reply: &Reply| -> Vec<(String, Value)> {
+                reply.tool_calls().map(|call| (call.name.clone(), parsed(call.arguments.as_bytes()))).collect()
+            };
+            assert_eq!(calls(&after), calls(&direct), "{to} {}", case.display());
             translated
         });
     }
@@ -133,8 +174,8 @@ fn translated_streams_add_up_to_the_same_reply() {
 
 #[test]
 fn rounds() {
-    for wire in WIRES {
-        let count = each_case(wire, "round", "json", |case, body| {
+    for wire in PROVIDERS {
+        let count = each_case(wire, "out", ("round", "json"), |case, body| {
             let reply = parse_reply(wire, &fs::read(case.join("reply.json")).unwrap()).unwrap();
             let results: Vec<ToolResult> = reply
                 .tool_calls()
@@ -153,11 +194,11 @@ fn rounds() {
 
 #[test]
 fn errors() {
-    for wire in WIRES {
-        let count = each_case(wire, "error", "json", |case, body| {
+    for (wire, to) in pairs(&PROVIDERS, &CLIENTS) {
+        let count = each_case(wire, to.name(), ("error", "json"), |case, body| {
             let name = case.file_name().unwrap().to_str().unwrap();
             let status: u16 = name.split('_').next().unwrap().parse().expect("a case begins with its status");
-            translate_error(wire, other(wire), status, body, "req_1")
+            translate_error(wire, to, status, body, "req_1")
         });
         assert!(count >= 2, "{wire}: {count} cases");
     }
@@ -190,17 +231,19 @@ fn a_round_changes_only_the_end_of_messages() {
 #[test]
 fn one_wire_changes_only_the_model() {
     let body = br#"{"messages": [], "model" :"agent/x","logprobs":true}"#;
-    let out = translate_request(Wire::OpenaiChat, Wire::OpenaiChat, body, "gpt-\"x").unwrap();
-    assert_eq!(String::from_utf8(out).unwrap(), r#"{"messages": [], "model" :"gpt-\"x","logprobs":true}"#);
+    let out = translate_request(Wire::OpenaiChat, Wire::OpenaiChat, body, "gpt-\"x", false, false).unwrap();
+    assert_eq!(String::from_utf8(out.body).unwrap(), r#"{"messages": [], "model" :"gpt-\"x","logprobs":true}"#);
 }
 
 #[test]
 fn deep_or_malformed_requests_are_refused() {
     let deep = format!(r#"{{"model":"m","max_tokens":1,"messages":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-    for wire in WIRES {
+    for (wire, to) in pairs(&CLIENTS, &PROVIDERS) {
         for body in [deep.as_bytes(), b"{", b"[]", b"\xff", b"{\"model\": 1}", br#"{"model":"m","messages":[3]}"#] {
-            let error = translate_request(wire, other(wire), body, "m").unwrap_err();
-            assert!(!error.message.is_empty());
+            for drop in [false, true] {
+                let error = translate_request(wire, to, body, "m", false, drop).unwrap_err();
+                assert!(!error.message.is_empty());
+            }
         }
     }
 }
@@ -233,8 +276,8 @@ fn rewriting_keeps_what_the_reply_does_not_say() {
         id: "msg_2".to_owned(),
         model: "c".to_owned(),
         parts: vec![
-            Part::Thinking { text: "hm".to_owned(), signature: Some("s".to_owned()) },
-            Part::Opaque(r#"{"type":"redacted_thinking","data":"x"}"#.to_owned()),
+            Part::Thinking { text: "hm".to_owned(), signature: Some(proof("s")) },
+            Part::Opaque(Opaque { of: Wire::AnthropicMessages, json: r#"{"type":"redacted_thinking","data":"x"}"#.to_owned() }),
             Part::Text("Done.".to_owned()),
         ],
         stop: StopReason::StopSequence(Some("END".to_owned())),
@@ -266,7 +309,7 @@ fn errors_of_our_own() {
         parsed(&error_body(Wire::AnthropicMessages, &error)),
         json!({"type": "error", "error": {"type": "not_found_error", "message": "No model `x`."}, "request_id": "req_1"})
     );
-    for wire in WIRES {
+    for wire in CLIENTS {
         let event = read(wire, &error_event(wire, &error));
         let Some([Event::Error { kind, message }]) = event.first_chunk() else { panic!("{event:?}") };
         assert_eq!((kind.as_str(), message.as_str()), ("not_found_error", "No model `x`."));
@@ -300,7 +343,7 @@ fn a_writer_joins_rounds() {
         Event::Stop(StopReason::EndTurn),
         Event::End,
     ];
-    for wire in WIRES {
+    for wire in CLIENTS {
         let mut writer = StreamWriter::new(wire, true, CREATED);
         let mut out = Vec::new();
         for event in &events {

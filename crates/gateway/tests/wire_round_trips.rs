@@ -7,11 +7,14 @@ use proptest::option;
 use proptest::prelude::*;
 use trunkline_gateway::sse::{Frame, Parser};
 use trunkline_gateway::wire::{
-    Accumulator, Event, Part, Reply, StopReason, StreamReader, StreamWriter, ToolCall, Usage, Wire, parse_reply, write_reply,
+    Accumulator, Event, Opaque, Part, Reply, Signature, StopReason, StreamReader, StreamWriter, ToolCall, Usage, Wire,
+    parse_reply, write_reply,
 };
 
 const OPENAI: Wire = Wire::OpenaiChat;
 const ANTHROPIC: Wire = Wire::AnthropicMessages;
+const RESPONSES: Wire = Wire::OpenaiResponses;
+const CLIENTS: [Wire; 4] = [OPENAI, ANTHROPIC, RESPONSES, Wire::Gemini];
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), "[ -~é☃𝄞\r\n\t\"\\\\]{1,40}"].prop_filter("empty text is not sent", |text| !text.is_empty())
@@ -36,9 +39,9 @@ fn tool_call() -> impl Strategy<Value = ToolCall> {
 
 fn usage() -> impl Strategy<Value = Usage> {
     (0..1_000_000u64, 0..1_000_000u64, 0..1_000_000u64, 0..1_000_000u64, 0..1_000_000u64).prop_map(
-        |(fresh, output, cache_read, cache_write, reasoning)| Usage {
+        |(fresh, shown, cache_read, cache_write, reasoning)| Usage {
             input: fresh + cache_read + cache_write,
-            output,
+            output: shown + reasoning,
             cache_read,
             cache_write,
             reasoning,
@@ -58,12 +61,38 @@ fn openai_reply() -> impl Strategy<Value = Reply> {
     })
 }
 
+fn proof_of(of: Wire, text: String) -> Signature {
+    Signature { of, text }
+}
+
+/// What a response's items can tell apart: texts and reasonings that do not touch, and calls.
+fn responses_reply() -> impl Strategy<Value = Reply> {
+    let thinking = (text(), option::of((word(), word())), any::<bool>()).prop_map(|(text, proof, foreign)| {
+        let signature = proof.map(|(id, proof)| {
+            if foreign { proof_of(ANTHROPIC, proof) } else { proof_of(RESPONSES, format!("rs_{id}:{proof}")) }
+        });
+        Part::Thinking { text, signature }
+    });
+    let turn = (option::of(thinking), option::of(text()), vec(tool_call(), 0..3));
+    let stop = prop_oneof![Just(StopReason::EndTurn), Just(StopReason::MaxTokens), Just(StopReason::Refusal)];
+    (word(), word(), turn, stop, usage()).prop_map(|(id, model, (thinking, text, calls), stop, usage)| {
+        let stop = if stop == StopReason::EndTurn && !calls.is_empty() { StopReason::ToolUse } else { stop };
+        let parts = thinking.into_iter().chain(text.map(Part::Text)).chain(calls.into_iter().map(Part::ToolCall));
+        Reply { id: format!("resp_{id}"), model, parts: parts.collect(), stop, usage: Some(usage) }
+    })
+}
+
 fn anthropic_part() -> impl Strategy<Value = Part> {
     prop_oneof![
         text().prop_map(Part::Text),
-        (any::<String>(), word()).prop_map(|(text, proof)| Part::Thinking { text, signature: Some(proof) }),
+        (any::<String>(), word()).prop_map(|(text, proof)| Part::Thinking { text, signature: Some(proof_of(ANTHROPIC, proof)) }),
+        // Reasoning of another wire's provider.
+        (any::<String>(), word()).prop_map(|(text, proof)| Part::Thinking { text, signature: Some(proof_of(RESPONSES, proof)) }),
         tool_call().prop_map(Part::ToolCall),
-        word().prop_map(|data| Part::Opaque(format!(r#"{{"type":"redacted_thinking","data":"{data}"}}"#))),
+        word().prop_map(|data| {
+            let json = format!(r#"{{"type":"redacted_thinking","data":"{data}"}}"#);
+            Part::Opaque(Opaque { of: ANTHROPIC, json })
+        }),
     ]
 }
 
@@ -142,7 +171,9 @@ fn cut(stream: &[u8], size: usize) -> Vec<Frame> {
 
 fn read(wire: Wire, stream: &[u8], size: usize) -> Vec<Event> {
     let mut reader = StreamReader::new(wire);
-    cut(stream, size).iter().flat_map(|frame| reader.read(frame).unwrap()).collect()
+    let mut events: Vec<Event> = cut(stream, size).iter().flat_map(|frame| reader.read(frame).unwrap()).collect();
+    events.extend(reader.end());
+    events
 }
 
 fn accumulated(events: Vec<Event>) -> Reply {
@@ -174,6 +205,31 @@ fn assert_blocks_in_order(stream: &[u8]) {
     }
 }
 
+/// Events of a response are numbered from 0, and each item and part ends that begins.
+fn assert_numbered(stream: &[u8]) {
+    let mut open = std::collections::BTreeSet::new();
+    for (number, frame) in (0u64..).zip(cut(stream, usize::MAX)) {
+        let event: serde_json::Value = serde_json::from_slice(&frame.data).unwrap();
+        assert_eq!(event["sequence_number"], number);
+        assert_eq!(event["type"].as_str(), frame.event_name());
+        match frame.event_name().unwrap() {
+            "response.output_item.added" => assert!(open.insert(event["output_index"].as_u64())),
+            "response.output_item.done" => assert!(open.remove(&event["output_index"].as_u64())),
+            "response.completed" | "response.incomplete" => assert!(open.is_empty()),
+            _ => {}
+        }
+    }
+}
+
+fn without_ids(mut reply: Reply) -> Reply {
+    for part in &mut reply.parts {
+        if let Part::Thinking { signature: Some(signature), .. } = part {
+            signature.text = signature.text.rsplit(':').next().unwrap_or_default().to_owned();
+        }
+    }
+    reply
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -185,6 +241,40 @@ proptest! {
     #[test]
     fn anthropic_replies(reply in anthropic_reply()) {
         prop_assert_eq!(parse_reply(ANTHROPIC, &write_reply(ANTHROPIC, &reply, 1)).unwrap(), reply);
+    }
+
+    #[test]
+    fn responses_replies(reply in responses_reply()) {
+        prop_assert_eq!(parse_reply(RESPONSES, &write_reply(RESPONSES, &reply, 1)).unwrap(), reply);
+    }
+
+    #[test]
+    fn responses_streams(reply in responses_reply(), piece in 1..9usize, size in 1..50usize) {
+        let events = events(RESPONSES, &reply, piece);
+        let stream = written(RESPONSES, &events);
+        assert_numbered(&stream);
+        let read = accumulated(read(RESPONSES, &stream, size));
+        // Items of a stream get their ids before the provider's proof names its own.
+        prop_assert_eq!(without_ids(read), without_ids(reply));
+    }
+
+    /// Each client's wire says the text and the calls of any reply, whole and streamed, whichever wire it came in.
+    #[test]
+    fn all_wires_say_any_reply(reply in anthropic_reply(), piece in 1..9usize) {
+        for wire in CLIENTS {
+            let calls = |reply: &Reply| -> Vec<(String, serde_json::Value)> {
+                let calls = reply.tool_calls();
+                calls.map(|call| (call.name.clone(), serde_json::from_str(&call.arguments).unwrap())).collect()
+            };
+            for said in [
+                parse_reply(wire, &write_reply(wire, &reply, 1)).unwrap(),
+                accumulated(read(wire, &written(wire, &events(wire, &reply, piece)), usize::MAX)),
+            ] {
+                prop_assert_eq!(said.text(), reply.text(), "{}", wire);
+                prop_assert_eq!(calls(&said), calls(&reply), "{}", wire);
+                prop_assert_eq!(said.usage.map(|usage| (usage.input, usage.output)), reply.usage.map(|usage| (usage.input, usage.output)));
+            }
+        }
     }
 
     #[test]
@@ -240,7 +330,7 @@ proptest! {
         let mut raw: Vec<u8> = frames.iter().flat_map(|frame| frame.raw.to_vec()).collect();
         raw.extend(parser.finish().unwrap_or_default());
         prop_assert_eq!(raw, stream);
-        for wire in [OPENAI, ANTHROPIC] {
+        for wire in CLIENTS {
             let mut reader = StreamReader::new(wire);
             for frame in &frames {
                 let _either_is_fine = reader.read(frame);

@@ -28,6 +28,12 @@ pub(super) fn frame(out: &mut Vec<u8>, event: Option<&str>, data: &impl Serializ
         out.push(b'\n');
     }
     out.extend_from_slice(b"data: ");
+    let start = out.len();
     append(out, data);
+    // JSON that a model laid out over several lines stays one: outside of strings a line's end is but white space.
+    let written = &mut out[start..];
+    if memchr::memchr2(b'\n', b'\r', written).is_some() {
+        written.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    }
     out.extend_from_slice(b"\n\n");
 }

@@ -48,19 +48,27 @@ fn remove(tree: &mut Value, path: &str, tools: &mut Vec<usize>) -> Option<String
         Ok(index) => at.get_mut(index),
         Err(_) => at.get_mut(*step),
     })?;
+    let name = as_sent(path, tools);
     match place {
         Value::Object(members) => members.shift_remove(last)?,
         Value::Array(elements) => {
-            let index: usize = last.parse().ok()?;
-            if index >= elements.len() {
-                return None;
+            let index: usize = last.parse().ok().filter(|index| *index < elements.len())?;
+            if steps == ["tools"] {
+                tools.push((0..).filter(|sent| !tools.contains(sent)).nth(index)?);
             }
-            elements.remove(index);
-            let sent = (0..).filter(|sent| !tools.contains(sent)).nth(index)?;
-            tools.push(sent);
-            return Some(format!("{}[{sent}]", path.strip_suffix(&format!("[{index}]"))?));
+            elements.remove(index)
         }
         _ => return None,
     };
-    Some(path.to_owned())
+    Some(name)
+}
+
+/// A path into the tools that are left, as a path into those that the client sent.
+fn as_sent(path: &str, tools: &[usize]) -> String {
+    let after = path.strip_prefix("tools[").and_then(|rest| rest.split_once(']'));
+    let found = after.and_then(|(index, rest)| Some((index.parse().ok()?, rest)));
+    match found.and_then(|(index, rest)| Some(((0usize..).filter(|sent| !tools.contains(sent)).nth(index)?, rest))) {
+        Some((sent, rest)) => format!("tools[{sent}]{rest}"),
+        None => path.to_owned(),
+    }
 }

@@ -116,6 +116,13 @@ impl Tap {
         Ok(())
     }
 
+    /// The provider closed the stream; some wires have no other end.
+    pub fn end(&mut self) {
+        if let Some(event) = self.reader.end() {
+            self.accumulator.push(event);
+        }
+    }
+
     /// All that was heard so far.
     pub fn heard(&self) -> &Accumulator {
         &self.accumulator

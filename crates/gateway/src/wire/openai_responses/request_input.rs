@@ -57,7 +57,7 @@ fn item_message(mut item: Fields) -> Result<Message, WireError> {
             item.ignore(&["id"]);
             item.only("caller", &[json!({"type": "direct"})])?;
             let (id, name) = (item.required_string("call_id")?, item.required_string("name")?);
-            let arguments = item.string("arguments")?.unwrap_or_default();
+            let arguments = item.string("arguments")?.filter(|json| !json.trim().is_empty()).unwrap_or_else(|| "{}".to_owned());
             Message { role: Role::Assistant, content: vec![Content::ToolCall(ToolCall { id, name, arguments })] }
         }
         "function_call_output" => {

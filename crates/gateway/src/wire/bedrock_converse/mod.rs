@@ -9,6 +9,7 @@ mod stream_reader;
 pub(super) mod usage;
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
@@ -37,8 +38,11 @@ const MAX_CALL_ID: usize = 64;
 fn call_id(id: &str) -> Cow<'_, str> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if id.len() > MAX_CALL_ID {
-        let hash = Sha256::digest(id).iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
-        Cow::Owned(format!("call_{hash}"))
+        let mut short = String::from("call_");
+        for byte in &Sha256::digest(id)[..16] {
+            let _ = write!(short, "{byte:02x}");
+        }
+        Cow::Owned(short)
     } else if id.chars().all(allowed) {
         Cow::Borrowed(id)
     } else {

@@ -5,21 +5,24 @@ use serde::Deserialize;
 use crate::wire::Usage;
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct UsageIn {
-    input_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    cache_read_input_tokens: Option<u64>,
-    cache_write_input_tokens: Option<u64>,
+    #[serde(rename = "inputTokens")]
+    input: Option<u64>,
+    #[serde(rename = "outputTokens")]
+    output: Option<u64>,
+    #[serde(rename = "cacheReadInputTokens")]
+    cache_read: Option<u64>,
+    #[serde(rename = "cacheWriteInputTokens")]
+    cache_write: Option<u64>,
 }
 
 impl From<UsageIn> for Usage {
     fn from(usage: UsageIn) -> Self {
-        let cache_read = usage.cache_read_input_tokens.unwrap_or_default();
-        let cache_write = usage.cache_write_input_tokens.unwrap_or_default();
+        let cache_read = usage.cache_read.unwrap_or_default();
+        let cache_write = usage.cache_write.unwrap_or_default();
         Self {
-            input: usage.input_tokens.unwrap_or_default() + cache_read + cache_write,
-            output: usage.output_tokens.unwrap_or_default(),
+            input: usage.input.unwrap_or_default() + cache_read + cache_write,
+            output: usage.output.unwrap_or_default(),
             cache_read,
             cache_write,
             reasoning: 0,

@@ -219,8 +219,8 @@ pub(in crate::wire) fn write(mut request: Request) -> Result<Vec<u8>, WireError>
         top_p: request.top_p.as_ref(),
         top_k: request.top_k,
         seed: request.seed.as_ref(),
-        presence_penalty: request.presence_penalty.as_ref(),
-        frequency_penalty: request.frequency_penalty.as_ref(),
+        presence_penalty: request.presence_penalty.as_ref().filter(is_penalty),
+        frequency_penalty: request.frequency_penalty.as_ref().filter(is_penalty),
         response_mime_type: request.output.as_ref().map(|_| "application/json"),
         response_json_schema: request.output.as_ref().and_then(|output| match output {
             Output::Json => None,
@@ -236,6 +236,11 @@ pub(in crate::wire) fn write(mut request: Request) -> Result<Vec<u8>, WireError>
         generation_config: (config != ConfigOut::default()).then_some(config),
         service_tier: request.service_tier.as_deref().filter(|tier| !matches!(*tier, "auto" | "default")),
     }))
+}
+
+/// Many models refuse the very mention of a penalty.
+fn is_penalty(penalty: &&Number) -> bool {
+    penalty.as_f64() != Some(0.0)
 }
 
 /// Models before Gemini 3, by name.

@@ -21,6 +21,8 @@ pub(super) fn to_json_schema(schema: Value) -> Value {
                 Value::String(name) => _ = out.insert(key, name.to_lowercase().into()),
                 other => _ = out.insert(key, other),
             },
+            // It says no more than `enum` does, and elsewhere it is no format.
+            "format" if value == "enum" => {}
             "nullable" => nullable = value == true,
             "propertyOrdering" | "property_ordering" | "example" => {}
             "properties" | "$defs" | "defs" => {

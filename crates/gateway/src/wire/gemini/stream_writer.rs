@@ -10,7 +10,7 @@ use crate::wire::{ErrorBody, Event, Signature, StopReason, ToolCall, Usage, Wire
 
 /// A tool call whose arguments may still come.
 #[derive(Debug)]
-struct Call {
+struct Waiting {
     index: usize,
     call: ToolCall,
     signature: Option<Signature>,
@@ -24,7 +24,7 @@ pub struct StreamWriter {
     started: bool,
     failed: bool,
     /// Calls not yet written, in order.
-    calls: Vec<Call>,
+    calls: Vec<Waiting>,
     /// Gemini's signature for what comes next.
     signature: Option<Signature>,
     stop: Option<StopReason>,
@@ -65,7 +65,7 @@ impl StreamWriter {
             }
             Event::ToolStart { index, id, name } => {
                 let call = ToolCall { id: id.clone(), name: name.clone(), arguments: String::new() };
-                self.calls.push(Call { index: *index, call, signature: self.signature.take() });
+                self.calls.push(Waiting { index: *index, call, signature: self.signature.take() });
             }
             Event::ToolArguments { index, json } => {
                 if let Some(call) = self.calls.iter_mut().rfind(|call| call.index == *index) {
@@ -92,10 +92,10 @@ impl StreamWriter {
 
     /// Write calls from the front, as far as they are whole; `all` of them at the end.
     fn flush(&mut self, all: bool, out: &mut Vec<u8>) {
-        let whole = |call: &Call| all || serde_json::from_str::<IgnoredAny>(&call.call.arguments).is_ok();
+        let whole = |call: &Waiting| all || serde_json::from_str::<IgnoredAny>(&call.call.arguments).is_ok();
         let count = self.calls.iter().take_while(|call| whole(call)).count();
-        let calls: Vec<Call> = self.calls.drain(..count).collect();
-        for Call { call, signature, .. } in &calls {
+        let calls: Vec<Waiting> = self.calls.drain(..count).collect();
+        for Waiting { call, signature, .. } in &calls {
             let thought_signature = signature.as_ref().map(signature_out);
             self.part(PartOut::Call { function_call: call.into(), thought_signature }, out);
         }

@@ -5,23 +5,27 @@ use serde::{Deserialize, Serialize};
 use crate::wire::Usage;
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct UsageIn {
-    prompt_token_count: Option<u64>,
+    #[serde(rename = "promptTokenCount")]
+    prompt: Option<u64>,
     /// Results of tools that Google runs, given to the model as more prompt.
-    tool_use_prompt_token_count: Option<u64>,
-    cached_content_token_count: Option<u64>,
-    candidates_token_count: Option<u64>,
-    thoughts_token_count: Option<u64>,
+    #[serde(rename = "toolUsePromptTokenCount")]
+    tool_use_prompt: Option<u64>,
+    #[serde(rename = "cachedContentTokenCount")]
+    cached_content: Option<u64>,
+    #[serde(rename = "candidatesTokenCount")]
+    candidates: Option<u64>,
+    #[serde(rename = "thoughtsTokenCount")]
+    thoughts: Option<u64>,
 }
 
 impl From<UsageIn> for Usage {
     fn from(usage: UsageIn) -> Self {
-        let reasoning = usage.thoughts_token_count.unwrap_or_default();
+        let reasoning = usage.thoughts.unwrap_or_default();
         Self {
-            input: usage.prompt_token_count.unwrap_or_default() + usage.tool_use_prompt_token_count.unwrap_or_default(),
-            output: usage.candidates_token_count.unwrap_or_default() + reasoning,
-            cache_read: usage.cached_content_token_count.unwrap_or_default(),
+            input: usage.prompt.unwrap_or_default() + usage.tool_use_prompt.unwrap_or_default(),
+            output: usage.candidates.unwrap_or_default() + reasoning,
+            cache_read: usage.cached_content.unwrap_or_default(),
             cache_write: 0,
             reasoning,
         }
@@ -29,25 +33,27 @@ impl From<UsageIn> for Usage {
 }
 
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct UsageOut {
-    prompt_token_count: u64,
-    candidates_token_count: u64,
-    total_token_count: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cached_content_token_count: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    thoughts_token_count: Option<u64>,
+    #[serde(rename = "promptTokenCount")]
+    prompt: u64,
+    #[serde(rename = "candidatesTokenCount")]
+    candidates: u64,
+    #[serde(rename = "totalTokenCount")]
+    total: u64,
+    #[serde(rename = "cachedContentTokenCount", skip_serializing_if = "Option::is_none")]
+    cached_content: Option<u64>,
+    #[serde(rename = "thoughtsTokenCount", skip_serializing_if = "Option::is_none")]
+    thoughts: Option<u64>,
 }
 
 impl From<Usage> for UsageOut {
     fn from(usage: Usage) -> Self {
         Self {
-            prompt_token_count: usage.input,
-            candidates_token_count: usage.output.saturating_sub(usage.reasoning),
-            total_token_count: usage.input + usage.output,
-            cached_content_token_count: Some(usage.cache_read).filter(|count| *count > 0),
-            thoughts_token_count: Some(usage.reasoning).filter(|count| *count > 0),
+            prompt: usage.input,
+            candidates: usage.output.saturating_sub(usage.reasoning),
+            total: usage.input + usage.output,
+            cached_content: Some(usage.cache_read).filter(|count| *count > 0),
+            thoughts: Some(usage.reasoning).filter(|count| *count > 0),
         }
     }
 }

@@ -98,7 +98,8 @@ impl Tools {
             tools.responses += &format!(
                 r#"{separator}{{"type":"function","name":{name},"description":{description},"parameters":{schema},"strict":false}}"#
             );
-            tools.gemini += &format!(r#"{separator}{{"name":{name},"description":{description},"parametersJsonSchema":{schema}}}"#);
+            tools.gemini +=
+                &format!(r#"{separator}{{"name":{name},"description":{description},"parametersJsonSchema":{schema}}}"#);
             tools.anthropic += &format!(r#"{separator}{{"name":{name},"description":{description},"input_schema":{schema}}}"#);
             tools.names.push(tool.name.clone());
         }

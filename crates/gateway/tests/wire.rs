@@ -28,12 +28,7 @@ fn pairs(from: &'static [Wire], to: &'static [Wire]) -> impl Iterator<Item = (Wi
 }
 
 /// Runs `convert` on the `in.<extension>` of each case and compares with its `<to>.<extension>`; says how many there were.
-fn each_case(
-    wire: Wire,
-    to: &str,
-    (noun, extension): (&str, &str),
-    convert: impl Fn(&Path, &[u8]) -> Vec<u8>,
-) -> usize {
+fn each_case(wire: Wire, to: &str, (noun, extension): (&str, &str), convert: impl Fn(&Path, &[u8]) -> Vec<u8>) -> usize {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(wire.name()).join(noun);
     let mut cases: Vec<PathBuf> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();

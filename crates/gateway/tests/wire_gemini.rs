@@ -312,16 +312,15 @@ proptest! {
             let thinking = Part::Thinking { text: "Hm.".to_owned(), signature: Some(Signature { of, text: signature.clone() }) };
             let reply = Reply { parts: vec![thinking, Part::ToolCall(call.clone())], stop: StopReason::ToolUse, ..Reply::default() };
             let shown = parsed(&write_reply(wire, &reply, 1));
-            let body = match wire {
-                Wire::AnthropicMessages => json!({"model": "m", "max_tokens": 9, "messages": [
+            let body = if wire == Wire::AnthropicMessages {
+                json!({"model": "m", "max_tokens": 9, "messages": [
                     {"role": "user", "content": "Hi"}, {"role": "assistant", "content": shown["content"]},
-                    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "ok"}]}]}),
-                _ => {
+                    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "ok"}]}]})
+            } else {
                     let mut input = vec![json!({"role": "user", "content": "Hi"})];
                     input.extend(shown["output"].as_array().unwrap().iter().cloned());
                     input.push(json!({"type": "function_call_output", "call_id": "c1", "output": "ok"}));
                     json!({"model": "m", "input": input})
-                }
             };
             let out = request(wire, Wire::Gemini, &body, "gemini-3-pro");
             let expected = if of == Wire::Gemini { signature.as_str() } else { "skip_thought_signature_validator" };

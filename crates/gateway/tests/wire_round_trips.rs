@@ -68,9 +68,12 @@ fn proof_of(of: Wire, text: String) -> Signature {
 /// What a response's items can tell apart: texts and reasonings that do not touch, and calls.
 fn responses_reply() -> impl Strategy<Value = Reply> {
     let thinking = (text(), option::of((word(), word())), any::<bool>()).prop_map(|(text, proof, foreign)| {
-        let signature = proof.map(|(id, proof)| {
-            if foreign { proof_of(ANTHROPIC, proof) } else { proof_of(RESPONSES, format!("rs_{id}:{proof}")) }
-        });
+        let signature =
+            proof.map(
+                |(id, proof)| {
+                    if foreign { proof_of(ANTHROPIC, proof) } else { proof_of(RESPONSES, format!("rs_{id}:{proof}")) }
+                },
+            );
         Part::Thinking { text, signature }
     });
     let turn = (option::of(thinking), option::of(text()), vec(tool_call(), 0..3));

@@ -250,8 +250,10 @@ impl Family {
     /// How a host is addressed that is only known by its wire.
     pub fn of(wire: Wire) -> Self {
         match wire {
-            Wire::OpenaiChat => Self::Openai,
+            Wire::OpenaiChat | Wire::OpenaiResponses => Self::Openai,
             Wire::AnthropicMessages => Self::Anthropic,
+            Wire::Gemini => Self::Gemini,
+            Wire::BedrockConverse => Self::Bedrock,
         }
     }
 }

@@ -8,7 +8,11 @@ use crate::wire::Wire;
 /// The path after the base of `OpenAI`'s route for an operation.
 pub(super) fn path(wire: Wire, operation: Operation) -> Option<&'static str> {
     match operation {
-        Operation::Chat { .. } => (wire == Wire::OpenaiChat).then_some("chat/completions"),
+        Operation::Chat { .. } => match wire {
+            Wire::OpenaiChat => Some("chat/completions"),
+            Wire::OpenaiResponses => Some("responses"),
+            _ => None,
+        },
         Operation::Embeddings => Some("embeddings"),
         Operation::Completions => Some("completions"),
         Operation::CountTokens => None,

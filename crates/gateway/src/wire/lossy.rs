@@ -6,7 +6,8 @@ use super::request::Request;
 use super::{Wire, WireError, parse_request};
 
 /// Where a conversation stands in any wire: nothing of it is ever left out.
-const CONVERSATION: &[&str] = &["messages", "system", "input", "instructions", "contents", "systemInstruction", "system_instruction"];
+const CONVERSATION: &[&str] =
+    &["messages", "system", "input", "instructions", "contents", "systemInstruction", "system_instruction"];
 
 /// The request, and the fields that were left out of it, as the client names them.
 ///

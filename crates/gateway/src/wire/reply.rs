@@ -151,11 +151,7 @@ impl Signature {
 
     /// What is to stand where `wire` has its proofs.
     pub(super) fn write(&self, wire: Wire) -> Cow<'_, str> {
-        if self.of == wire {
-            Cow::Borrowed(&self.text)
-        } else {
-            Cow::Owned(format!("{}{}.{}", Self::MARK, self.of, self.text))
-        }
+        if self.of == wire { Cow::Borrowed(&self.text) } else { Cow::Owned(format!("{}{}.{}", Self::MARK, self.of, self.text)) }
     }
 
     /// The proof, if a provider of `wire` takes it. Claude's are good with Anthropic and on Bedrock alike.

@@ -57,18 +57,14 @@ pub(super) enum Param {
     Seed,
     PresencePenalty,
     FrequencyPenalty,
-    Effort,
     /// Any JSON, of no given schema.
     JsonOutput,
-    OutputSchema,
     /// Other than medium.
     Verbosity,
     /// Other than the provider's default.
     ServiceTier,
     Metadata,
     Store,
-    /// A tool whose arguments must follow its schema to the letter.
-    StrictTool,
 }
 
 impl Param {
@@ -91,21 +87,14 @@ impl Param {
             Self::PresencePenalty => "presence_penalty",
             Self::FrequencyPenalty if gemini => "generationConfig.frequencyPenalty",
             Self::FrequencyPenalty => "frequency_penalty",
-            Self::Effort if gemini => "generationConfig.thinkingConfig",
-            Self::Effort if anthropic => "output_config.effort",
-            Self::Effort if chat => "reasoning_effort",
-            Self::Effort => "reasoning.effort",
             Self::JsonOutput if gemini => "generationConfig.responseMimeType",
-            Self::OutputSchema if gemini => "generationConfig.responseJsonSchema",
-            Self::OutputSchema if anthropic => "output_config.format",
-            Self::JsonOutput | Self::OutputSchema if chat => "response_format",
-            Self::JsonOutput | Self::OutputSchema => "text.format",
+            Self::JsonOutput if chat => "response_format",
+            Self::JsonOutput => "text.format",
             Self::Verbosity if chat => "verbosity",
             Self::Verbosity => "text.verbosity",
             Self::ServiceTier => "service_tier",
             Self::Metadata => "metadata",
             Self::Store => "store",
-            Self::StrictTool => "tools[].strict",
         }
     }
 }
@@ -205,14 +194,11 @@ impl Request {
             Param::Seed => self.seed.is_some(),
             Param::PresencePenalty => says(self.presence_penalty.as_ref()),
             Param::FrequencyPenalty => says(self.frequency_penalty.as_ref()),
-            Param::Effort => self.effort.is_some() || self.thinking_budget.is_some(),
             Param::JsonOutput => matches!(self.output, Some(Output::Json)),
-            Param::OutputSchema => matches!(self.output, Some(Output::Schema { .. })),
             Param::Verbosity => self.verbosity.as_deref().is_some_and(|verbosity| verbosity != "medium"),
             Param::ServiceTier => self.service_tier.as_deref().is_some_and(|tier| !matches!(tier, "auto" | "default")),
             Param::Metadata => !self.metadata.is_empty(),
             Param::Store => self.store == Some(true),
-            Param::StrictTool => self.tools.iter().any(|tool| tool.strict == Some(true)),
         }
     }
 
@@ -225,13 +211,11 @@ impl Request {
             Param::Seed => self.seed = None,
             Param::PresencePenalty => self.presence_penalty = None,
             Param::FrequencyPenalty => self.frequency_penalty = None,
-            Param::Effort => (self.effort, self.thinking_budget) = (None, None),
-            Param::JsonOutput | Param::OutputSchema => self.output = None,
+            Param::JsonOutput => self.output = None,
             Param::Verbosity => self.verbosity = None,
             Param::ServiceTier => self.service_tier = None,
             Param::Metadata => self.metadata.clear(),
             Param::Store => self.store = None,
-            Param::StrictTool => self.tools.iter_mut().for_each(|tool| tool.strict = None),
         }
     }
 

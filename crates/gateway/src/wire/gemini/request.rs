@@ -219,8 +219,8 @@ pub(in crate::wire) fn write(mut request: Request) -> Result<Vec<u8>, WireError>
         top_p: request.top_p.as_ref(),
         top_k: request.top_k,
         seed: request.seed.as_ref(),
-        presence_penalty: request.presence_penalty.as_ref().filter(is_penalty),
-        frequency_penalty: request.frequency_penalty.as_ref().filter(is_penalty),
+        presence_penalty: penalty(request.presence_penalty.as_ref()),
+        frequency_penalty: penalty(request.frequency_penalty.as_ref()),
         response_mime_type: request.output.as_ref().map(|_| "application/json"),
         response_json_schema: request.output.as_ref().and_then(|output| match output {
             Output::Json => None,
@@ -239,8 +239,8 @@ pub(in crate::wire) fn write(mut request: Request) -> Result<Vec<u8>, WireError>
 }
 
 /// Many models refuse the very mention of a penalty.
-fn is_penalty(penalty: &&Number) -> bool {
-    penalty.as_f64() != Some(0.0)
+fn penalty(number: Option<&Number>) -> Option<&Number> {
+    number.filter(|number| number.as_f64() != Some(0.0))
 }
 
 /// Models before Gemini 3, by name.

@@ -152,7 +152,7 @@ struct MessageOut<'a> {
     tool_calls: Vec<ToolCallOut<'a>>,
 }
 
-impl<'a> MessageOut<'a> {
+impl MessageOut<'_> {
     fn new(role: &'static str, content: Option<Value>) -> Self {
         Self { role, tool_call_id: None, content, reasoning_content: None, tool_calls: Vec::new() }
     }
@@ -192,8 +192,7 @@ fn assistant(contents: Vec<Content>) -> Result<Option<Box<RawValue>>, WireError>
         // All that it had was reasoning for another provider.
         return Ok(None);
     }
-    let tool_calls: Vec<ToolCallOut> =
-        calls.iter().map(|(call, proof)| ToolCallOut::from(call).signed(proof.as_ref())).collect();
+    let tool_calls: Vec<ToolCallOut> = calls.iter().map(|(call, proof)| ToolCallOut::from(call).signed(proof.as_ref())).collect();
     let content = (!text.is_empty() || tool_calls.is_empty()).then(|| text.into());
     let reasoning_content = (!thinking.is_empty()).then_some(thinking);
     Ok(Some(json::raw(&MessageOut { reasoning_content, tool_calls, ..MessageOut::new("assistant", content) })))

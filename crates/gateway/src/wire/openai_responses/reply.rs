@@ -90,7 +90,8 @@ impl<'a> ItemIn<'a> {
             }
             "reasoning" => {
                 let of = |texts: Option<Vec<ContentIn>>| {
-                    let texts: Vec<String> = texts.unwrap_or_default().into_iter().filter_map(|content| content.text.given()).collect();
+                    let texts: Vec<String> =
+                        texts.unwrap_or_default().into_iter().filter_map(|content| content.text.given()).collect();
                     Some(texts.join("\n\n")).filter(|text| !text.is_empty())
                 };
                 // Hosts of open models show the reasoning itself; `OpenAI` a summary.

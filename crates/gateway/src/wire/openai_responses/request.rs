@@ -172,7 +172,11 @@ pub(in crate::wire) fn write(request: Request) -> Result<Vec<u8>, WireError> {
     // Models that do not reason refuse to be asked for it.
     let reasons = effort.as_deref().is_some_and(|effort| effort != "none")
         || request.show_thinking == Some(true)
-        || request.messages.iter().flat_map(|message| &message.content).any(|content| matches!(content, Content::Thinking { .. }));
+        || request
+            .messages
+            .iter()
+            .flat_map(|message| &message.content)
+            .any(|content| matches!(content, Content::Thinking { .. }));
     let has_tools = !request.tools.is_empty();
     // A choice among no tools is refused by `OpenAI`; only one that demands a tool says something then.
     let tool_choice = request.tool_choice.and_then(|choice| match choice {

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{native, signature};
 use super::reply::{call_out, reasoning_item};
+use super::{native, signature};
 use crate::wire::fields::Fields;
 use crate::wire::openai_chat::{document_of, image_of, result_text};
 use crate::wire::request::{Content, Document, DocumentSource, Image, Message, Role};
@@ -233,7 +233,10 @@ fn part_out(content: Content) -> Result<Option<Value>, WireError> {
         Content::Document(document) => document_out(document),
         Content::Thinking { .. } | Content::Redacted(_) => return Ok(None),
         Content::ToolCall(_) | Content::ToolResult { .. } => {
-            return Err(WireError::at("messages", "A tool call belongs into an `assistant` message, and a result not into another."));
+            return Err(WireError::at(
+                "messages",
+                "A tool call belongs into an `assistant` message, and a result not into another.",
+            ));
         }
     }))
 }

@@ -203,8 +203,7 @@ impl StreamWriter {
         self.output.push(Value::Null);
         emit(&mut self.sequence, "response.output_item.added", Item { output_index, item: &item }, out);
         if to == Kind::Message {
-            let part =
-                json!({"item_id": id, "output_index": output_index, "content_index": 0, "part": text_part("")});
+            let part = json!({"item_id": id, "output_index": output_index, "content_index": 0, "part": text_part("")});
             emit(&mut self.sequence, "response.content_part.added", part, out);
         }
         self.open = Some(Open { kind: to, id, output_index, text: String::new() });

@@ -21,8 +21,8 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub use cause::{Cause, cause};
 pub use bedrock_converse::event_stream;
+pub use cause::{Cause, cause};
 pub use error::{ErrorBody, WireError, error_body, error_event, translate_error};
 pub use event::{Event, StreamReader, StreamWriter};
 pub use reply::{Opaque, Part, Reply, Signature, StopReason, ToolCall, ToolResult, Usage};

@@ -349,8 +349,13 @@ impl Recorder {
                 metrics.span_dropped();
             }
         }
+        self.append(&row)
+    }
+
+    /// Into the spool; when this returns true, the record survives this process.
+    fn append(&self, row: &CallRow<TurnRow>) -> bool {
         let mut line = Vec::with_capacity(1024);
-        let written = serde_json::to_writer(&mut line, &row).map_err(std::io::Error::from).and_then(|()| {
+        let written = serde_json::to_writer(&mut line, row).map_err(std::io::Error::from).and_then(|()| {
             line.push(b'\n');
             self.gateway.spool.append(&line)
         });

@@ -146,14 +146,9 @@ def test_the_first_start_can_be_repeated(control: ControlPlane, database: Databa
 
 def test_usage_is_added_up(control: ControlPlane, database: DatabaseUrls) -> None:
     with control.http() as http:
-        assert http.get("/v1/usage").json() == {
-            "requests": 0,
-            "input_tokens": 0,
-            "output_tokens": 0,
-            "cached_tokens": 0,
-            "cost_usd": 0.0,
-            "unpriced_requests": 0,
-        }
+        nothing = http.get("/v1/usage").json()
+        assert (nothing["requests"], nothing["input_tokens"], nothing["output_tokens"]) == (0, 0, 0)
+        assert (nothing["cost_usd"], nothing["unpriced_requests"]) == (0.0, 0)
         key = http.get("/v1/keys").json()["data"][0]["id"]
         with psycopg.connect(database.admin_url) as connection:
             connection.execute(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import datetime
 from types import TracebackType
+from typing import Any
 
 import httpx
 
@@ -39,18 +41,38 @@ class Trunkline:
         self.sessions = Sessions(self._transport)
         self.keys = Keys(self._transport)
 
-    def usage(
+    def usage(self, *, since: datetime | None = None, until: datetime | None = None, **filters: Any) -> Usage:
+        """Return what the tenant's model calls used, from `since` up to `until`.
+
+        `filters` are those of `GET /v1/usage`: `key_id`, `agent_id`, `model`, …; a list allows any of its values.
+        """
+        params = usage_params(since, until, filters)
+        return Usage.model_validate(self._transport.request("GET", "/v1/usage", params=params))
+
+    def usage_by(
         self,
-        *,
-        key_id: str | None = None,
-        agent_id: str | None = None,
-        session_id: str | None = None,
+        *by: str,
+        bucket: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-    ) -> Usage:
-        """Return what the tenant's model calls used, from `since` up to `until`."""
-        params = usage_params(key_id, agent_id, session_id, since, until)
-        return Usage.model_validate(self._transport.request("GET", "/v1/usage", params=params))
+        sort: str | None = None,
+        **filters: Any,
+    ) -> Iterator[Usage]:
+        """Yield the same by group: `usage_by("model", "key", bucket="day")`.
+
+        Groups come by cost, the largest first, or by time where there is a `bucket` (minute, hour, day, month);
+        `sort` names a sum to go by instead, with `-` before it for the largest first.
+        """
+        page = None
+        while True:
+            params = usage_params(
+                since, until, filters, group_by=",".join(by) or None, bucket=bucket, sort=sort, limit=1000, page=page
+            )
+            answer = self._transport.request("GET", "/v1/usage", params=params)
+            yield from (Usage.model_validate(row) for row in answer["data"])
+            page = answer["next_page"]
+            if page is None:
+                return
 
     def close(self) -> None:
         """Close the connections."""

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from trunkline.errors import NotFound
 
-Prefix = Literal["agent", "sesn", "sevt", "memstore", "mem", "memver", "key", "tnt", "call", "env"]
+Prefix = Literal["agent", "sesn", "sevt", "memstore", "mem", "memver", "key", "tnt", "call", "env", "team"]
 
 _NOUNS: Final[dict[str, str]] = {
     "agent": "an agent",
@@ -27,6 +27,7 @@ _NOUNS: Final[dict[str, str]] = {
     "tnt": "a tenant",
     "call": "a model call",
     "env": "an environment",
+    "team": "a team",
 }
 _HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 

@@ -1,0 +1,9 @@
+from trunkline.store.migrate import run_migration
+
+revision = "0010"
+down_revision = "0008"
+
+
+def upgrade() -> None:
+    """Run `0010_usage_reports.sql`."""
+    run_migration("0010_usage_reports.sql")

@@ -32,10 +32,28 @@ pub(super) fn parse(request: &mut Fields) -> Result<Vec<Message>, WireError> {
             None | Some("user" | "function" | "") => Role::User,
             Some(_) => return Err(content.wrong("role", "`user` or `model`")),
         };
-        messages.push(Message { role, content: parts(&mut content, &mut calls)? });
+        let read = parts(&mut content, &mut calls)?;
         content.finish()?;
+        match messages.last_mut() {
+            Some(last) if role == Role::Assistant && last.role == role => join(&mut last.content, read),
+            _ => messages.push(Message { role, content: read }),
+        }
     }
     Ok(messages)
+}
+
+/// Clients that stream send back each piece of the model's turn as a content of its own; elsewhere it is one message.
+fn join(turn: &mut Vec<Content>, pieces: Vec<Content>) {
+    for piece in pieces {
+        match (turn.last_mut(), piece) {
+            (Some(Content::Text(text)), Content::Text(more)) => text.push_str(&more),
+            (Some(Content::Thinking { text, signature: open @ None }), Content::Thinking { text: more, signature }) => {
+                text.push_str(&more);
+                *open = signature;
+            }
+            (_, piece) => turn.push(piece),
+        }
+    }
 }
 
 /// The function calls so far. Results may name the function instead of the call.

@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from trunkline.model_server import event_stream
 from trunkline.model_server.faults import Faults
 from trunkline.model_server.wire import Event
 
@@ -135,6 +136,8 @@ class _Channel:
 
 
 def _broken(event: bytes) -> bytes:
-    """Return the event with its JSON cut in the middle."""
+    """Return the event with its JSON cut in the middle, or a binary one with a wrong checksum."""
+    if not event.startswith((b"data: ", b"event: ")):
+        return event_stream.broken(event)
     start = event.index(b"data: ") + len(b"data: ")
     return event[: start + (len(event) - start) // 2] + b"\n\n"

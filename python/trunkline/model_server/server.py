@@ -11,7 +11,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,10 +26,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from trunkline.model_server import embeddings, faults, script, tokens
+from trunkline.model_server import bedrock_converse, embeddings, event_stream, faults, script, tokens
 from trunkline.model_server.anthropic_messages import AnthropicMessages
+from trunkline.model_server.bedrock_converse import BedrockConverse
 from trunkline.model_server.delivery import TRANSPORT, Delivery
 from trunkline.model_server.faults import NO_FAULTS, Faults
+from trunkline.model_server.gemini import Gemini
 from trunkline.model_server.openai_chat import OpenAIChat
 from trunkline.model_server.openai_responses import OpenAIResponses
 from trunkline.model_server.prompt import Call, Usage
@@ -54,6 +56,7 @@ class _Asked:
     fields: Mapping[str, Any]
     faults: Faults
     ids: Ids
+    key: str = ""
     status: int = 200
     usage: Usage | None = None
 
@@ -72,14 +75,21 @@ class ModelServer:
         self._chat = OpenAIChat()
         self._messages = AnthropicMessages()
         self._counting = AnthropicMessages(counting=True)
+        self._gemini = Gemini()
+        self._bedrock = BedrockConverse()
 
     def app(self) -> Starlette:
         """Return the ASGI application; it needs the protocol of `run` under it."""
+        bedrock = "/model/{model:path}"
         return Starlette(
             routes=[
                 Route("/v1/chat/completions", self._model_route(self._chat), methods=["POST"]),
                 Route("/v1/responses", self._model_route(OpenAIResponses()), methods=["POST"]),
                 Route("/v1/messages", self._model_route(self._messages), methods=["POST"]),
+                *self._gemini_routes("/v1beta"),
+                *self._gemini_routes("/v1"),
+                Route(f"{bedrock}/converse", self._model_route(self._bedrock, stream=False), methods=["POST"]),
+                Route(f"{bedrock}/converse-stream", self._model_route(self._bedrock, stream=True), methods=["POST"]),
                 Route("/v1/messages/count_tokens", self._route(self._counting, self._count_tokens), methods=["POST"]),
                 Route("/v1/embeddings", self._route(self._chat, self._embeddings), methods=["POST"]),
                 Route("/v1/models", self._list_models),
@@ -91,17 +101,30 @@ class ModelServer:
             exception_handlers={HTTPException: self._no_such_route},
         )
 
-    def _model_route(self, wire: Wire) -> Endpoint:
+    def _gemini_routes(self, version: str) -> Iterator[Route]:
+        for method, stream in (("generateContent", False), ("streamGenerateContent", True)):
+            path = f"{version}/models/{{model:path}}:{method}"
+            yield Route(path, self._model_route(self._gemini, stream=stream), methods=["POST"])
+
+    def _model_route(self, wire: Wire, stream: bool | None = None) -> Endpoint:
+        """Answer model calls; `stream` is said where the path says it and names the model."""
+
         async def answer(asked: _Asked) -> ASGIApp:
-            call = wire.parse(asked.fields)
+            request = asked.request
+            of_url = {} if stream is None else {**request.path_params, "stream": stream}
+            if "alt" in request.query_params:
+                of_url["alt"] = request.query_params["alt"]
+            call = wire.parse({**asked.fields, **of_url})
             reply = self._responder.reply(call.prompt)
             self._apply_faults(asked, reply.faults, call.prompt.model)
             self._fail(asked, streaming=call.stream)
-            asked.usage = self._usage(wire, call, reply, _key(asked.request))
+            asked.usage = self._usage(wire, call, reply, asked.key)
             headers = {wire.request_id_header: asked.ids.make("req_")}
             if not call.stream:
                 body = wire.body(call, reply.answer, asked.usage, asked.ids)
                 return Delivery(body, headers, asked.faults, output_tokens=asked.usage.output_tokens)
+            if isinstance(wire, BedrockConverse):
+                headers["content-type"] = event_stream.MEDIA_TYPE
             events = wire.events(call, reply.answer, asked.usage, asked.ids)
             late = wire.error_event(_asked_error(asked.faults), asked.ids.make("req_"))
             return Delivery(events, headers, asked.faults, late_error=late)
@@ -117,7 +140,7 @@ class ModelServer:
             try:
                 asked.body = await _body(request)
                 asked.ids = Ids(asked.body, next(self._sequence))
-                self._authenticate(request, wire)
+                asked.key = self._authenticate(request, wire)
                 self._apply_faults(asked, NO_FAULTS, None)
                 asked.fields = _json_object(asked.body)
                 return await answer(asked)
@@ -135,6 +158,8 @@ class ModelServer:
         asked.status = error.status
         request_id = asked.ids.make("req_")
         headers = {wire.request_id_header: request_id}
+        if isinstance(wire, BedrockConverse):
+            headers["x-amzn-errortype"] = bedrock_converse.exception(error)
         if error.retry_after is not None:
             headers["retry-after"] = str(error.retry_after)
         # Of the faults only those that have to do with time and packets: a refusal is whole and well formed.
@@ -176,18 +201,26 @@ class ModelServer:
             given |= {"cache_write_5m_tokens": given.pop("cache_write_tokens"), "cache_write_1h_tokens": 0}
         return replace(usage, **given)
 
-    def _authenticate(self, request: Request, wire: Wire) -> None:
+    def _authenticate(self, request: Request, wire: Wire) -> str:
+        """Return the caller's key; raises `ApiError` if it is not the one that is wanted."""
         if isinstance(wire, AnthropicMessages) and "anthropic-version" not in request.headers:
             raise ApiError(400, "anthropic-version: header is required")
+        signed = isinstance(wire, BedrockConverse)
+        key = bedrock_converse.access_key(request.headers) if signed else _key(request)
         if self._api_key is None:
-            return
-        key = _key(request)
+            return key
         if not hmac.compare_digest(key.encode(), self._api_key.encode()):
             if isinstance(wire, AnthropicMessages):
                 raise ApiError(401, "invalid x-api-key" if key else "x-api-key header is required")
+            if isinstance(wire, Gemini):
+                raise ApiError(400, "API key not valid. Please pass a valid API key.")
+            if isinstance(wire, BedrockConverse):
+                text = "The security token included in the request is invalid."
+                raise ApiError(403, text, kind="UnrecognizedClientException")
             if not key:
                 raise ApiError(401, "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`.")
             raise ApiError(401, f"Incorrect API key provided: {key[:3]}***. It is the one given with --api-key.")
+        return key
 
     async def _count_tokens(self, asked: _Asked) -> ASGIApp:
         call = self._counting.parse(asked.fields)
@@ -233,8 +266,12 @@ class ModelServer:
     async def _no_such_route(self, request: Request, fault: Exception) -> _Json:
         status = fault.status_code if isinstance(fault, HTTPException) else 500
         text = f"Unknown request URL: {request.method} {request.url.path}. The model server has /v1/chat/completions, "
-        text += "/v1/responses, /v1/embeddings, /v1/models, /v1/messages and /v1/messages/count_tokens."
-        wire: Wire = self._messages if request.url.path.startswith("/v1/messages") else self._chat
+        text += "/v1/responses, /v1/embeddings, /v1/models, /v1/messages, /v1/messages/count_tokens, "
+        text += "/v1beta/models/MODEL:generateContent (and :streamGenerateContent) and /model/MODEL/converse (and "
+        text += "-stream)."
+        wires: dict[str, Wire] = {"/v1/messages": self._messages, "/v1beta/": self._gemini, "/model/": self._bedrock}
+        path = request.url.path
+        wire = next((wire for start, wire in wires.items() if path.startswith(start)), self._chat)
         request_id = Ids(b"", next(self._sequence)).make("req_")
         error = ApiError(status, text, code="unknown_url")
         return _Json(wire.error(error, request_id), status, {wire.request_id_header: request_id})
@@ -359,10 +396,11 @@ def _json_object(body: bytes) -> Mapping[str, Any]:
 
 
 def _key(request: Request) -> str:
-    """Return the API key of a request, whichever header it came in; empty if none."""
+    """Return the API key of a request, however it came; empty if none."""
     headers = request.headers
     bearer = headers.get("authorization", "")
     given = headers.get("x-api-key") or headers.get("api-key") or headers.get("x-goog-api-key")
+    given = given or request.query_params.get("key")  # Google takes it so
     return given or bearer.removeprefix("Bearer ").strip()
 
 

@@ -106,8 +106,13 @@ class Timeouts(_Frozen):
 
     connect_ms: Annotated[int, Field(gt=0)] = 5_000
     first_byte_ms: Annotated[int, Field(gt=0)] = 600_000
+    first_token_ms: Annotated[int, Field(gt=0)] = 600_000
+    """From the head of a stream to its first token: a model may reason in silence for minutes."""
     idle_ms: Annotated[int, Field(gt=0)] = 300_000
+    """Between two pieces of an answer, once there is a token."""
     total_ms: Annotated[int, Field(gt=0)] = 3_600_000
+    ping_ms: Annotated[int, Field(ge=0)] = 15_000
+    """How long a client's stream may be silent before it gets a sign of life; 0: it gets none."""
 
 
 class Traces(_Frozen):

@@ -61,7 +61,14 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
         "models": [],
         "routes": [{"pattern": "claude-*", "provider": "anthropic"}],
         "default_model": "anthropic/claude-sonnet-5",
-        "timeouts": {"connect_ms": 5000, "first_byte_ms": 600000, "idle_ms": 300000, "total_ms": 3600000},
+        "timeouts": {
+            "connect_ms": 5000,
+            "first_byte_ms": 600000,
+            "first_token_ms": 600000,
+            "idle_ms": 300000,
+            "total_ms": 3600000,
+            "ping_ms": 15000,
+        },
         "traces": None,
     }
 

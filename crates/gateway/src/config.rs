@@ -206,10 +206,24 @@ pub struct Timeouts {
     pub connect_ms: u64,
     /// Until the provider answers with a head.
     pub first_byte_ms: u64,
-    /// Between two pieces of an answer.
+    /// From the head of a stream to its first token: a model may reason in silence for minutes.
+    #[serde(default = "ten_minutes")]
+    pub first_token_ms: u64,
+    /// Between two pieces of an answer, once there is a token.
     pub idle_ms: u64,
     /// For a call in all.
     pub total_ms: u64,
+    /// How long a client's stream may be silent before it gets a sign of life; 0: it gets none.
+    #[serde(default = "fifteen_seconds")]
+    pub ping_ms: u64,
+}
+
+fn ten_minutes() -> u64 {
+    600_000
+}
+
+fn fifteen_seconds() -> u64 {
+    15_000
 }
 
 impl Timeouts {
@@ -223,9 +237,19 @@ impl Timeouts {
         Duration::from_millis(self.total_ms)
     }
 
-    /// Between two pieces of an answer.
+    /// From the head of a stream to its first token.
+    pub fn first_token(&self) -> Duration {
+        Duration::from_millis(self.first_token_ms)
+    }
+
+    /// Between two pieces of an answer, once there is a token.
     pub fn idle(&self) -> Duration {
         Duration::from_millis(self.idle_ms)
+    }
+
+    /// How long a client's stream may be silent; none where it may be for ever.
+    pub fn ping(&self) -> Option<Duration> {
+        (self.ping_ms > 0).then(|| Duration::from_millis(self.ping_ms))
     }
 }
 

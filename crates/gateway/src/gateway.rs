@@ -6,8 +6,8 @@ use arc_swap::ArcSwap;
 use http::StatusCode;
 
 use crate::{
-    config::Config, database::Readers, error::Refusal, metrics::Metrics, remember::Memories, routing::Routes,
-    snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
+    config::Config, database::Readers, decode::DecodeError, error::Refusal, metrics::Metrics, remember::Memories,
+    routing::Routes, snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
 };
 
 /// What all threads share.
@@ -44,6 +44,9 @@ impl Gateway {
                 self.config.max_body_bytes
             );
             return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message);
+        }
+        if let Some(error @ DecodeError::Corrupt(_)) = error.downcast_ref::<DecodeError>() {
+            return Refusal::invalid(format!("The request body cannot be read: {error}."), None);
         }
         Refusal::invalid("The request body broke off before its end.", None)
     }

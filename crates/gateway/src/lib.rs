@@ -15,6 +15,7 @@ pub mod context;
 pub mod control;
 pub mod conversation;
 pub mod database;
+pub mod decode;
 pub mod error;
 pub mod gateway;
 pub mod logging;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -15,6 +15,7 @@ use crate::{
     admit, auth,
     body::Body,
     conversation::conversation,
+    decode::Decoded,
     error::Refusal,
     gateway::Worker,
     metrics::UnderWay,
@@ -65,7 +66,7 @@ async fn stages(
         return Err(Refusal::unavailable("Postgres is away and the spool is full: the call could not be recorded. Try again.")
             .retry_after(5));
     }
-    let body = read(worker, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
+    let body = read(worker, &head.headers, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     // 3. What is it for? One validating pass finds what the later stages need.
     let scan = scan(wire, &body)
         .map_err(|malformed| Refusal::invalid(format!("{}.", malformed.message), malformed.param))
@@ -100,7 +101,7 @@ async fn stages(
     if streams { streamed(outbound, record).await } else { whole(&outbound, record).await }
 }
 
-async fn authenticate(worker: &Worker, headers: &http::HeaderMap) -> Result<Arc<Key>, Refusal> {
+async fn authenticate(worker: &Worker, headers: &HeaderMap) -> Result<Arc<Key>, Refusal> {
     let snapshots = &worker.gateway.snapshots;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     if let Some(key) = auth::authenticate(&snapshots.load(), headers, now)? {
@@ -112,7 +113,7 @@ async fn authenticate(worker: &Worker, headers: &http::HeaderMap) -> Result<Arc<
     auth::authenticate(&snapshot, headers, now)?.ok_or_else(|| auth::unknown_key(&snapshot))
 }
 
-async fn target(worker: &Worker, key: &Key, headers: &http::HeaderMap, scan: &crate::request::Scan) -> Result<Target, Refusal> {
+async fn target(worker: &Worker, key: &Key, headers: &HeaderMap, scan: &crate::request::Scan) -> Result<Target, Refusal> {
     let gateway = &worker.gateway;
     match resolve(&gateway.routes.load(), &gateway.snapshots.load(), key, headers, scan) {
         Ok(target) => return Ok(target),
@@ -124,7 +125,11 @@ async fn target(worker: &Worker, key: &Key, headers: &http::HeaderMap, scan: &cr
     })
 }
 
-async fn read(worker: &Worker, body: Incoming) -> Result<Bytes, Refusal> {
+async fn read(worker: &Worker, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Refusal> {
+    let body = Decoded::new(headers, body).map_err(|error| {
+        let message = format!("The request body cannot be read: {error}. Send it as it is, or in one of these.");
+        Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message).code("unsupported_content_encoding")
+    })?;
     let limited = Limited::new(body, worker.gateway.config.max_body_bytes);
     let Ok(collected) = timeout(BODY, limited.collect()).await else {
         return Err(Refusal::new(

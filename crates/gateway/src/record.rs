@@ -24,7 +24,7 @@ use crate::{
     snapshot::Agent,
     traces::{Place, Told},
     usage::estimate,
-    wire::{Reply, ToolCall, ToolResult, Usage, Wire},
+    wire::{Part, Reply, ToolCall, ToolResult, Usage, Wire},
 };
 
 /// The status of a call whose client went away before the end (nginx' number for it).
@@ -117,6 +117,8 @@ pub struct Recorder {
 pub struct Answer {
     /// All text, joined.
     pub text: String,
+    /// Length of what was said beside the text, in bytes: reasoning, arguments of tools.
+    pub beside: usize,
     /// The calls of its own tools.
     pub calls: Vec<ToolCall>,
 }
@@ -244,6 +246,7 @@ impl Recorder {
     /// Takes what the client got from a whole reply.
     pub fn answered_with(&mut self, reply: &Reply) {
         self.answer.text = reply.text();
+        self.answer.beside = reply.parts.iter().map(beside).sum();
         self.answer.calls = reply.tool_calls().cloned().collect();
     }
 
@@ -258,13 +261,13 @@ impl Recorder {
         let total = self.call.begun.elapsed();
         self.usage += self.heard.take().unwrap_or_default();
         // A provider that refused has done no work; one that broke off, or was left by the client, has.
-        let worked = status < 400 || status == CLIENT_GONE || !self.answer.text.is_empty();
+        let worked = status < 400 || status == CLIENT_GONE || !self.answer.text.is_empty() || self.answer.beside > 0;
         let estimated = worked && self.told < self.rounds;
         if estimated {
             if self.usage.input == 0 {
                 self.usage.input = estimate(self.request_bytes);
             }
-            self.usage.output = self.usage.output.max(estimate(self.answer.text.len()));
+            self.usage.output = self.usage.output.max(estimate(self.answer.text.len() + self.answer.beside));
         }
         let cost = match &self.upstream {
             Some(upstream) => self.gateway.snapshots.load().prices.cost(&upstream.provider.name, &upstream.model, &self.usage),
@@ -279,8 +282,9 @@ impl Recorder {
         let (agent, session) = (turn.as_ref().map(|turn| turn.agent.id), turn.as_ref().map(|turn| turn.session));
         // A turn without any answer leaves the log as it was: the client will send its message again.
         let told = status < 400 || (status == CLIENT_GONE && !self.answer.text.is_empty());
-        let turn =
-            turn.filter(|turn| told && !turn.messages.is_empty()).map(|turn| turn.finish(&self.answer, self.user.as_deref()));
+        let turn = turn
+            .filter(|turn| told && !turn.messages.is_empty())
+            .map(|turn| turn.finish(&self.answer, self.user.as_deref(), status == CLIENT_GONE));
         if let Some((row, chain)) = &turn {
             let (of, session) = ((row.agent, row.user.as_deref()), if row.forks { row.fork } else { row.session });
             self.gateway.memories.ended(of, (row.prefix, *chain), session, row.fork);
@@ -366,6 +370,16 @@ impl Recorder {
     }
 }
 
+/// The length of a part that is no text, in bytes.
+fn beside(part: &Part) -> usize {
+    match part {
+        Part::Text(_) => 0,
+        Part::Thinking { text, .. } => text.len(),
+        Part::ToolCall(call) => call.name.len() + call.arguments.len(),
+        Part::Opaque(block) => block.json.len(),
+    }
+}
+
 impl Drop for Recorder {
     fn drop(&mut self) {
         if self.open {
@@ -380,8 +394,8 @@ impl Turn {
         Self { agent: Arc::clone(agent), session, parent, head: EMPTY, prefill: String::new(), prefix: EMPTY, messages, hidden }
     }
 
-    /// The row, and the chain that the session's log ends with.
-    fn finish(mut self, answer: &Answer, user: Option<&str>) -> (TurnRow, Chain) {
+    /// The row, and the chain that the session's log ends with. `interrupted`: the client left before the answer's end.
+    fn finish(mut self, answer: &Answer, user: Option<&str>, interrupted: bool) -> (TurnRow, Chain) {
         let text = format!("{}{}", self.prefill, answer.text);
         let calls: Vec<ClientCall> =
             answer.calls.iter().map(|call| ClientCall { id: &call.id, name: &call.name, arguments: &call.arguments }).collect();
@@ -390,11 +404,22 @@ impl Turn {
         events.extend(reply.events.into_iter().filter_map(row));
         let waiting: Vec<String> =
             events.iter().filter(|event| event.kind == CLIENT_TOOL).map(|event| event_name(event.id)).collect();
-        let reason = if waiting.is_empty() {
-            serde_json::json!({"stop_reason": {"type": "end_turn"}})
+        let stop_reason = if interrupted {
+            // The vocabulary has no word for it among its reasons. "The turn is dead, send a new prompt" is what this one
+            // stands for, and the error before it says why.
+            serde_json::json!({"type": "retries_exhausted"})
+        } else if waiting.is_empty() {
+            serde_json::json!({"type": "end_turn"})
         } else {
-            serde_json::json!({"stop_reason": {"type": "requires_action", "event_ids": waiting}})
+            serde_json::json!({"type": "requires_action", "event_ids": waiting})
         };
+        let why = serde_json::json!({"error": {
+            "type": "unknown_error",
+            "message": "The client went away before the answer came to its end; the log has what was relayed until then.",
+            "retry_status": {"type": "exhausted"},
+        }});
+        let why = interrupted.then(|| event(Uuid::now_v7(), "session.error", why)).flatten();
+        let idle = event(Uuid::now_v7(), "session.status_idle", serde_json::json!({"stop_reason": stop_reason}));
         self.messages.push(MessageRow { chain: reply.chain, role: "assistant", text: text.replace('\0', "\u{fffd}"), events });
         let forks = self.session != self.parent;
         let row = TurnRow {
@@ -408,7 +433,7 @@ impl Turn {
             prefix: self.prefix,
             remember: self.agent.remembers,
             messages: self.messages,
-            after: event(Uuid::now_v7(), "session.status_idle", reason).into_iter().collect(),
+            after: why.into_iter().chain(idle).collect(),
         };
         (row, reply.chain)
     }

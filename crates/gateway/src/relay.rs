@@ -3,13 +3,16 @@
 
 mod affinity;
 mod defaults;
+mod listener;
 mod member;
+mod source;
 mod streamed;
+mod untold;
 mod whole;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use uuid::Uuid;
 
@@ -215,6 +218,18 @@ fn json(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
+/// Pieces in a row; one alone is not copied.
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    if pieces.len() == 1 {
+        return pieces.remove(0);
+    }
+    let mut all = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+    for piece in &pieces {
+        all.extend_from_slice(piece);
+    }
+    all.freeze()
+}
+
 /// The answer for a call that no upstream answered: the provider's words in the client's wire with its status, or ours.
 fn failed(outbound: &Outbound, mut record: Recorder, failed: Failed) -> Result<Response<Body>, Refusal> {
     let (upstream, head, bytes) = match failed.words {
@@ -237,7 +252,8 @@ fn failed(outbound: &Outbound, mut record: Recorder, failed: Failed) -> Result<R
         return Err(refusal);
     }
     let (from, status) = (upstream.provider.wire, head.status);
-    let bytes = if from == outbound.wire {
+    // Words that broke off are none: it is refused all the same.
+    let bytes = if from == outbound.wire && !bytes.is_empty() {
         bytes
     } else {
         Bytes::from(wire::translate_error(from, outbound.wire, status.as_u16(), &bytes, &record.call().name()))

@@ -3,7 +3,7 @@
 pub(crate) mod json;
 pub(crate) mod text;
 
-use self::json::{Cursor, Fault};
+pub(crate) use self::json::{Cursor, Fault};
 pub use self::json::{Kind, Span, Value};
 use crate::wire::Wire;
 

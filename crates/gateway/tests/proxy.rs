@@ -94,10 +94,18 @@ fn what_is_the_clients_or_ours_never_reaches_a_provider() {
         let mut names: Vec<&str> = received.headers.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         if path == CHAT {
-            assert_eq!(names, ["authorization", "content-length", "content-type", "host", "user-agent"]);
+            assert_eq!(names, ["accept-encoding", "authorization", "content-length", "content-type", "host", "user-agent"]);
             assert_eq!(received.header("authorization"), Some(format!("Bearer {PROVIDER_KEY}").as_str()));
         } else {
-            let passed = ["anthropic-beta", "anthropic-beta", "anthropic-version", "content-length", "content-type", "host"];
+            let passed = [
+                "accept-encoding",
+                "anthropic-beta",
+                "anthropic-beta",
+                "anthropic-version",
+                "content-length",
+                "content-type",
+                "host",
+            ];
             assert_eq!(names, [&passed[..], &["user-agent", "x-api-key"]].concat());
             assert_eq!(received.header("x-api-key"), Some(PROVIDER_KEY));
             assert_eq!(received.header("anthropic-version"), Some("2024-01-01"));

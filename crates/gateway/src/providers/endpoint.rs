@@ -98,6 +98,8 @@ impl Endpoint {
         }
         let mut headers = HeaderMap::new();
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("trunkline/", env!("CARGO_PKG_VERSION"))));
+        // What comes compressed all the same is read, but nothing is won by it here.
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(key) = own.api_key.as_ref().or(given.api_key.as_ref()) {
             let (name, text) = match family {
                 Family::Openai | Family::Bedrock => openai::credential(key),

@@ -15,8 +15,14 @@ use crate::config::AwsCredentials;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// Headers that intermediaries may change, or that come after the signature.
-const UNSIGNED: [HeaderName; 5] =
-    [header::AUTHORIZATION, header::USER_AGENT, header::CONTENT_LENGTH, header::EXPECT, header::CONNECTION];
+const UNSIGNED: [HeaderName; 6] = [
+    header::AUTHORIZATION,
+    header::USER_AGENT,
+    header::ACCEPT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::CONNECTION,
+];
 
 /// Signs requests for one region and service.
 #[derive(Clone)]

@@ -1,29 +1,26 @@
 //! Answers as event streams. One task a stream: it ends when the client does, and records before the last byte.
 
-use std::time::{Duration, Instant};
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::BodyExt;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::timeout;
 
-use super::{Outbound, failed, response, too_long, unrecorded};
+use super::{
+    Outbound, failed, joined,
+    listener::Listener,
+    response,
+    source::{Source, broken},
+    too_long, unrecorded,
+    untold::untold,
+};
 use crate::{
     body::Body,
+    decode::Decoded,
     error::Refusal,
     memory_tools::MAX_ROUNDS,
     record::Recorder,
-    sse::{Frame, Parser},
     upstream::{Answer, Failed, Received, Words},
-    wire::{self, Accumulator, Event, StopReason, StreamReader, StreamWriter},
+    wire::{self, Accumulator, Event, StopReason, StreamWriter, Wire},
 };
-
-/// Pieces that may wait for a slow client before the provider is read no further.
-const QUEUE: usize = 32;
-/// The piece that ends a response in order.
-const END: Bytes = Bytes::new();
-/// How long a provider may take to close after its last event, so that the connection can serve again.
-const CLOSING: Duration = Duration::from_secs(1);
 
 /// Relays an answer as a stream; memory tools are carried out in further rounds, within the same stream.
 ///
@@ -35,35 +32,33 @@ pub async fn streamed(outbound: Outbound, mut record: Recorder) -> Result<Respon
         Err(failure) => return failed(&outbound, record, failure),
     };
     record.answered(&answer.upstream, answer.waited, answer.retries);
-    let (sender, receiver) = mpsc::channel(QUEUE);
+    let timeouts = &outbound.worker.gateway.config.timeouts;
+    let (listener, receiver) = Listener::new(outbound.wire, timeouts.ping(), timeouts.idle());
     let from = answer.response.headers();
     let mut response = response(&outbound, &record, from, &answer.upstream, StatusCode::OK, Body::Channel(receiver));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    tokio::spawn(relay(outbound, record, answer, sender));
+    tokio::spawn(relay(outbound, record, answer, listener));
     Ok(response)
 }
 
 /// How a stream ends other than well.
-enum Cut {
-    /// The client went away.
+#[derive(Debug)]
+pub enum Cut {
+    /// The client went away, or takes nothing any more.
     Gone,
     /// The provider failed; what the client is told.
     Broken(Refusal),
 }
 
-fn broken(code: &'static str, message: impl Into<String>) -> Cut {
-    Cut::Broken(Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message.into()).code(code))
-}
-
-async fn relay(outbound: Outbound, mut record: Recorder, answer: Answer, sender: mpsc::Sender<Bytes>) {
+async fn relay(outbound: Outbound, mut record: Recorder, answer: Answer, mut listener: Listener) {
     let untouched = answer.upstream.provider.wire == outbound.wire && outbound.tools().is_none();
     let total = outbound.worker.gateway.config.timeouts.total();
     let relayed = async {
         if untouched {
-            pass_on(&outbound, &mut record, answer, &sender).await
+            pass_on(&outbound, &mut record, answer, &mut listener).await
         } else {
-            rewrite(&outbound, &mut record, answer, &sender).await
+            rewrite(&outbound, &mut record, answer, &mut listener).await
         }
     };
     let ended = timeout(total, relayed).await.unwrap_or_else(|_| Err(Cut::Broken(too_long(total))));
@@ -71,9 +66,7 @@ async fn relay(outbound: Outbound, mut record: Recorder, answer: Answer, sender:
     let refusal = match ended {
         Ok((last, mut source)) => {
             if record.end(StatusCode::OK.as_u16(), None) {
-                let _ = send(&sender, last).await;
-                let _ = sender.send(END).await;
-                drop(sender);
+                listener.end(last).await;
                 source.close().await;
                 return;
             }
@@ -86,145 +79,93 @@ async fn relay(outbound: Outbound, mut record: Recorder, answer: Answer, sender:
             refusal
         }
     };
-    let _ = sender.send(Bytes::from(wire::error_event(outbound.wire, &refusal.body(&name)))).await;
-    let _ = sender.send(END).await;
-}
-
-/// The frames of a provider's stream.
-struct Source {
-    body: Received,
-    parser: Parser,
-    idle: Duration,
-    waited: Duration,
-}
-
-impl Source {
-    fn new(body: Received, idle: Duration) -> Self {
-        Self { body, parser: Parser::new(), idle, waited: Duration::ZERO }
-    }
-
-    /// The frames that came next, at least one; none at the end.
-    async fn next(&mut self, frames: &mut Vec<Frame>, sender: &mpsc::Sender<Bytes>) -> Result<bool, Cut> {
-        frames.clear();
-        let begun = Instant::now();
-        loop {
-            let piece = tokio::select! {
-                biased;
-                piece = timeout(self.idle, self.body.frame()) => piece,
-                () = sender.closed() => return Err(Cut::Gone),
-            };
-            match piece {
-                Err(_) => {
-                    return Err(broken("upstream_stalled", format!("The provider sent nothing for {} s.", self.idle.as_secs())));
-                }
-                Ok(None) => return Ok(false),
-                Ok(Some(Err(error))) => {
-                    tracing::warn!(%error, "a provider's stream broke off");
-                    return Err(broken("upstream_broke_off", "The provider's answer broke off. Try again."));
-                }
-                Ok(Some(Ok(frame))) => {
-                    let Ok(data) = frame.into_data() else { continue };
-                    let pushed = self.parser.push(data, frames);
-                    pushed.map_err(|_| broken("upstream_unreadable", "The provider sent an event that is too large."))?;
-                    if !frames.is_empty() {
-                        self.waited += begun.elapsed();
-                        return Ok(true);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Reads what is left, so that the connection can serve another call.
-    async fn close(&mut self) {
-        let _ = timeout(CLOSING, async { while let Some(Ok(_)) = self.body.frame().await {} }).await;
-    }
+    listener.end(Bytes::from(wire::error_event(outbound.wire, &refusal.body(&name)))).await;
 }
 
 fn unfinished() -> Cut {
     broken("upstream_broke_off", "The provider's stream ended before the answer did. Try again.")
 }
 
-async fn send(sender: &mpsc::Sender<Bytes>, bytes: Bytes) -> Result<(), Cut> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    sender.send(bytes).await.map_err(|_| Cut::Gone)
+type Stream = Source<Decoded<Received>>;
+type Ended = Result<(Bytes, Stream), Cut>;
+
+/// The stream of an answer.
+fn source(outbound: &Outbound, wire: Wire, response: Response<Received>) -> Result<Stream, Cut> {
+    let (head, body) = response.into_parts();
+    let body = Decoded::new(&head.headers, body)
+        .map_err(|error| broken("upstream_unreadable", format!("The provider's answer cannot be read: {error}.")))?;
+    Ok(Source::new(wire, body, &outbound.worker.gateway.config.timeouts))
 }
 
-type Ended = Result<(Bytes, Source), Cut>;
-
 /// Passes frames on as they are, but for the usage that only we asked for.
-async fn pass_on(outbound: &Outbound, record: &mut Recorder, answer: Answer, sender: &mpsc::Sender<Bytes>) -> Ended {
+async fn pass_on(outbound: &Outbound, record: &mut Recorder, answer: Answer, listener: &mut Listener) -> Ended {
     let wire = outbound.wire;
-    let wants_usage = outbound.scan.include_usage(&outbound.body);
-    let mut source = Source::new(answer.response.into_body(), outbound.worker.gateway.config.timeouts.idle());
-    let mut reader = StreamReader::new(wire);
+    let hides_usage = wire == Wire::OpenaiChat && !outbound.scan.include_usage(&outbound.body);
+    let mut source = source(outbound, wire, answer.response)?;
     let mut heard = Accumulator::default();
     let mut frames = Vec::new();
-    while source.next(&mut frames, sender).await? {
-        let mut pieces: Vec<Bytes> = Vec::with_capacity(frames.len());
+    // Where the end of the bytes is the end of the answer, its last words are held back until then.
+    let mut held = Vec::new();
+    loop {
+        let more = source.next(&mut frames, listener).await?;
+        if !more && source.ended() {
+            heard.push(Event::End);
+        } else if !more {
+            return Err(unfinished());
+        }
+        let mut pieces: Vec<Bytes> = std::mem::take(&mut held);
         for frame in frames.drain(..) {
             // What cannot be read is passed on all the same: the client may know better.
-            let events = reader.read(&frame).unwrap_or_default();
-            let only_usage = wire == wire::Wire::OpenaiChat && matches!(events.as_slice(), [Event::Usage(_)]);
+            let events = source.read(&frame).unwrap_or_default();
             for event in events {
-                note(record, &event);
+                note(record, &mut source, &event);
                 heard.push(event);
             }
-            if wants_usage || !only_usage {
-                pieces.push(frame.raw);
-            }
+            pieces.extend(if hides_usage { untold(&frame) } else { Some(frame.raw) });
         }
-        let bytes = joined(pieces);
         if heard.complete() {
             record.waited(source.waited);
             let reply = heard.into_reply();
             record.used(reply.usage);
             record.answer().calls = reply.tool_calls().cloned().collect();
-            return Ok((bytes, source));
+            return Ok((joined(pieces), source));
         }
         if let Some((kind, message)) = heard.failure() {
             tracing::warn!(kind, message, "a provider ended its stream with an error");
             return Err(broken("upstream_error", message.to_owned()));
         }
-        send(sender, bytes).await?;
+        if wire == Wire::Gemini && heard.stopped() {
+            held = pieces;
+        } else {
+            listener.send(joined(pieces)).await?;
+        }
     }
-    Err(unfinished())
 }
 
 /// Notes what must be known of an answer that breaks off after this event.
-fn note(record: &mut Recorder, event: &Event) {
+fn note(record: &mut Recorder, source: &mut Stream, event: &Event) {
     match event {
         Event::Text(text) => record.answer().text.push_str(text),
-        Event::Start { usage: Some(usage), .. } | Event::Usage(usage) => record.hears(*usage),
-        _ => {}
+        Event::Thinking(text) | Event::ToolArguments { json: text, .. } => record.answer().beside += text.len(),
+        Event::ToolStart { name, .. } => record.answer().beside += name.len(),
+        Event::Opaque(block) => record.answer().beside += block.json.len(),
+        Event::Start { usage: Some(usage), .. } | Event::Usage(usage) => return record.hears(*usage),
+        _ => return,
     }
-}
-
-fn joined(mut pieces: Vec<Bytes>) -> Bytes {
-    if pieces.len() == 1 {
-        return pieces.remove(0);
-    }
-    let mut all = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-    for piece in &pieces {
-        all.extend_from_slice(piece);
-    }
-    all.freeze()
+    source.answers();
 }
 
 /// Reads the provider's wire and writes the client's; memory tool calls are held back, carried out and answered.
-async fn rewrite(outbound: &Outbound, record: &mut Recorder, answer: Answer, sender: &mpsc::Sender<Bytes>) -> Ended {
+async fn rewrite(outbound: &Outbound, record: &mut Recorder, answer: Answer, listener: &mut Listener) -> Ended {
     let upstream = answer.upstream.clone();
     let from = upstream.provider.wire;
-    let idle = outbound.worker.gateway.config.timeouts.idle();
     let mut writer =
         StreamWriter::new(outbound.wire, outbound.scan.include_usage(&outbound.body), record.call().at_us / 1_000_000);
-    let mut source = Source::new(answer.response.into_body(), idle);
+    let mut source = source(outbound, from, answer.response)?;
     let mut request = None;
     let mut shown = 0;
     for round in 1.. {
-        let reply = read_round(outbound, record, &mut source, sender, &mut writer, (from, round == 1), &mut shown).await?;
+        let reply = read_round(outbound, record, &mut source, listener, &mut writer, round == 1, &mut shown).await?;
         record.waited(source.waited);
         record.used(reply.usage);
         let ours = outbound.ours(&reply);
@@ -247,12 +188,9 @@ async fn rewrite(outbound: &Outbound, record: &mut Recorder, answer: Answer, sen
             None => outbound.request(&upstream).map_err(Cut::Broken)?,
         };
         let next = outbound.next_round(record, &upstream, &sent, &reply, &ours).await.map_err(Cut::Broken)?;
-        let answer = tokio::select! {
-            answer = outbound.send_round(&upstream, &next) => answer.map_err(after_a_tool)?,
-            () = sender.closed() => return Err(Cut::Gone),
-        };
+        let answer = listener.during(outbound.send_round(&upstream, &next)).await?.map_err(after_a_tool)?;
         record.answered(&answer.upstream, answer.waited, answer.retries);
-        source = Source::new(answer.response.into_body(), idle);
+        source = self::source(outbound, from, answer.response)?;
         request = Some(next);
     }
     Err(unfinished())
@@ -272,24 +210,23 @@ fn after_a_tool(failed: Failed) -> Cut {
 async fn read_round(
     outbound: &Outbound,
     record: &mut Recorder,
-    source: &mut Source,
-    sender: &mpsc::Sender<Bytes>,
+    source: &mut Stream,
+    listener: &mut Listener,
     writer: &mut StreamWriter,
-    (from, first): (wire::Wire, bool),
+    first: bool,
     shown: &mut usize,
 ) -> Result<wire::Reply, Cut> {
     let tools = outbound.tools();
-    let mut reader = StreamReader::new(from);
     let mut heard = Accumulator::default();
     let mut frames = Vec::new();
     // Where each of this answer's tool calls stands in what the client sees; a memory tool, nowhere.
     let mut places: Vec<Option<usize>> = Vec::new();
-    while source.next(&mut frames, sender).await? {
+    while source.next(&mut frames, listener).await? {
         let mut out = Vec::new();
         for frame in frames.drain(..) {
-            let events = reader.read(&frame).map_err(|error| broken("upstream_unreadable", error.message))?;
+            let events = source.read(&frame).map_err(|error| broken("upstream_unreadable", error.message))?;
             for event in events {
-                note(record, &event);
+                note(record, source, &event);
                 heard.push(event.clone());
                 match event {
                     Event::Start { .. } if !first => {}
@@ -319,10 +256,10 @@ async fn read_round(
                 }
             }
         }
-        send(sender, Bytes::from(out)).await?;
+        listener.send(Bytes::from(out)).await?;
         if heard.complete() {
             return Ok(heard.into_reply());
         }
     }
-    Err(unfinished())
+    if source.ended() { Ok(heard.into_reply()) } else { Err(unfinished()) }
 }

@@ -1,15 +1,17 @@
 //! Answers in one piece.
 
-use std::{sync::Arc, time::Instant};
+use std::{fmt::Display, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::IgnoredAny;
 use tokio::time::timeout;
 
-use super::{Outbound, failed, json, refused, response, too_long, unrecorded};
+use super::{Outbound, failed, joined, json, refused, response, too_long, unrecorded};
 use crate::{
     body::Body,
+    decode::{DecodeError, Decoded},
     error::Refusal,
     gateway::Gateway,
     memory_tools::MAX_ROUNDS,
@@ -23,15 +25,30 @@ use crate::{
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// Reads a provider's body to its end.
-pub async fn collect(gateway: &Gateway, body: Received) -> Result<Bytes, Refusal> {
-    let broken = |message| Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_broke_off");
-    match timeout(gateway.config.timeouts.idle(), Limited::new(body, MAX_ANSWER_BYTES).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) => {
-            tracing::warn!(error, "a provider's answer broke off");
-            Err(broken("The provider's answer broke off. Try again."))
+pub async fn collect(gateway: &Gateway, headers: &HeaderMap, body: Received) -> Result<Bytes, Refusal> {
+    let refusal = |code, message| Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code(code);
+    let unreadable =
+        |error: &dyn Display| refusal("upstream_unreadable", format!("The provider's answer cannot be read: {error}."));
+    let timeouts = &gateway.config.timeouts;
+    let mut body = Limited::new(Decoded::new(headers, body).map_err(|error| unreadable(&error))?, MAX_ANSWER_BYTES);
+    let mut pieces = Vec::new();
+    // Some hosts send the head at once, and the answer when the model has thought.
+    let mut patience = timeouts.first_token();
+    loop {
+        match timeout(patience, body.frame()).await {
+            Ok(None) => return Ok(joined(pieces)),
+            Ok(Some(Ok(frame))) => pieces.extend(frame.into_data().ok()),
+            Ok(Some(Err(error))) => {
+                tracing::warn!(error, "a provider's answer broke off");
+                return Err(match error.downcast_ref::<DecodeError>() {
+                    Some(error @ (DecodeError::Corrupt(_) | DecodeError::Unknown(_))) => unreadable(error),
+                    _ if error.is::<LengthLimitError>() => unreadable(&format_args!("it is over {MAX_ANSWER_BYTES} bytes")),
+                    _ => refusal("upstream_broke_off", "The provider's answer broke off. Try again.".to_owned()),
+                });
+            }
+            Err(_) => return Err(refusal("upstream_broke_off", "The provider's answer stalled. Try again.".to_owned())),
         }
-        Err(_) => Err(broken("The provider's answer stalled. Try again.")),
+        patience = timeouts.idle();
     }
 }
 
@@ -63,14 +80,14 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Fai
         let from = upstream.provider.wire;
         let (head, body) = answer.response.into_parts();
         let reading = Instant::now();
-        let bytes = collect(&outbound.worker.gateway, body).await?;
+        let bytes = collect(&outbound.worker.gateway, &head.headers, body).await?;
         record.waited(reading.elapsed());
 
         if from == outbound.wire && tools.is_none() {
-            note_untouched(record, from, outbound.target.agent.is_some(), &bytes);
+            note_untouched(record, from, outbound.target.agent.is_some(), &bytes)?;
             return Ok((bytes, head.headers, upstream));
         }
-        let mut reply = wire::parse_reply(from, &bytes).map_err(|error| broken(&error))?;
+        let mut reply = wire::parse_reply(from, &bytes).map_err(|error| broken(&error.message))?;
         record.used(reply.usage);
         let ours = outbound.ours(&reply);
         let theirs = reply.tool_calls().count() - ours.len();
@@ -113,23 +130,29 @@ fn hide(reply: &mut Reply, ours: &[wire::ToolCall], lead: Vec<Part>, usage: Usag
     reply.usage = Some(usage);
 }
 
-/// Notes what an answer that is passed on as it is has said: the text only where there is a log for it.
-fn note_untouched(record: &mut Recorder, wire: Wire, log: bool, bytes: &[u8]) {
-    if !log {
-        record.used(wire::parse_usage(wire, bytes));
-        return;
+/// Notes what an answer that is passed on as it is has said: all of it only where there is a log for it, or no usage, which
+/// is estimated then.
+///
+/// # Errors
+/// Where it is not JSON: a provider that closes its connection to end an answer may have been cut short.
+fn note_untouched(record: &mut Recorder, wire: Wire, log: bool, bytes: &[u8]) -> Result<(), Refusal> {
+    let usage = if log { None } else { wire::parse_usage(wire, bytes) };
+    if usage.is_some() {
+        record.used(usage);
+        return Ok(());
     }
-    match wire::parse_reply(wire, bytes) {
-        Ok(reply) => {
-            record.used(reply.usage);
-            record.answered_with(&reply);
-        }
-        Err(_) => record.used(None),
+    if let Ok(reply) = wire::parse_reply(wire, bytes) {
+        record.used(reply.usage);
+        record.answered_with(&reply);
+        return Ok(());
     }
+    serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| broken(&error.to_string()))?;
+    record.used(None);
+    Ok(())
 }
 
-fn broken(error: &wire::WireError) -> Refusal {
-    tracing::warn!(error = error.message, "a provider's answer could not be read");
-    Refusal::new(StatusCode::BAD_GATEWAY, "api_error", format!("The provider's answer could not be read: {}", error.message))
+fn broken(error: &str) -> Refusal {
+    tracing::warn!(error, "a provider's answer could not be read");
+    Refusal::new(StatusCode::BAD_GATEWAY, "api_error", format!("The provider's answer could not be read: {error}"))
         .code("upstream_unreadable")
 }

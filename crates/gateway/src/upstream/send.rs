@@ -240,7 +240,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
     /// Reads what a provider says in refusing, so that its connection can serve again.
     async fn refused(&self, upstream: &Arc<Upstream>, response: Response<Received>) -> Missed {
         let (head, body) = response.into_parts();
-        let body = timeout(WORDS, collect(&self.worker.gateway, body)).await;
+        let body = timeout(WORDS, collect(&self.worker.gateway, &head.headers, body)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let failure = Failure::of(head.status, &body);
         let asked = retry_after(&head.headers, SystemTime::now());

@@ -149,3 +149,13 @@ impl StreamWriter {
         }
     }
 }
+
+/// What tells a client that its stream lives, while there is nothing to tell; clients skip it. Empty for a wire without.
+pub fn sign_of_life(wire: Wire) -> &'static [u8] {
+    match wire {
+        Wire::OpenaiChat | Wire::OpenaiResponses => b": ping\n\n",
+        Wire::AnthropicMessages => b"event: ping\ndata: {\"type\": \"ping\"}\n\n",
+        // Google's clients take anything but data for a broken stream.
+        Wire::Gemini | Wire::BedrockConverse => b"",
+    }
+}

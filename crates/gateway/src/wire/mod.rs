@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use bedrock_converse::event_stream;
 pub use cause::{Cause, cause};
 pub use error::{ErrorBody, WireError, error_body, error_event, translate_error};
-pub use event::{Event, StreamReader, StreamWriter};
+pub use event::{Event, StreamReader, StreamWriter, sign_of_life};
 pub use reply::{Opaque, Part, Reply, Signature, StopReason, ToolCall, ToolResult, Usage};
 pub use tap::{Accumulator, Tap};
 

@@ -16,19 +16,24 @@ use super::KEY;
 pub struct Request {
     line: String,
     headers: Vec<(String, String)>,
-    body: String,
+    body: Vec<u8>,
 }
 
 impl Request {
     /// A post with our key.
     pub fn post(path: &str, body: &str) -> Self {
+        Self::post_bytes(path, body.as_bytes())
+    }
+
+    /// The same with a body that is no text.
+    pub fn post_bytes(path: &str, body: &[u8]) -> Self {
         let request = Self { line: format!("POST {path} HTTP/1.1"), headers: Vec::new(), body: body.to_owned() };
         request.header("authorization", &format!("Bearer {KEY}")).header("content-length", &body.len().to_string())
     }
 
     /// A get with our key.
     pub fn get(path: &str) -> Self {
-        let request = Self { line: format!("GET {path} HTTP/1.1"), headers: Vec::new(), body: String::new() };
+        let request = Self { line: format!("GET {path} HTTP/1.1"), headers: Vec::new(), body: Vec::new() };
         request.header("authorization", &format!("Bearer {KEY}"))
     }
 
@@ -72,8 +77,13 @@ impl Connection {
             text += &format!("{name}: {value}\r\n");
         }
         text += "\r\n";
-        text += &request.body;
-        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+        self.send(text.as_bytes());
+        self.send(&request.body);
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).unwrap();
     }
 
     fn line(&mut self) -> String {

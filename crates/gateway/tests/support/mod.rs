@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub mod client;
+pub mod compress;
 pub mod upstream;
 
 use std::{fs, net::SocketAddr, path::PathBuf, thread, time::Duration};
@@ -21,6 +22,7 @@ use self::{
 };
 
 pub const KEY: &str = "sk-tl-a-key-of-ours-for-the-gateway";
+pub const TENANT: Uuid = Uuid::from_u128(1);
 pub const PROVIDER_KEY: &str = "sk-a-key-of-the-provider";
 
 /// A running gateway. It is told to stop when dropped, and not waited for: it would try to reach Postgres for a while.
@@ -44,22 +46,33 @@ impl Gateway {
 
     /// The same with other limits in time, in milliseconds.
     pub fn with(providers: &[(&str, SocketAddr)], models: &[(&str, &[&str])], timeouts: &Value) -> Self {
-        Self::known(Self::bind(providers, models, timeouts), &json!({}))
+        Self::known(Self::bind(providers, models, timeouts), &json!({}), None)
     }
 
     /// One whose configuration has these keys, and whose key has these.
     pub fn configured(config: &Value, key: &Value) -> Self {
-        Self::known(Self::bound(Self::config(&[], &[], &json!({})), config), key)
+        Self::known(Self::bound(Self::config(&[], &[], &json!({})), config), key, None)
     }
 
-    fn known((server, spool): (Server, PathBuf), more: &Value) -> Self {
+    /// In front of one upstream that serves `gpt`, with an agent without memory.
+    pub fn with_agent(upstream: &Upstream, name: &str) -> Self {
+        let agent = json!({
+            "tenant": TENANT, "id": Uuid::now_v7(), "name": name, "version": 1, "model": null, "instructions": null,
+            "memory_enabled": false, "memory_refresh": false, "memory_fail": false, "recall_tokens": 0, "memory_tools": [],
+            "has_blocks": false, "has_session_blocks": false,
+        });
+        let config = Self::config(&[("oai", upstream.address)], &[("gpt", &["oai/gpt"])], &json!({}));
+        Self::known(Self::bound(config, &json!({})), &json!({}), Some(agent))
+    }
+
+    fn known((server, spool): (Server, PathBuf), more: &Value, agent: Option<Value>) -> Self {
         let mut key = json!({
-            "hash": format!("{:x}", Sha256::digest(KEY)), "tenant": Uuid::now_v7(), "id": Uuid::now_v7(),
+            "hash": format!("{:x}", Sha256::digest(KEY)), "tenant": TENANT, "id": Uuid::now_v7(),
             "scopes": ["inference"], "agent": null, "models": null, "budget_usd": null, "spent_usd": 0.0, "rpm": null,
             "expires_at": null,
         });
         key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let snapshot = json!({"revision": 1, "keys": [key], "agents": []}).to_string();
+        let snapshot = json!({"revision": 1, "keys": [key], "agents": agent.into_iter().collect::<Vec<_>>()}).to_string();
         server.gateway().snapshots.replace(Snapshot::parse(&snapshot, &Snapshot::default()).unwrap());
         Self::serve((server, spool))
     }

@@ -17,6 +17,8 @@ use super::eventually;
 pub enum Step {
     /// Sends bytes at once, in a packet of their own.
     Send(Vec<u8>),
+    /// Sends bytes one by one.
+    Trickle(Vec<u8>),
     /// Lets time pass.
     Pause(Duration),
     /// Waits until the test sends something, or drops its end.
@@ -25,6 +27,8 @@ pub enum Step {
     AwaitClose(Sender<()>),
     /// Closes the connection.
     Close,
+    /// Breaks the connection off, so that the other side gets an error and no end.
+    Reset,
 }
 
 /// A request as it arrived.
@@ -105,6 +109,11 @@ fn serve(stream: TcpStream, script: &Arc<Script>, log: &Mutex<Vec<Received>>) {
                         return;
                     }
                 }
+                Step::Trickle(bytes) => {
+                    if bytes.iter().any(|byte| writer.write_all(&[*byte]).is_err()) {
+                        return;
+                    }
+                }
                 Step::Pause(time) => thread::sleep(time),
                 Step::Wait(gate) => {
                     let _ = gate.recv();
@@ -116,6 +125,10 @@ fn serve(stream: TcpStream, script: &Arc<Script>, log: &Mutex<Vec<Received>>) {
                     return;
                 }
                 Step::Close => return,
+                Step::Reset => {
+                    let _ = socket2::SockRef::from(&writer).set_linger(Some(Duration::ZERO));
+                    return;
+                }
             }
         }
     }

@@ -256,9 +256,8 @@ impl Recorder {
         self.write(status, error)
     }
 
-    fn write(&mut self, status: u16, error: Option<&str>) -> bool {
-        self.open = false;
-        let total = self.call.begun.elapsed();
+    /// Counts the tokens of all rounds; true where some of them had to be estimated.
+    fn count(&mut self, status: u16) -> bool {
         self.usage += self.heard.take().unwrap_or_default();
         // A provider that refused has done no work; one that broke off, or was left by the client, has.
         let worked = status < 400 || status == CLIENT_GONE || !self.answer.text.is_empty() || self.answer.beside > 0;
@@ -269,6 +268,13 @@ impl Recorder {
             }
             self.usage.output = self.usage.output.max(estimate(self.answer.text.len() + self.answer.beside));
         }
+        estimated
+    }
+
+    fn write(&mut self, status: u16, error: Option<&str>) -> bool {
+        self.open = false;
+        let total = self.call.begun.elapsed();
+        let estimated = self.count(status);
         let cost = match &self.upstream {
             Some(upstream) => self.gateway.snapshots.load().prices.cost(&upstream.provider.name, &upstream.model, &self.usage),
             None => Some(0.0),

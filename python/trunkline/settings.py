@@ -28,7 +28,7 @@ from trunkline.errors import SetupError
 
 DEFAULT_LISTEN = "127.0.0.1:4000"
 
-Wire = Literal["openai_chat", "anthropic_messages"]
+Wire = Literal["openai_chat", "anthropic_messages", "openai_responses", "gemini", "bedrock_converse"]
 Family = Literal["openai", "anthropic", "gemini", "azure", "bedrock"]
 """Hosts that are addressed alike; without one, a provider is addressed as its wire's inventor is."""
 Quirk = Literal["max_tokens", "no_stream_options", "no_developer_role"]
@@ -274,7 +274,7 @@ class Settings(_File):
         family = own.family or (template.family if template else None)
         environ = dict(self._environ)
         credentials: dict[str, Any] = {}
-        if family == "bedrock":
+        if family == "bedrock" or (family is None and wire == "bedrock_converse"):
             region = own.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
             if not region:
                 raise SetupError(

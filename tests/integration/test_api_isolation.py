@@ -129,7 +129,7 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def world(postgres: ConnectionInfo, migrated_template: str) -> Iterator[World]:
     with copied_database(postgres, migrated_template) as database, running(database) as control:
-        scopes = {"inference", "memory", "manage", "operator"}
+        scopes = {"inference", "memory", "manage", "passthrough", "operator"}
         stranger = control.another_tenant()
         with control.http() as http:
             ids = fill(http, "mine")

@@ -145,7 +145,10 @@ def test_secrets_stay_out_of_the_repr(home: Path) -> None:
         ("models: {fast: []}", "`models.fast`: Value should have at least 1 item"),
         ("listen: 4000", "`listen`"),
         ("listen: localhost:4000", "`listen`: expected IP:PORT"),
-        ("providers: {x: {wire: soap}}", "`providers.x.wire`: Input should be 'openai_chat' or 'anthropic_messages'"),
+        (
+            "providers: {x: {wire: soap}}",
+            "`providers.x.wire`: Input should be 'openai_chat', 'anthropic_messages'",
+        ),
         ("providers: {x: {base_url: 'ftp://x'}}", "`providers.x.base_url`"),
         ("providers: {openai: {api_key: os.environ/NOT_SET}}", "environment variable NOT_SET, which is not set"),
         ("- a list", "must be a mapping"),

@@ -19,6 +19,9 @@ use crate::{
     wire::Wire,
 };
 
+/// First segments of paths that are not a provider's.
+const RESERVED: [&str; 10] = ["", "v1", "v1beta", "healthz", "readyz", "metrics", "docs", "redoc", "openapi.json", "dashboard"];
+
 /// All that the gateway needs to start.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -276,6 +279,9 @@ impl Config {
                     return Err(format!("model '{}': a weight must be a number of 0 or more", model.name));
                 }
             }
+        }
+        if let Some(provider) = config.providers.iter().find(|provider| RESERVED.contains(&provider.name.as_str())) {
+            return Err(format!("a provider cannot be named '{}': that path is the gateway's own", provider.name));
         }
         for route in &config.routes {
             if !known(&route.provider) {

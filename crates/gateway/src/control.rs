@@ -23,14 +23,20 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+/// The headers that `Connection` names: of this connection too.
+pub fn named_in_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|text| text.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        .collect();
+        .collect()
+}
+
+/// Takes out what is of one connection only.
+pub fn strip(headers: &mut HeaderMap) {
+    let named = named_in_connection(headers);
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use http::StatusCode;
 
 use crate::{
-    config::Config, database::Readers, decode::DecodeError, error::Refusal, metrics::Metrics, remember::Memories,
+    config::Config, database::Readers, decode::DecodeError, error::Refusal, metrics::Metrics, passthrough, remember::Memories,
     routing::Routes, snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
 };
 
@@ -58,6 +58,8 @@ pub struct Worker {
     pub gateway: Arc<Gateway>,
     /// Connections to providers and the control plane.
     pub client: Client,
+    /// Connections to providers for requests whose bodies stream.
+    pub relays: passthrough::Client,
     /// Connections for reading memory.
     pub readers: Readers,
 }

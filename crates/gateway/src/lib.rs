@@ -4,7 +4,8 @@
 //! [`auth`] → [`admit`] → [`routing`] → [`remember`] → ([`context`] splices) → [`upstream`] → [`relay`] → [`record`].
 //! [`request`] finds a request's parts in one pass, [`conversation`] matches it to the session's log, [`wire`] and [`sse`]
 //! translate. [`principal`] and [`gateway`] are what they have at hand. In the background [`snapshot`] keeps what the stages know, and [`spool`] brings records to Postgres
-//! ([`database`]). What is not a model call goes through [`control`].
+//! ([`database`]). [`routed`] are `OpenAI`'s routes that name a model but are no chat, [`passthrough`] a provider's own paths. What is
+//! left goes through [`control`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod admit;
@@ -22,6 +23,7 @@ pub mod logging;
 pub mod memory_tools;
 pub mod metrics;
 pub mod models;
+pub mod passthrough;
 pub mod pipeline;
 pub mod principal;
 pub mod providers;
@@ -29,6 +31,7 @@ pub mod record;
 pub mod relay;
 pub mod remember;
 pub mod request;
+pub mod routed;
 pub mod routing;
 pub mod server;
 pub mod snapshot;

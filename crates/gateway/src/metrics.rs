@@ -11,7 +11,79 @@ use crate::{
 /// Statuses counted one by one; others count as the last.
 const STATUSES: [u16; 14] = [200, 400, 401, 403, 404, 408, 413, 422, 429, 499, 500, 502, 503, 504];
 
-struct Route {
+/// What a call came for, as metrics and usage name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of the routes")]
+pub enum Route {
+    OpenaiChat,
+    AnthropicMessages,
+    OpenaiResponses,
+    Gemini,
+    Embeddings,
+    Completions,
+    Images,
+    Audio,
+    Moderations,
+    PassThrough,
+}
+
+impl Route {
+    const ALL: [Self; 10] = [
+        Self::OpenaiChat,
+        Self::AnthropicMessages,
+        Self::OpenaiResponses,
+        Self::Gemini,
+        Self::Embeddings,
+        Self::Completions,
+        Self::Images,
+        Self::Audio,
+        Self::Moderations,
+        Self::PassThrough,
+    ];
+
+    /// The route of model calls in a wire.
+    pub fn of(wire: Wire) -> Self {
+        match wire {
+            Wire::OpenaiChat => Self::OpenaiChat,
+            Wire::AnthropicMessages => Self::AnthropicMessages,
+            Wire::OpenaiResponses => Self::OpenaiResponses,
+            Wire::Gemini => Self::Gemini,
+            // No client's wire: such a provider is only called by its own paths.
+            Wire::BedrockConverse => Self::PassThrough,
+        }
+    }
+
+    /// Its name: a wire's, or the route's own.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenaiChat => Wire::OpenaiChat.name(),
+            Self::AnthropicMessages => Wire::AnthropicMessages.name(),
+            Self::OpenaiResponses => Wire::OpenaiResponses.name(),
+            Self::Gemini => Wire::Gemini.name(),
+            Self::Embeddings => "embeddings",
+            Self::Completions => "completions",
+            Self::Images => "images",
+            Self::Audio => "audio",
+            Self::Moderations => "moderations",
+            Self::PassThrough => "pass_through",
+        }
+    }
+}
+
+impl Route {
+    /// What OpenTelemetry's conventions for generative AI call it.
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::Embeddings => "embeddings",
+            Self::Completions => "text_completion",
+            Self::Gemini => "generate_content",
+            Self::Images | Self::Audio | Self::Moderations | Self::PassThrough => self.name(),
+            Self::OpenaiChat | Self::AnthropicMessages | Self::OpenaiResponses => "chat",
+        }
+    }
+}
+
+struct Handles {
     statuses: [Counter; STATUSES.len()],
     seconds: Histogram,
     overhead: Histogram,
@@ -30,10 +102,7 @@ impl Drop for UnderWay {
 /// All metrics of the gateway.
 pub struct Metrics {
     handle: PrometheusHandle,
-    chat: Route,
-    messages: Route,
-    responses: Route,
-    gemini: Route,
+    routes: [Handles; Route::ALL.len()],
     input_tokens: Counter,
     output_tokens: Counter,
     cached_tokens: Counter,
@@ -84,10 +153,7 @@ impl Metrics {
             let memory = |state: State| metrics::counter!("trunkline_memory_total", "state" => state.name());
             Self {
                 handle,
-                chat: Route::new(Wire::OpenaiChat),
-                messages: Route::new(Wire::AnthropicMessages),
-                responses: Route::new(Wire::OpenaiResponses),
-                gemini: Route::new(Wire::Gemini),
+                routes: Route::ALL.map(Handles::new),
                 input_tokens: tokens("input"),
                 output_tokens: tokens("output"),
                 cached_tokens: tokens("cached"),
@@ -108,15 +174,8 @@ impl Metrics {
     }
 
     /// Counts a call that ended: times in seconds.
-    pub fn ended(&self, wire: Wire, status: u16, seconds: f64, overhead: f64, first_byte: Option<f64>) {
-        let route = match wire {
-            Wire::OpenaiChat => &self.chat,
-            Wire::AnthropicMessages => &self.messages,
-            Wire::OpenaiResponses => &self.responses,
-            Wire::Gemini => &self.gemini,
-            // No client's wire.
-            Wire::BedrockConverse => return,
-        };
+    pub fn ended(&self, route: Route, status: u16, seconds: f64, overhead: f64, first_byte: Option<f64>) {
+        let route = &self.routes[route as usize];
         let place = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1);
         route.statuses[place].increment(1);
         route.seconds.record(seconds);
@@ -164,9 +223,9 @@ impl Metrics {
     }
 }
 
-impl Route {
-    fn new(wire: Wire) -> Self {
-        let name = wire.name();
+impl Handles {
+    fn new(route: Route) -> Self {
+        let name = route.name();
         Self {
             statuses: STATUSES
                 .map(|status| metrics::counter!("trunkline_requests_total", "route" => name, "status" => status.to_string())),

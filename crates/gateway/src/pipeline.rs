@@ -58,14 +58,8 @@ async fn stages(
     let wire = call.wire;
     let (head, body) = request.into_parts();
 
-    // 1. Who is it? Before the body is read, so that a stranger costs nothing.
-    let key = authenticate(worker, &head.headers).await.inspect_err(|refusal| count(worker, &call, refusal))?;
-    // 2. May it come in? Before the work, and only for a key that is known.
-    admit::admit(&key, gateway.nanos()).inspect_err(|refusal| count(worker, &call, refusal))?;
-    if !gateway.spool.has_room().await {
-        return Err(Refusal::unavailable("Postgres is away and the spool is full: the call could not be recorded. Try again.")
-            .retry_after(5));
-    }
+    // 1. and 2. Who is it, and may it come in? Before the body is read, so that a stranger costs nothing.
+    let key = enter(worker, &call, &head.headers).await?;
     let body = read(worker, &head.headers, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     // 3. What is it for? One validating pass finds what the later stages need.
     let scan = scan(wire, &body)
@@ -101,6 +95,22 @@ async fn stages(
     if streams { streamed(outbound, record).await } else { whole(&outbound, record).await }
 }
 
+/// Stages 1 and 2, the same for every route that costs money: the key, its limits, and room to record the call.
+///
+/// # Errors
+/// 401, 403, 429; 503 where the call could not be recorded.
+pub async fn enter(worker: &Worker, call: &Call, headers: &HeaderMap) -> Result<Arc<Key>, Refusal> {
+    let gateway = &worker.gateway;
+    let key = authenticate(worker, headers).await.inspect_err(|refusal| count(worker, call, refusal))?;
+    // Before the work, and only for a key that is known.
+    admit::admit(&key, gateway.nanos()).inspect_err(|refusal| count(worker, call, refusal))?;
+    if !gateway.spool.has_room().await {
+        return Err(Refusal::unavailable("Postgres is away and the spool is full: the call could not be recorded. Try again.")
+            .retry_after(5));
+    }
+    Ok(key)
+}
+
 async fn authenticate(worker: &Worker, headers: &HeaderMap) -> Result<Arc<Key>, Refusal> {
     let snapshots = &worker.gateway.snapshots;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -113,7 +123,8 @@ async fn authenticate(worker: &Worker, headers: &HeaderMap) -> Result<Arc<Key>, 
     auth::authenticate(&snapshot, headers, now)?.ok_or_else(|| auth::unknown_key(&snapshot))
 }
 
-async fn target(worker: &Worker, key: &Key, headers: &HeaderMap, scan: &crate::request::Scan) -> Result<Target, Refusal> {
+/// Stage 3: what the call is for. An agent that the snapshot does not hold may be new: then it is read anew once.
+pub async fn target(worker: &Worker, key: &Key, headers: &HeaderMap, scan: &crate::request::Scan) -> Result<Target, Refusal> {
     let gateway = &worker.gateway;
     match resolve(&gateway.routes.load(), &gateway.snapshots.load(), key, headers, scan) {
         Ok(target) => return Ok(target),
@@ -125,7 +136,8 @@ async fn target(worker: &Worker, key: &Key, headers: &HeaderMap, scan: &crate::r
     })
 }
 
-async fn read(worker: &Worker, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Refusal> {
+/// A request's body, its content codings undone, up to the limit.
+pub async fn read(worker: &Worker, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Refusal> {
     let body = Decoded::new(headers, body).map_err(|error| {
         let message = format!("The request body cannot be read: {error}. Send it as it is, or in one of these.");
         Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message).code("unsupported_content_encoding")
@@ -142,7 +154,7 @@ async fn read(worker: &Worker, headers: &HeaderMap, body: Incoming) -> Result<By
 }
 
 /// Counts a call that was refused before there was anything to record.
-fn count(worker: &Worker, call: &Call, refusal: &Refusal) {
+pub fn count(worker: &Worker, call: &Call, refusal: &Refusal) {
     let seconds = call.begun.elapsed().as_secs_f64();
-    worker.gateway.metrics.ended(call.wire, refusal.status.as_u16(), seconds, seconds, None);
+    worker.gateway.metrics.ended(call.route, refusal.status.as_u16(), seconds, seconds, None);
 }

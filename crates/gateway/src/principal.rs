@@ -17,11 +17,15 @@ impl Scopes {
     /// Model calls of our own runtime, which writes its sessions' logs itself.
     pub const RUNTIME: Self = Self(2);
 
+    /// Paths of providers that name no model: files, batches, settings. All keys of an installation share them.
+    pub const PASS_THROUGH: Self = Self(4);
+
     /// The scopes of these names. The control plane's own are not kept: the gateway relays, and the control plane checks.
     pub fn from_names(names: &[String]) -> Self {
         names.iter().fold(Self(0), |scopes, name| match name.as_str() {
             "inference" => Self(scopes.0 | Self::INFERENCE.0),
             "runtime" => Self(scopes.0 | Self::RUNTIME.0),
+            "passthrough" => Self(scopes.0 | Self::PASS_THROUGH.0),
             _ => scopes,
         })
     }

@@ -63,6 +63,11 @@ pub struct KnownProvider {
     pub quirks: Vec<Quirk>,
 }
 
+/// What a segment of a path stands for.
+pub fn unescaped(segment: &str) -> String {
+    String::from_utf8_lossy(&percent::decode(segment)).into_owned()
+}
+
 #[derive(Deserialize)]
 struct Table {
     provider: Vec<KnownProvider>,

@@ -17,6 +17,7 @@ use self::row::{CallRow, EventRow, MessageRow, Source, TurnRow, tokens};
 use crate::{
     conversation::{self, Call as ClientCall, Chain, Conversation, EMPTY, reply_message},
     gateway::Gateway,
+    metrics::Route,
     principal::{Key, Scopes},
     remember::Memory,
     request::Role,
@@ -42,14 +43,21 @@ pub struct Call {
     pub at_us: u64,
     /// The wire that its client speaks.
     pub wire: Wire,
+    /// What it came for.
+    pub route: Route,
 }
 
 impl Call {
     /// A call that begins now.
     pub fn begin(wire: Wire) -> Self {
+        Self::of(wire, Route::of(wire))
+    }
+
+    /// One that begins now on a route that is not its wire's own.
+    pub fn of(wire: Wire, route: Route) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let at_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
-        Self { id: Uuid::now_v7(), begun: Instant::now(), at_us, wire }
+        Self { id: Uuid::now_v7(), begun: Instant::now(), at_us, wire, route }
     }
 
     /// Its id as clients see it.
@@ -126,12 +134,24 @@ pub struct Answer {
 impl Recorder {
     /// Begins the record of a call that was let in.
     pub fn new(gateway: &Arc<Gateway>, call: Call, key: &Arc<Key>, target: &Target, stream: bool, request_bytes: usize) -> Self {
+        Self::of(gateway, call, key, (target.asked.clone(), target.user.clone()), stream, request_bytes)
+    }
+
+    /// Begins the record of a call that was let in for a model and a user of these names.
+    pub fn of(
+        gateway: &Arc<Gateway>,
+        call: Call,
+        key: &Arc<Key>,
+        (asked, user): (String, Option<String>),
+        stream: bool,
+        request_bytes: usize,
+    ) -> Self {
         Self {
             gateway: Arc::clone(gateway),
             call,
             key: Arc::clone(key),
-            user: target.user.clone(),
-            asked: target.asked.clone(),
+            user,
+            asked,
             stream,
             request_bytes,
             upstream: None,
@@ -307,7 +327,7 @@ impl Recorder {
             model: Cow::from(&self.asked),
             provider: self.upstream.as_ref().map(|upstream| Cow::from(&upstream.provider.name)),
             upstream_model: self.upstream.as_ref().map(|upstream| Cow::from(&upstream.model)),
-            wire: Cow::from(self.call.wire.name()),
+            wire: Cow::from(self.call.route.name()),
             stream: self.stream,
             status,
             error_type: error.map(Cow::from),
@@ -328,7 +348,7 @@ impl Recorder {
         };
         let metrics = &self.gateway.metrics;
         metrics.ended(
-            self.call.wire,
+            self.call.route,
             status,
             total.as_secs_f64(),
             overhead.as_secs_f64(),
@@ -343,7 +363,7 @@ impl Recorder {
                 total,
                 overhead,
                 first_byte: self.first_byte,
-                operation: "chat",
+                operation: self.call.route.operation(),
                 asked: &self.asked,
                 upstream: row.provider.as_deref().zip(row.upstream_model.as_deref()),
                 agent,

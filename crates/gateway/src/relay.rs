@@ -116,6 +116,7 @@ impl Outbound {
             operation: Operation::Chat { streamed: self.scan.stream },
             query: self.query.as_deref(),
             headers: &self.headers,
+            content_type: None,
             body,
         }
     }
@@ -271,6 +272,6 @@ fn too_long(total: Duration) -> Refusal {
 }
 
 /// The refusal for a call whose record could not be written: what is not recorded must not be acknowledged.
-fn unrecorded() -> Refusal {
+pub fn unrecorded() -> Refusal {
     Refusal::unavailable("The call could not be recorded: the gateway's disk is full or failing. Nothing was stored.")
 }

@@ -8,7 +8,7 @@ pub use self::json::{Kind, Span, Value};
 use crate::wire::Wire;
 
 /// Where the parts of a request stand in its body.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scan {
     /// The model asked for; absent if the client leaves the choice to the gateway.
     pub model: Option<Model>,
@@ -143,6 +143,52 @@ pub fn scan(wire: Wire, body: &[u8]) -> Result<Scan, Malformed> {
         system: found.system,
         tools: found.tools,
         user: user.map(|value| text::decode(value.span.of(body)).into_owned()),
+        open,
+    })
+}
+
+/// Validates `body` as JSON and finds what it names, whatever it is a request for: model, stream, user. Other members may be
+/// of any form.
+///
+/// # Errors
+/// Where it is no JSON object, or names one of these twice: the provider could read the other one.
+pub fn named(body: &[u8]) -> Result<Scan, Malformed> {
+    let mut cursor = Cursor::new(body);
+    if cursor.peek() != Some(b'{') {
+        return Err(Malformed { message: "The request body must be a JSON object".into(), param: None, offset: None });
+    }
+    let open = cursor.position() + 1;
+    let mut found = Found::default();
+    cursor.object(|cursor, key| match key {
+        b"model" | b"stream" | b"user" => {
+            let value = cursor.value()?;
+            let text = || text::decode(value.span.of(body)).into_owned();
+            match (key, value.kind) {
+                (b"model", Kind::String) => once(&mut found.model, Model { span: value.span, name: text() }, "model"),
+                (b"stream", Kind::Bool) => once(&mut found.stream, value.span.of(body) == b"true", "stream"),
+                (b"user", Kind::String) => once(&mut found.user, value, "user"),
+                _ => Ok(()),
+            }
+        }
+        b"stream_options" if cursor.peek() == Some(b'{') => {
+            let options = stream_options(cursor)?;
+            once(&mut found.stream_options, options, "stream_options")
+        }
+        _ => {
+            cursor.value()?;
+            Ok::<_, Malformed>(())
+        }
+    })?;
+    cursor.end()?;
+    Ok(Scan {
+        model: found.model,
+        stream: found.stream.unwrap_or(false),
+        stream_options: found.stream_options,
+        messages_span: Span { start: open, end: open },
+        messages: Vec::new(),
+        system: None,
+        tools: None,
+        user: found.user.map(|value| text::decode(value.span.of(body)).into_owned()),
         open,
     })
 }

@@ -73,6 +73,19 @@ pub fn parse_id(prefix: &str, text: &str) -> Option<Uuid> {
     text.strip_prefix(prefix).filter(|rest| rest.len() == 32).and_then(|rest| Uuid::try_parse(rest).ok())
 }
 
+/// The end user that a call is for: the header's, else the body's.
+///
+/// # Errors
+/// 400 for an id that is none.
+pub fn user(headers: &HeaderMap, scan: Option<&Scan>) -> Result<Option<String>, Refusal> {
+    let user = text(headers, USER)?.map(str::to_owned).or_else(|| scan?.user.clone()).filter(|user| !user.is_empty());
+    if user.as_ref().is_some_and(|user| user.len() > MAX_USER_BYTES || user.contains('\0')) {
+        let message = format!("The user's id may have at most {MAX_USER_BYTES} bytes and no NUL.");
+        return Err(Refusal::invalid(message, Some("user".to_owned())));
+    }
+    Ok(user)
+}
+
 /// Resolves a call.
 ///
 /// # Errors
@@ -93,11 +106,7 @@ pub fn resolve(routes: &Routes, snapshot: &Snapshot, key: &Key, headers: &Header
         return Err(Unresolved::Refused(unknown_agent(text(headers, AGENT)?.or(named).unwrap_or_default())));
     }
 
-    let user = text(headers, USER)?.map(str::to_owned).or_else(|| scan.user.clone()).filter(|user| !user.is_empty());
-    if user.as_ref().is_some_and(|user| user.len() > MAX_USER_BYTES || user.contains('\0')) {
-        let message = format!("The user's id may have at most {MAX_USER_BYTES} bytes and no NUL.");
-        return Err(Refusal::invalid(message, Some("user".to_owned())).into());
-    }
+    let user = user(headers, Some(scan))?;
     let session = match text(headers, SESSION)? {
         None => None,
         Some(id) => Some(parse_id("sesn_", id).ok_or_else(|| {

@@ -33,8 +33,9 @@ use crate::{
     error::Refusal,
     gateway::{Gateway, Worker},
     metrics::Metrics,
-    models, pipeline,
+    models, passthrough, pipeline,
     remember::Memories,
+    routed,
     routing::Routes,
     snapshot::{Snapshot, Snapshots},
     spool::Spool,
@@ -168,7 +169,12 @@ fn runtime() -> io::Result<Runtime> {
 async fn accept(gateway: Arc<Gateway>, listener: TcpListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let readers = Readers::new(&gateway.config.database, READERS);
-    let worker = Arc::new(Worker { client: upstream::client(&gateway.config.timeouts), readers, gateway });
+    let worker = Arc::new(Worker {
+        client: upstream::client(&gateway.config.timeouts),
+        relays: upstream::client(&gateway.config.timeouts),
+        readers,
+        gateway,
+    });
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD);
@@ -226,7 +232,15 @@ async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Bod
         (&Method::GET | &Method::HEAD, "/healthz") => Ok(plain(StatusCode::OK, "ok\n")),
         (&Method::GET | &Method::HEAD, "/readyz") => Ok(ready(worker)),
         (&Method::GET, "/metrics") => Ok(metrics(worker)),
-        _ => control::relay(worker, request).await,
+        (method, path) => {
+            if let Some(route) = routed::find(path).filter(|_| method == Method::POST) {
+                return routed::call(worker, route, request).await;
+            }
+            if let Some(host) = passthrough::host(worker, path) {
+                return passthrough::pass_through(worker, host, request).await;
+            }
+            control::relay(worker, request).await
+        }
     };
     result.unwrap_or_else(|refusal| refusal.response(wire, &request_id()))
 }

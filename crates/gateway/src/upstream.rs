@@ -6,7 +6,7 @@ mod send;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
@@ -36,8 +36,10 @@ pub type Received = Incoming;
 /// How long an idle connection is kept: shorter than the minute after which common servers close theirs.
 const IDLE: Duration = Duration::from_secs(50);
 
-/// Makes the pool.
-pub fn client(timeouts: &Timeouts) -> Client {
+/// Makes a pool, for whichever kind of request bodies.
+pub fn client<Sent: http_body::Body<Data: Send> + Send>(
+    timeouts: &Timeouts,
+) -> legacy::Client<HttpsConnector<HttpConnector>, Sent> {
     let mut http = HttpConnector::new();
     http.set_nodelay(true);
     http.enforce_http(false);
@@ -97,6 +99,8 @@ pub struct Outgoing<'a, Body: Fn(&Upstream) -> Result<Bytes, Refusal>> {
     pub query: Option<&'a str>,
     /// The client's headers.
     pub headers: &'a HeaderMap,
+    /// What the body is, where it is no JSON.
+    pub content_type: Option<&'a HeaderValue>,
     /// Writes the body for an upstream, in its wire and with its name for the model.
     pub body: Body,
 }

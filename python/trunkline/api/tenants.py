@@ -29,7 +29,10 @@ class TenantRequest(BaseModel):
 
 @router.post("")
 async def create(given: TenantRequest, principal: PrincipalDependency, database: DatabaseDependency) -> JSONResponse:
-    """Make a tenant and its first key, with all scopes but 'operator'; its text is in this answer and nowhere else."""
+    """Make a tenant and its first key, whose text is in this answer and nowhere else.
+
+    It has all scopes but 'operator' and 'passthrough': both reach beyond the tenant.
+    """
     principal.require("operator")
     at, tenant_id, text = now(), ids.new(), new_text()
     key = Key(ids.new(), "admin", hint(text), _FIRST_SCOPES, None, None, None, None, None, None, at)

@@ -15,7 +15,7 @@ def create(
     *,
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="inference, memory, manage or operator; again for more. Default: inference."),
+        typer.Option(help="inference, memory, manage, passthrough or operator; again for more. Default: inference."),
     ] = None,
     agent: Annotated[str | None, typer.Option(help="The only agent (name or id) that the key may act for.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="A model that the key may ask for; again for more.")] = None,

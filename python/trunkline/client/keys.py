@@ -49,7 +49,7 @@ class Keys:
         rpm: int | None = None,
         expires_at: datetime | None = None,
     ) -> NewKey:
-        """Make a key. `scopes`: of inference, memory, manage, operator; `rpm`: requests a minute."""
+        """Make a key. `scopes`: of inference, memory, manage, passthrough, operator; `rpm`: requests a minute."""
         body: dict[str, Any] = {
             "name": name,
             "scopes": None if scopes is None else list(scopes),

@@ -17,7 +17,7 @@ from trunkline.domain.times import to_wire
 
 PREFIX: Final = "sk-tl-"
 
-Scope = Literal["inference", "memory", "manage", "operator"]
+Scope = Literal["inference", "memory", "manage", "passthrough", "operator"]
 
 
 def new_text() -> str:

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from trunkline.errors import Forbidden
 
-SCOPES: Final = ("inference", "memory", "manage", "operator")
-"""What a key may be for: model calls; memory stores and blocks; agents, sessions and keys; tenants."""
+SCOPES: Final = ("inference", "memory", "manage", "passthrough", "operator")
+"""What a key may be for: model calls; memory stores and blocks; agents, sessions and keys; the providers' accounts
+(files, batches, …), which all tenants share; tenants."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ pub(super) fn path(operation: Operation) -> Option<&'static str> {
     match operation {
         Operation::Chat { .. } => Some("messages"),
         Operation::CountTokens => Some("messages/count_tokens"),
-        Operation::Embeddings | Operation::Completions => None,
+        Operation::Openai(_) => None,
     }
 }
 

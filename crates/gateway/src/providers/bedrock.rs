@@ -8,13 +8,13 @@ const SERVICE: &str = "bedrock";
 
 /// Where an operation of a model is. The model's id is one segment of the path, an ARN's slashes and colons encoded.
 pub(super) fn url(base: &str, wire: Wire, operation: Operation, model: &str) -> Option<String> {
-    if wire == Wire::OpenaiChat {
+    if wire == Wire::OpenaiChat && matches!(operation, Operation::Chat { .. }) {
         return openai::path(wire, operation).map(|path| format!("{base}/openai/v1/{path}"));
     }
     let verb = match operation {
         Operation::Chat { streamed: false } => "converse",
         Operation::Chat { streamed: true } => "converse-stream",
-        Operation::Embeddings | Operation::Completions | Operation::CountTokens => return None,
+        Operation::Openai(_) | Operation::CountTokens => return None,
     };
     Some(format!("{base}/model/{}/{verb}", segment(model)))
 }

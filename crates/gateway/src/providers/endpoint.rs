@@ -22,23 +22,19 @@ pub enum Operation {
         /// Whether the answer is to be streamed: some have a route of its own for that.
         streamed: bool,
     },
-    /// Vectors of texts, in `OpenAI`'s form.
-    Embeddings,
-    /// `OpenAI`'s completion of a text.
-    Completions,
+    /// Another route of `OpenAI`'s that names a model: `embeddings`, `audio/speech`.
+    Openai(&'static str),
     /// How many tokens a prompt has.
     CountTokens,
 }
 
 impl Operation {
-    const ALL: [Self; 5] =
-        [Self::Chat { streamed: false }, Self::Chat { streamed: true }, Self::Embeddings, Self::Completions, Self::CountTokens];
+    const CALLS: [Self; 3] = [Self::Chat { streamed: false }, Self::Chat { streamed: true }, Self::CountTokens];
 
     fn words(self) -> &'static str {
         match self {
             Self::Chat { .. } => "model calls in its wire",
-            Self::Embeddings => "embeddings",
-            Self::Completions => "text completions",
+            Self::Openai(path) => path,
             Self::CountTokens => "token counting",
         }
     }
@@ -54,6 +50,8 @@ pub struct Outline<'a> {
     pub query: Option<&'a str>,
     /// The client's headers, where the client speaks the provider's wire.
     pub client: Option<&'a HeaderMap>,
+    /// What the body is, where it is no JSON.
+    pub content_type: Option<&'a HeaderValue>,
 }
 
 /// A provider's routes.
@@ -67,6 +65,8 @@ pub struct Endpoint {
     fixed: Vec<(Operation, Uri)>,
     /// The headers of each request: our key, who we are.
     headers: HeaderMap,
+    /// Our key as `OpenAI`'s routes want it, where the family has them beside its own.
+    bearer: Option<HeaderValue>,
     signer: Option<Signer>,
 }
 
@@ -96,7 +96,7 @@ impl Endpoint {
         if (given.aws.is_some() || given.region.is_some()) && family != Family::Bedrock {
             return Err(wrong("region and access keys are for the family bedrock"));
         }
-        let mut headers = HeaderMap::new();
+        let (mut headers, mut bearer) = (HeaderMap::new(), None);
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("trunkline/", env!("CARGO_PKG_VERSION"))));
         // What comes compressed all the same is read, but nothing is won by it here.
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -110,6 +110,9 @@ impl Endpoint {
             let mut value = HeaderValue::try_from(text).map_err(|_| wrong("its key holds characters that no header can"))?;
             value.set_sensitive(true);
             headers.insert(name, value);
+            if family == Family::Gemini {
+                bearer = HeaderValue::try_from(openai::credential(key).1).ok();
+            }
         }
         for (name, text) in &own.headers {
             let fault = || wrong(&format!("the header '{name}' cannot be sent"));
@@ -118,8 +121,8 @@ impl Endpoint {
         }
         let signer = if family == Family::Bedrock && own.api_key.is_none() { bedrock::signer(given)? } else { None };
         let (name, version) = (given.name.clone(), given.api_version.clone());
-        let mut endpoint = Self { name, family, wire: given.wire, base, version, fixed: Vec::new(), headers, signer };
-        for operation in Operation::ALL {
+        let mut endpoint = Self { name, family, wire: given.wire, base, version, fixed: Vec::new(), headers, bearer, signer };
+        for operation in Operation::CALLS {
             let urls = (endpoint.url(operation, "a"), endpoint.url(operation, "b"));
             if let (Some(url), Some(other)) = urls
                 && url == other
@@ -141,6 +144,16 @@ impl Endpoint {
     /// Whether it has a route for an operation.
     pub fn serves(&self, operation: Operation) -> bool {
         self.url(operation, "a").is_some()
+    }
+
+    /// Whether a text holds a credential of ours: a provider may repeat what it was sent.
+    pub fn betrayed_by(&self, text: &[u8]) -> bool {
+        let keys = [header::AUTHORIZATION.as_str(), "x-api-key", "api-key", gemini::KEY];
+        keys.iter().filter_map(|name| self.headers.get(*name)).any(|value| {
+            let value = value.as_bytes();
+            let key = value.strip_prefix(b"Bearer ").unwrap_or(value);
+            !key.is_empty() && memchr::memmem::find(text, key).is_some()
+        })
     }
 
     /// Whether each request is signed, body and all.
@@ -189,8 +202,13 @@ impl Endpoint {
             uri = merged(&uri.to_string(), query)?;
         }
         let mut headers = HeaderMap::with_capacity(self.headers.len() + 4);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(header::CONTENT_TYPE, outline.content_type.cloned().unwrap_or(json));
         self.authorize(&mut headers, outline.client);
+        if let (Operation::Openai(_), Some(bearer)) = (outline.operation, &self.bearer) {
+            headers.remove(gemini::KEY);
+            headers.insert(header::AUTHORIZATION, bearer.clone());
+        }
         self.sign(&Method::POST, &uri, &mut headers, &body);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;

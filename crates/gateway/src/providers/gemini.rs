@@ -5,17 +5,20 @@ use http::HeaderName;
 use super::{Operation, openai, percent::segment};
 use crate::wire::Wire;
 
-/// Where an operation of a model is. A provider of this family that is configured with `OpenAI`'s wire has that under
-/// `BASE/openai`, as Google serves it.
+/// The header of a key.
+pub(super) const KEY: &str = "x-goog-api-key";
+
+/// Where an operation of a model is. `OpenAI`'s routes, and its wire where that is configured, are under `BASE/openai`, as
+/// Google serves them.
 pub(super) fn url(base: &str, wire: Wire, operation: Operation, model: &str) -> Option<String> {
-    if wire == Wire::OpenaiChat {
+    if wire == Wire::OpenaiChat || matches!(operation, Operation::Openai(_)) {
         return openai::path(wire, operation).map(|path| format!("{base}/openai/{path}"));
     }
     let verb = match operation {
         Operation::Chat { streamed: false } => "generateContent",
         Operation::Chat { streamed: true } => "streamGenerateContent?alt=sse",
         Operation::CountTokens => "countTokens",
-        Operation::Embeddings | Operation::Completions => return None,
+        Operation::Openai(_) => return None,
     };
     Some(format!("{base}/models/{}:{verb}", segment(model.strip_prefix("models/").unwrap_or(model))))
 }
@@ -25,5 +28,5 @@ pub(super) fn credential(wire: Wire, key: &str) -> (HeaderName, String) {
     if wire == Wire::OpenaiChat {
         return openai::credential(key);
     }
-    (HeaderName::from_static("x-goog-api-key"), key.to_owned())
+    (HeaderName::from_static(KEY), key.to_owned())
 }

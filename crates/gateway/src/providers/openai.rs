@@ -13,8 +13,7 @@ pub(super) fn path(wire: Wire, operation: Operation) -> Option<&'static str> {
             Wire::OpenaiResponses => Some("responses"),
             _ => None,
         },
-        Operation::Embeddings => Some("embeddings"),
-        Operation::Completions => Some("completions"),
+        Operation::Openai(path) => Some(path),
         Operation::CountTokens => None,
     }
 }

@@ -8,7 +8,7 @@ use super::text::{end_of_string, unescape};
 pub(crate) const MAX_DEPTH: u32 = 127;
 
 /// A range of bytes in the body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Span {
     /// Index of the first byte.
     pub start: usize,

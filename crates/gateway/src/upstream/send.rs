@@ -204,6 +204,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
             model: &upstream.model,
             query: outgoing.query.filter(|_| same),
             client: Some(outgoing.headers).filter(|_| same),
+            content_type: outgoing.content_type,
         };
         let body = (outgoing.body)(upstream).map_err(invalid)?;
         let request = upstream.endpoint.request(&outline, body).map_err(invalid)?;

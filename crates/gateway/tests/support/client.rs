@@ -37,6 +37,12 @@ impl Request {
         request.header("authorization", &format!("Bearer {KEY}"))
     }
 
+    /// With another first line.
+    pub fn line(mut self, line: &str) -> Self {
+        line.clone_into(&mut self.line);
+        self
+    }
+
     pub fn without_key(mut self) -> Self {
         self.headers.retain(|(name, _)| name != "authorization");
         self

@@ -1,0 +1,231 @@
+//! `/PROVIDER/…`: a provider's own paths under its own name, whatever they are, with our key in place of the client's. Bodies
+//! stream both ways. Key, limits and models are enforced as for model calls, and usage is recorded where it can be read.
+//!
+//! A call of a model needs the scope `inference`. All else (files, batches, fine-tuning, settings) belongs to the provider's
+//! account, which all keys of the installation share, and needs the scope `passthrough`.
+
+pub mod answer;
+mod headers;
+pub mod multipart;
+mod named;
+mod usage;
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::{self, connect::HttpConnector};
+use tokio::time::timeout;
+
+use self::named::Named;
+use crate::{
+    body::Body,
+    context::{self, Additions},
+    error::Refusal,
+    gateway::Worker,
+    metrics::Route,
+    pipeline,
+    principal::{Key, Scopes},
+    record::{Call, Recorder},
+    request, routing,
+    routing::Upstream,
+    upstream::Answer,
+    wire::Wire,
+};
+
+/// The body of a request that is passed on: read before, or as it comes.
+pub type Sent = Either<Full<Bytes>, Incoming>;
+/// Connections to providers for requests whose bodies stream; one pool a thread.
+pub type Client = legacy::Client<HttpsConnector<HttpConnector>, Sent>;
+
+/// Paths under a provider's name: the provider, if a path is one.
+pub fn host(worker: &Worker, path: &str) -> Option<Arc<Upstream>> {
+    let name = path.strip_prefix('/')?.split('/').next()?;
+    worker.gateway.routes.load().host(name)
+}
+
+/// Passes a request on to a provider and its answer back.
+pub async fn pass_through(worker: &Arc<Worker>, host: Arc<Upstream>, request: Request<Incoming>) -> Response<Body> {
+    // Nobody's client speaks Bedrock's wire to us, so that it has no words for our errors.
+    let wire = if host.provider.wire == Wire::BedrockConverse { Wire::OpenaiChat } else { host.provider.wire };
+    let call = Call::of(wire, Route::PassThrough);
+    let (wire, name) = (call.wire, call.name());
+    answer::finish(stages(worker, call, host, request).await, wire, &name)
+}
+
+async fn stages(
+    worker: &Arc<Worker>,
+    call: Call,
+    host: Arc<Upstream>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let gateway = &worker.gateway;
+    let under_way = gateway.metrics.under_way();
+    let (head, body) = request.into_parts();
+    let key = pipeline::enter(worker, &call, &head.headers).await?;
+    let counted = |refusal: &Refusal| pipeline::count(worker, &call, refusal);
+    let path = &head.uri.path()[1 + host.provider.name.len()..];
+    let uri = acceptable(&head, path).and_then(|()| host.endpoint.relayed(path, head.uri.query())).inspect_err(counted)?;
+    let whole = read(worker, &key, &host, &head, body).await.inspect_err(counted)?;
+    let named = Named::find(path, &head.headers, whole.bytes()).inspect_err(counted)?;
+    allowed(&key, &host, &head.method, path, &named).inspect_err(counted)?;
+    let user = routing::user(&head.headers, named.scan.as_ref()).inspect_err(counted)?;
+
+    let model_call = named::is_model_call(path);
+    let streams = named.scan.as_ref().is_some_and(|scan| scan.stream);
+    let bytes = whole.bytes().map_or(0, Bytes::len);
+    let asked = named.model.clone().unwrap_or_default();
+    let record = Recorder::of(gateway, call, &key, (asked, user), streams, if model_call { bytes } else { 0 });
+    let mut headers = headers::to_provider(&head.headers);
+    host.endpoint.authorize(&mut headers, Some(&head.headers));
+    headers.remove(header::ACCEPT_ENCODING);
+    let (body, hides_usage) = match whole {
+        Whole::Read(bytes) => {
+            // Undone in reading it.
+            headers.remove(header::CONTENT_ENCODING);
+            let (bytes, hides_usage) = with_usage(&host, path, &named, bytes);
+            host.endpoint.sign(&head.method, &uri, &mut headers, &bytes);
+            (Sent::Left(Full::new(bytes)), hides_usage)
+        }
+        Whole::Streams(body) => (Sent::Right(body), false),
+    };
+    let mut request = Request::new(body);
+    (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (head.method, uri, headers);
+
+    let begun = Instant::now();
+    let first_byte = gateway.config.timeouts.first_byte();
+    let response = match timeout(first_byte, worker.relays.request(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            tracing::warn!(provider = host.provider.name, %error, "a provider could not be reached");
+            let message =
+                format!("The provider '{}' could not be reached. Its base_url is set in trunkline.yaml.", host.provider.name);
+            return Err(ended(record, Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_unreachable")));
+        }
+        Err(_) => {
+            let message = format!("The provider '{}' did not answer within {} s.", host.provider.name, first_byte.as_secs());
+            let refusal = Refusal::new(StatusCode::GATEWAY_TIMEOUT, "api_error", message).code("upstream_timeout");
+            return Err(ended(record, refusal));
+        }
+    };
+    let upstream = match named.model {
+        Some(model) => Arc::new(Upstream { model, ..Upstream::clone(&host) }),
+        None => host,
+    };
+    let answer = Answer { response, upstream, waited: begun.elapsed(), retries: 0, busy: None };
+    answer::pass_on(worker, answer, record, answer::Reading { model_call, hides_usage }, under_way)
+}
+
+/// Ends a record with the refusal that the client gets.
+fn ended(record: Recorder, refusal: Refusal) -> Refusal {
+    let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
+    refusal
+}
+
+/// What cannot be passed on at all.
+fn acceptable(head: &Parts, path: &str) -> Result<(), Refusal> {
+    if head.headers.contains_key(header::UPGRADE) {
+        let message = "WebSockets and other upgraded connections are not passed on. Use the provider's HTTP routes.";
+        return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "api_error", message).code("upgrade_not_supported"));
+    }
+    if path.is_empty() {
+        return Err(Refusal::not_found("Say which of the provider's paths: /openai/v1/files, for example.", "unknown_path"));
+    }
+    let methods = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    if !methods.contains(&head.method) {
+        let message = format!("The method {} is not passed on.", head.method);
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", message));
+    }
+    Ok(())
+}
+
+/// The body of a request.
+enum Whole {
+    /// All of it.
+    Read(Bytes),
+    /// As it comes.
+    Streams(Incoming),
+}
+
+impl Whole {
+    fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Read(bytes) => Some(bytes),
+            Self::Streams(_) => None,
+        }
+    }
+}
+
+/// Reads the body where something must be known of it: JSON, for its model; a form, for a key that may not use every model;
+/// anything that is to be signed. All else streams.
+async fn read(worker: &Worker, key: &Key, host: &Upstream, head: &Parts, body: Incoming) -> Result<Whole, Refusal> {
+    let kind = content_type(&head.headers);
+    let json = kind == "application/json" || kind.ends_with("+json");
+    let form = kind == "multipart/form-data" && key.models.is_some() && named::is_model_call(head.uri.path());
+    if json || form || host.endpoint.signs() {
+        return pipeline::read(worker, &head.headers, body).await.map(Whole::Read);
+    }
+    Ok(Whole::Streams(body))
+}
+
+/// The media type of a body, in lower case, without its parameters.
+pub fn content_type(headers: &HeaderMap) -> String {
+    let text = headers.get(header::CONTENT_TYPE).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Whether the key may make this request.
+fn allowed(key: &Key, host: &Upstream, method: &Method, path: &str, named: &Named) -> Result<(), Refusal> {
+    if key.scopes.has(Scopes::PASS_THROUGH) {
+        return match (&named.model, &key.models) {
+            (Some(model), Some(_)) => model_allowed(key, host, model),
+            _ => Ok(()),
+        };
+    }
+    let provider = &host.provider.name;
+    if key.agent.is_some() {
+        let message = "This API key acts for one agent only, and a provider's own paths know no agents: use /v1/… instead.";
+        return Err(Refusal::forbidden(message).code("missing_scope"));
+    }
+    if !named::is_model_call(path) || *method != Method::POST {
+        let message = format!(
+            "This API key may call models, but {method} /{provider}{path} is about the provider's account, which is shared: that needs \
+             the scope 'passthrough'."
+        );
+        return Err(Refusal::forbidden(message).code("missing_scope"));
+    }
+    match (&named.model, &key.models) {
+        (_, None) => Ok(()),
+        (Some(model), Some(_)) => model_allowed(key, host, model),
+        (None, Some(_)) => {
+            let message = "This API key may use certain models only, and this request names none that could be read: name it in \
+                a JSON or form body, or use a key with the scope 'passthrough'.";
+            Err(Refusal { param: Some("model".to_owned()), ..Refusal::forbidden(message) })
+        }
+    }
+}
+
+fn model_allowed(key: &Key, host: &Upstream, model: &str) -> Result<(), Refusal> {
+    let full = format!("{}/{model}", host.provider.name);
+    if key.models.as_ref().is_none_or(|models| models.iter().any(|known| known == model || *known == full)) {
+        return Ok(());
+    }
+    Err(Refusal::forbidden(format!("This API key may not use the model '{model}'.")))
+}
+
+/// A streamed call asks for its usage, which is kept from a client that did not.
+fn with_usage(host: &Upstream, path: &str, named: &Named, body: Bytes) -> (Bytes, bool) {
+    let speaks =
+        path.ends_with("/completions") && host.provider.wire == Wire::OpenaiChat && host.provider.quirks.stream_options();
+    match &named.scan {
+        Some(scan) if scan.stream && speaks => {
+            let additions = Additions { include_usage: true, ..Additions::default() };
+            let hides = !request::Scan::include_usage(scan, &body);
+            (context::splice(Wire::OpenaiChat, &body, scan, &additions), hides)
+        }
+        _ => (body, false),
+    }
+}

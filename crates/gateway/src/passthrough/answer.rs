@@ -1,0 +1,316 @@
+//! A provider's answer passed on as it comes. What it tells of its usage is read on the way, and recorded before its end is sent.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header, response::Parts};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{headers, usage};
+use crate::{
+    body::Body,
+    decode::Decoded,
+    error::Refusal,
+    gateway::Worker,
+    metrics::UnderWay,
+    record::Recorder,
+    relay::unrecorded,
+    routing::{Busy, Upstream},
+    sse::Parser,
+    upstream::{Answer, Failed, Received, Words},
+    wire::{Usage, Wire},
+};
+
+/// Pieces that may wait for a slow client before the provider is read no further.
+const QUEUE: usize = 32;
+/// How much of a JSON answer is kept to be read at its end.
+const KEPT: usize = 1 << 20;
+/// The piece that ends a response in order.
+const END: Bytes = Bytes::new();
+
+/// How an answer is read.
+#[derive(Clone, Copy)]
+pub struct Reading {
+    /// A model was called: where no usage is told, it is estimated.
+    pub model_call: bool,
+    /// Usage was asked for by us, not by the client.
+    pub hides_usage: bool,
+}
+
+/// A refusal as a response in the client's wire, and the call's name on either.
+pub fn finish(result: Result<Response<Body>, Refusal>, wire: Wire, name: &str) -> Response<Body> {
+    let mut response = result.unwrap_or_else(|refusal| refusal.response(wire, name));
+    if let Ok(name) = HeaderValue::try_from(name) {
+        response.headers_mut().insert("x-trunkline-call", name);
+    }
+    response
+}
+
+/// Passes an answer on.
+///
+/// # Errors
+/// 502 for a redirect: whoever followed it would show a credential to another host. 503 where the call cannot be recorded.
+pub fn pass_on(
+    worker: &Arc<Worker>,
+    answer: Answer,
+    mut record: Recorder,
+    reading: Reading,
+    under_way: UnderWay,
+) -> Result<Response<Body>, Refusal> {
+    let Answer { response, upstream, waited, retries, busy } = answer;
+    record.answered(&upstream, waited, retries);
+    let (mut head, body) = response.into_parts();
+    let status = head.status;
+    if is_redirect(status) {
+        return Err(redirected(record, &upstream, status));
+    }
+    // The client has not said that it would take a coding.
+    let body = match Decoded::new(&head.headers, body) {
+        Ok(body) => body,
+        Err(error) => {
+            let message = format!("The provider's answer cannot be read: {error}.");
+            let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_unreadable");
+            let _ = record.end(refusal.status.as_u16(), refusal.code);
+            return Err(refusal);
+        }
+    };
+    if head.headers.remove(header::CONTENT_ENCODING).is_some() {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
+    let listener = Listener::new(&head.headers, reading);
+    let failed = status.is_client_error() || status.is_server_error();
+    let end = End { status, error: failed.then_some("provider_refused"), model_call: reading.model_call && !failed };
+    let body = if body.is_end_stream() {
+        if !end.write(record, None) {
+            return Err(unrecorded());
+        }
+        Body::empty()
+    } else {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let relay = Relay { worker: Arc::clone(worker), body, listener, record, end, _under_way: under_way, _busy: busy };
+        tokio::spawn(relay.run(sender));
+        Body::Channel(receiver)
+    };
+    Ok(written(head, &upstream, body))
+}
+
+/// Tells the client why no upstream answered a call that was routed: the provider's own refusal, or ours.
+///
+/// # Errors
+/// Ours.
+pub fn failed(mut record: Recorder, failed: Failed) -> Result<Response<Body>, Refusal> {
+    match failed.words {
+        Words::Ours(refusal) => {
+            record.attempted(failed.waited, failed.retries);
+            let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
+            Err(*refusal)
+        }
+        Words::Provider(upstream, mut head, bytes) => {
+            // As far as it was read, which need not be all, and without its content codings.
+            head.headers.remove(header::CONTENT_LENGTH);
+            head.headers.remove(header::CONTENT_ENCODING);
+            record.answered(&upstream, failed.waited, failed.retries);
+            if is_redirect(head.status) {
+                return Err(redirected(record, &upstream, head.status));
+            }
+            // Nothing was promised: a refusal that could not be recorded is still the provider's.
+            let _ = record.end(head.status.as_u16(), Some("provider_refused"));
+            Ok(written(*head, &upstream, Body::from(bytes)))
+        }
+    }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    status.is_redirection() && status != StatusCode::NOT_MODIFIED
+}
+
+fn redirected(record: Recorder, upstream: &Upstream, status: StatusCode) -> Refusal {
+    let message = format!(
+        "The provider '{}' answered with a redirect ({}), which is not followed. Check its base_url in trunkline.yaml.",
+        upstream.provider.name,
+        status.as_u16()
+    );
+    let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_redirected");
+    let _ = record.end(refusal.status.as_u16(), refusal.code);
+    refusal
+}
+
+/// A provider's head with a body.
+fn written(head: Parts, upstream: &Upstream, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = headers::to_client(head.headers, &upstream.endpoint);
+    if let Ok(name) = HeaderValue::try_from(format!("{}/{}", upstream.provider.name, upstream.model)) {
+        response.headers_mut().insert("x-trunkline-upstream", name);
+    }
+    response
+}
+
+/// How a call is recorded that came to its end.
+struct End {
+    status: StatusCode,
+    error: Option<&'static str>,
+    model_call: bool,
+}
+
+impl End {
+    fn write(&self, mut record: Recorder, usage: Option<Usage>) -> bool {
+        // What is no model call, or was refused, costs nothing where nothing is told.
+        record.used(if self.model_call { usage } else { usage.or(Some(Usage::default())) });
+        record.end(self.status.as_u16(), self.error)
+    }
+}
+
+/// An answer on its way.
+struct Relay {
+    worker: Arc<Worker>,
+    body: Decoded<Received>,
+    listener: Listener,
+    record: Recorder,
+    end: End,
+    _under_way: UnderWay,
+    _busy: Option<Busy>,
+}
+
+impl Relay {
+    async fn run(mut self, sender: mpsc::Sender<Bytes>) {
+        let total = self.worker.gateway.config.timeouts.total();
+        match timeout(total, self.relay(&sender)).await {
+            Ok(Ok(last)) => {
+                let usage = self.listener.usage();
+                if self.end.write(self.record, usage) {
+                    for piece in [last, END] {
+                        let _ = sender.send(piece).await;
+                    }
+                }
+            }
+            // Dropping the record writes that the client went away.
+            Ok(Err(Cut::Gone)) => {}
+            // Dropping the sender cuts the response short: nobody takes it for a whole one.
+            Ok(Err(Cut::Broken)) => {
+                let _ = self.record.end(StatusCode::BAD_GATEWAY.as_u16(), Some("upstream_broke_off"));
+            }
+            Err(_) => {
+                let _ = self.record.end(StatusCode::GATEWAY_TIMEOUT.as_u16(), Some("call_timeout"));
+            }
+        }
+    }
+
+    /// Relays all pieces but the last, which is returned. A piece is known to be the last where the answer told its length.
+    async fn relay(&mut self, sender: &mpsc::Sender<Bytes>) -> Result<Bytes, Cut> {
+        let idle = self.worker.gateway.config.timeouts.idle();
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = timeout(idle, self.body.frame()) => frame,
+                () = sender.closed() => return Err(Cut::Gone),
+            };
+            let piece = match frame {
+                Ok(None) => return Ok(self.listener.rest()),
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.listener.hear(data, &mut self.record)?,
+                    Err(_trailers) => continue,
+                },
+                Ok(Some(Err(error))) => {
+                    tracing::warn!(%error, "a provider's answer broke off");
+                    return Err(Cut::Broken);
+                }
+                Err(_) => return Err(Cut::Broken),
+            };
+            if self.body.is_end_stream() {
+                return Ok(piece);
+            }
+            if !piece.is_empty() {
+                sender.send(piece).await.map_err(|_| Cut::Gone)?;
+            }
+        }
+    }
+}
+
+enum Cut {
+    Gone,
+    Broken,
+}
+
+/// Reads an answer while it goes past.
+enum Listener {
+    /// Nothing in it that could be read.
+    Deaf,
+    /// The end of a JSON text, or all of it.
+    Json { kept: VecDeque<Bytes>, length: usize, whole: bool },
+    /// Events.
+    Events { parser: Parser, usage: Option<Usage>, hides: bool },
+}
+
+impl Listener {
+    fn new(headers: &HeaderMap, reading: Reading) -> Self {
+        match super::content_type(headers).as_str() {
+            "text/event-stream" => Self::Events { parser: Parser::new(), usage: None, hides: reading.hides_usage },
+            "application/json" => Self::Json { kept: VecDeque::new(), length: 0, whole: true },
+            _ => Self::Deaf,
+        }
+    }
+
+    /// Takes a piece; what of it the client is to get.
+    fn hear(&mut self, data: Bytes, record: &mut Recorder) -> Result<Bytes, Cut> {
+        match self {
+            Self::Deaf => Ok(data),
+            Self::Json { kept, length, whole } => {
+                *length += data.len();
+                kept.push_back(data.clone());
+                while kept.front().is_some_and(|first| *length - first.len() >= KEPT) {
+                    *length -= kept.pop_front().map_or(0, |first| first.len());
+                    *whole = false;
+                }
+                Ok(data)
+            }
+            Self::Events { parser, usage, hides } => {
+                let mut frames = Vec::new();
+                parser.push(data.clone(), &mut frames).map_err(|_| Cut::Broken)?;
+                let mut shown = BytesMut::new();
+                for frame in frames {
+                    let value: Value = serde_json::from_slice(&frame.data).unwrap_or_default();
+                    if let Some(now) = usage::told(&value) {
+                        let sum = usage::over(*usage, now);
+                        record.hears(sum);
+                        *usage = Some(sum);
+                    }
+                    if let Some(text) = usage::text(&value) {
+                        record.answer().text.push_str(text);
+                    }
+                    if *hides && !usage::alone(&value) {
+                        shown.extend_from_slice(&frame.raw);
+                    }
+                }
+                Ok(if *hides { shown.freeze() } else { data })
+            }
+        }
+    }
+
+    /// What a client is still to get of an event that was not finished.
+    fn rest(&mut self) -> Bytes {
+        match self {
+            Self::Events { parser, hides: true, .. } => parser.finish().unwrap_or_default(),
+            _ => Bytes::new(),
+        }
+    }
+
+    /// What was told in all.
+    fn usage(&self) -> Option<Usage> {
+        match self {
+            Self::Deaf => None,
+            Self::Events { usage, .. } => *usage,
+            Self::Json { kept, whole, .. } => {
+                let bytes = kept.iter().flatten().copied().collect::<Vec<u8>>();
+                if *whole {
+                    serde_json::from_slice(&bytes).ok().and_then(|value| usage::told(&value))
+                } else {
+                    usage::in_tail(&bytes)
+                }
+            }
+        }
+    }
+}

@@ -15,8 +15,9 @@ from support.stack import PROVIDER_KEY, Stack
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 OPENAI_TOOL: Any = {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}
 ANTHROPIC_TOOL: Any = {"name": "get_weather", "input_schema": WEATHER}
-ON_EACH_PROVIDER = pytest.mark.parametrize("model", ["gpt", "claude"])
-"""`gpt` is served over OpenAI's wire, `claude` over Anthropic's."""
+PROVIDERS = {"gpt": "oai", "claude": "ant", "gemini": "gem", "bedrock": "bed"}
+"""Each model's provider, which speaks OpenAI's, Anthropic's, Google's and Amazon's wire."""
+ON_EACH_PROVIDER = pytest.mark.parametrize("model", PROVIDERS)
 STORY_ENDS = "waited there."
 
 
@@ -35,7 +36,9 @@ def test_openai_whole(stack: Stack, model: str) -> None:
     assert reply.usage.prompt_tokens_details is not None
     assert reply.usage.prompt_tokens_details.cached_tokens == 1536
     assert raw.headers["x-trunkline-call"].startswith("call_")
-    assert raw.headers["x-trunkline-upstream"] == {"gpt": "oai/gpt-scripted", "claude": "ant/claude-scripted"}[model]
+    assert raw.headers["x-trunkline-upstream"].startswith(f"{PROVIDERS[model]}/")
+    assert reply.id
+    assert "scripted" in reply.model
     assert raw.headers["x-trunkline-memory"] == "none"
     assert "x-trunkline-session" not in raw.headers
 
@@ -66,6 +69,7 @@ def test_openai_streamed(stack: Stack, model: str) -> None:
     assert chunks[-1].usage.prompt_tokens > 0
     assert chunks[-1].usage.completion_tokens > 20
     assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[0].id
 
 
 @ON_EACH_PROVIDER
@@ -123,18 +127,24 @@ def test_anthropic_tools_and_their_results(stack: Stack, model: str, streams: bo
     else:
         reply = client.messages.create(**given)
     assert reply.stop_reason == "tool_use"
-    assert [block.type for block in reply.content] == ["text", "tool_use"]
-    use: Any = reply.content[1]
+    # Gemini's signature of the call comes as reasoning without words, so that the client brings it back.
+    signed = ["thinking"] if model == "gemini" else []
+    assert [block.type for block in reply.content] == ["text", *signed, "tool_use"]
+    use: Any = reply.content[-1]
     assert (use.name, use.input) == ("get_weather", {"city": "Oslo"})
     result = {"type": "tool_result", "tool_use_id": use.id, "content": "3 degrees"}
     echo = [
-        block.model_dump(include={"type", "text", "id", "name", "input"}, exclude_none=True) for block in reply.content
+        block.model_dump(include={"type", "text", "thinking", "signature", "id", "name", "input"}, exclude_none=True)
+        for block in reply.content
     ]
     final = client.messages.create(
         **given | {"messages": [*asked, {"role": "assistant", "content": echo}, {"role": "user", "content": [result]}]}
     )
     assert final.content[0].text == "It says: 3 degrees"
     assert final.stop_reason == "end_turn"
+    if signed:
+        parts = next(entry for entry in reversed(stack.asked()) if "3 degrees" in json.dumps(entry["body"]))
+        assert '"thoughtSignature": "ModelServer+' in json.dumps(parts["body"])
 
 
 @ON_EACH_PROVIDER
@@ -160,12 +170,12 @@ def test_stop_reasons(stack: Stack, model: str, streams: bool) -> None:
     assert by_openai(max_tokens=5) == "length"
     assert by_openai(stop=["elephant"]) == "stop"
     assert by_anthropic(max_tokens=5) == ("max_tokens", None)
-    # OpenAI's wire does not tell which sequence stopped it, so that over it a stop is just an end.
-    expected = ("stop_sequence", "elephant") if model == "claude" else ("end_turn", None)
-    assert by_anthropic(stop_sequences=["elephant"]) == expected
+    # Not every wire tells which sequence stopped it, or that one did at all.
+    told = {"claude": ("stop_sequence", "elephant"), "bedrock": ("stop_sequence", None)}
+    assert by_anthropic(stop_sequences=["elephant"]) == told.get(model, ("end_turn", None))
 
 
-@pytest.mark.parametrize("provider", ["oai", "ant"])
+@pytest.mark.parametrize("provider", PROVIDERS.values())
 @pytest.mark.parametrize(
     ("fault", "kinds", "word"),
     [
@@ -205,7 +215,7 @@ def test_a_providers_refusal_comes_in_the_clients_wire(
         assert refused_too.value.response.headers["retry-after"] == "9"
 
 
-@pytest.mark.parametrize("provider", ["oai", "ant"])
+@pytest.mark.parametrize("provider", PROVIDERS.values())
 @pytest.mark.parametrize("fault", ["cut-3", "error-500@3", "cut-0", "malformed"])
 def test_a_stream_that_breaks_is_an_error_and_never_a_clean_end(stack: Stack, provider: str, fault: str) -> None:
     model = f"{provider}/{fault}"
@@ -218,7 +228,19 @@ def test_a_stream_that_breaks_is_an_error_and_never_a_clean_end(stack: Stack, pr
         stream.get_final_message()
 
 
-@pytest.mark.parametrize("model", ["oai/cut-3", "oai/cut-0", "ant/cut-3", "ant/cut-0", "ant/malformed"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "oai/cut-3",
+        "oai/cut-0",
+        "ant/cut-3",
+        "ant/cut-0",
+        "ant/malformed",
+        "gem/cut-3",
+        "gem/malformed",
+        "bed/malformed",
+    ],
+)
 def test_a_whole_reply_that_breaks_is_an_error(stack: Stack, model: str) -> None:
     with pytest.raises(openai.InternalServerError) as refused:
         stack.openai().chat.completions.create(model=model, messages=says("hi"))
@@ -228,15 +250,14 @@ def test_a_whole_reply_that_breaks_is_an_error(stack: Stack, model: str) -> None
 @ON_EACH_PROVIDER
 @pytest.mark.parametrize("size", [1, 3, 7, 64])
 def test_a_stream_in_pieces_of_any_size_is_the_same(stack: Stack, model: str, size: int) -> None:
-    provider = {"gpt": "oai", "claude": "ant"}[model]
     stream = stack.openai().chat.completions.create(
-        model=f"{provider}/chunk-{size}", messages=says("say größer: \u2028 🐘"), stream=True
+        model=f"{PROVIDERS[model]}/chunk-{size}", messages=says("say größer: \u2028 🐘"), stream=True
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "größer: \u2028 🐘"
 
 
 def test_usage_is_counted_for_us_and_hidden_from_a_client_that_did_not_ask(stack: Stack) -> None:
-    for model in ("gpt", "claude"):
+    for model in PROVIDERS:
         key, key_id = stack.inference_key()
         stream = stack.openai(key).chat.completions.create(model=model, messages=says("count the tokens"), stream=True)
         chunks = list(stream)
@@ -264,8 +285,11 @@ def test_what_the_provider_gets_holds_its_own_key_and_nothing_of_ours(stack: Sta
     for entry in asked:
         headers = entry["headers"]
         assert stack.key not in json.dumps(entry)
-        credential = headers.get("authorization") or headers["x-api-key"]
-        assert credential.endswith(PROVIDER_KEY[-4:])
+        if model == "bedrock":
+            assert "Credential=AKIDEXAMPLE/" in headers["authorization"]
+        else:
+            credential = headers.get("authorization") or headers.get("x-api-key") or headers["x-goog-api-key"]
+            assert credential.endswith(PROVIDER_KEY[-4:])
         assert not {"cookie", "x-forwarded-for", "x-trunkline-user", "x-tag", "x-stainless-lang"} & headers.keys()
 
 

@@ -28,9 +28,18 @@ CONFIGURATION = """\
 providers:
   oai: {{wire: openai_chat, base_url: "{model_url}/v1", api_key: {key}}}
   ant: {{wire: anthropic_messages, base_url: "{model_url}/v1", api_key: {key}}}
+  gem: {{wire: gemini, base_url: "{model_url}/v1beta", api_key: {key}}}
+  bed:
+    wire: bedrock_converse
+    base_url: "{model_url}"
+    region: eu-central-1
+    access_key_id: AKIDEXAMPLE
+    secret_access_key: {key}
 models:
   gpt: {{provider: oai, model: gpt-scripted}}
   claude: {{provider: ant, model: claude-scripted}}
+  gemini: {{provider: gem, model: gemini-3-scripted}}
+  bedrock: {{provider: bed, model: "eu.anthropic.claude-scripted-v1:0"}}
 limits: {{max_body_bytes: {max_body_bytes}}}
 """
 

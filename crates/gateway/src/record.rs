@@ -220,6 +220,16 @@ impl Recorder {
         self.upstream = Some(Arc::clone(upstream));
     }
 
+    /// Names an answer that its provider left nameless, as Bedrock does: by our call, and by the model that was asked.
+    pub fn name(&self, id: &mut String, model: &mut String) {
+        if id.is_empty() {
+            *id = self.call.name();
+        }
+        if let (true, Some(upstream)) = (model.is_empty(), &self.upstream) {
+            model.clone_from(&upstream.model);
+        }
+    }
+
     /// Notes attempts that no provider answered.
     pub fn attempted(&mut self, waited: Duration, retries: u32) {
         self.retries += retries;

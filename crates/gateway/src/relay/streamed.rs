@@ -225,7 +225,10 @@ async fn read_round(
         let mut out = Vec::new();
         for frame in frames.drain(..) {
             let events = source.read(&frame).map_err(|error| broken("upstream_unreadable", error.message))?;
-            for event in events {
+            for mut event in events {
+                if let Event::Start { id, model, .. } = &mut event {
+                    record.name(id, model);
+                }
                 note(record, source, &event);
                 heard.push(event.clone());
                 match event {

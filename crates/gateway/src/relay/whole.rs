@@ -88,6 +88,7 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Fai
             return Ok((bytes, head.headers, upstream));
         }
         let mut reply = wire::parse_reply(from, &bytes).map_err(|error| broken(&error.message))?;
+        record.name(&mut reply.id, &mut reply.model);
         record.used(reply.usage);
         let ours = outbound.ours(&reply);
         let theirs = reply.tool_calls().count() - ours.len();

@@ -396,9 +396,17 @@ def test_daily_tasks_that_are_due_are_done_when_a_worker_starts(stack: Stack) ->
         ).fetchone()
         assert newest is not None
         connection.execute(f"drop table {newest[0]}")
+        connection.execute(
+            "insert into trunkline.idempotency_keys select id, age::text, '{}', now() - age * interval '1 hour'"
+            " from trunkline.tenants, unnest(array[1, 30]) as age"
+        )
     assert stack.query(left) == [(1,)]
     with stack.worker():
         give_up = time.monotonic() + PATIENCE_S
-        while stack.query(left) != [(0,)] or stack.query(f"select to_regclass('{newest[0]}')") == [(None,)]:
+        while (
+            stack.query(left) != [(0,)]
+            or stack.query(f"select to_regclass('{newest[0]}')") == [(None,)]
+            or stack.query("select key from trunkline.idempotency_keys where key in ('1', '30')") != [("1",)]
+        ):
             assert time.monotonic() < give_up, (stack.folder / "worker.log").read_text()
             time.sleep(0.05)

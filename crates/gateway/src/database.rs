@@ -11,7 +11,10 @@ use std::{
 };
 
 use tokio::{sync::mpsc, time::timeout};
-use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, Statement};
+use tokio_postgres::{
+    AsyncMessage, Client, NoTls, Notification, Statement,
+    types::{ToSql, Type},
+};
 use uuid::Uuid;
 
 use crate::record::CallRows;
@@ -102,6 +105,45 @@ pub struct ContextQuery<'a> {
     pub recall_tokens: i32,
 }
 
+fn lost() -> DatabaseError {
+    DatabaseError::Away("the connection was lost".to_owned())
+}
+
+/// A call that is to have an idempotency key to itself.
+pub struct Reservation<'a> {
+    /// Whose.
+    pub tenant: Uuid,
+    /// With which API key.
+    pub key_id: Uuid,
+    /// SHA-256 of the client's key.
+    pub key: &'a [u8],
+    /// SHA-256 of what it asks for.
+    pub request: &'a [u8],
+    /// The call.
+    pub call: Uuid,
+    /// The spool that its record will stand in.
+    pub holder: Uuid,
+    /// How long it may take.
+    pub limit_ms: i64,
+}
+
+/// What became of the wish.
+pub enum Reserved {
+    /// The call has it.
+    Begun,
+    /// An earlier call had it, and this is its answer as JSON.
+    Answered {
+        /// That call.
+        call: Uuid,
+        /// `{stream, upstream, session, body}`.
+        answer: String,
+    },
+    /// An earlier call asked for something else.
+    Other,
+    /// An earlier call has it, and has not ended.
+    UnderWay,
+}
+
 struct Reader {
     client: Client,
     context: Statement,
@@ -135,14 +177,57 @@ impl Readers {
         }
     }
 
-    async fn read(&self, slot: &tokio::sync::RwLock<Option<Reader>>, query: &ContextQuery<'_>) -> Result<Context, DatabaseError> {
-        let mut guard = slot.read().await;
-        if guard.as_ref().is_none_or(|reader| reader.client.is_closed()) {
-            drop(guard);
-            self.open(slot).await?;
-            guard = slot.read().await;
+    /// Reserves an idempotency key for a call.
+    ///
+    /// # Errors
+    /// Where Postgres is away, refuses, or takes more than two seconds.
+    pub async fn reserve(&self, wanted: &Reservation<'_>) -> Result<Reserved, DatabaseError> {
+        const BEGIN: &str = "select state, call_id, answer from trunkline.gateway_idempotency_begin($1, $2, $3, $4, $5, $6, $7)";
+        let slot = &self.slots[self.next.fetch_add(1, Relaxed) % self.slots.len()];
+        let reserved = async {
+            let guard = self.opened(slot).await?;
+            let reader = guard.as_ref().ok_or_else(lost)?;
+            let parameters: [(&(dyn ToSql + Sync), Type); 7] = [
+                (&wanted.tenant, Type::UUID),
+                (&wanted.key_id, Type::UUID),
+                (&wanted.key, Type::BYTEA),
+                (&wanted.request, Type::BYTEA),
+                (&wanted.call, Type::UUID),
+                (&wanted.holder, Type::UUID),
+                (&wanted.limit_ms, Type::INT8),
+            ];
+            let rows = reader.client.query_typed(BEGIN, &parameters).await?;
+            let row = rows.first().ok_or_else(lost)?;
+            Ok(match row.try_get(0)? {
+                "begun" => Reserved::Begun,
+                "answered" => Reserved::Answered { call: row.try_get(1)?, answer: row.try_get(2)? },
+                "other" => Reserved::Other,
+                _ => Reserved::UnderWay,
+            })
+        };
+        match timeout(CONTEXT, reserved).await {
+            Ok(result) => result,
+            Err(_) => Err(DatabaseError::Away("no answer within 2 s".to_owned())),
         }
-        let Some(reader) = guard.as_ref() else { return Err(DatabaseError::Away("the connection was lost".to_owned())) };
+    }
+
+    /// The slot with its connection open.
+    async fn opened<'a>(
+        &self,
+        slot: &'a tokio::sync::RwLock<Option<Reader>>,
+    ) -> Result<tokio::sync::RwLockReadGuard<'a, Option<Reader>>, DatabaseError> {
+        let guard = slot.read().await;
+        if guard.as_ref().is_some_and(|reader| !reader.client.is_closed()) {
+            return Ok(guard);
+        }
+        drop(guard);
+        self.open(slot).await?;
+        Ok(slot.read().await)
+    }
+
+    async fn read(&self, slot: &tokio::sync::RwLock<Option<Reader>>, query: &ContextQuery<'_>) -> Result<Context, DatabaseError> {
+        let guard = self.opened(slot).await?;
+        let reader = guard.as_ref().ok_or_else(lost)?;
         let row = reader
             .client
             .query_one(
@@ -212,17 +297,33 @@ impl Writer {
     /// Where Postgres is away or refuses, or a line is no call; then none of the calls is written.
     pub async fn record(&mut self, lines: &[u8]) -> Result<(), DatabaseError> {
         let calls = CallRows::read(lines).map_err(|error| DatabaseError::Refused(format!("not a call: {error}")))?;
-        let (client, statement) = if let Some(open) = self.client.take().filter(|(client, _)| !client.is_closed()) {
-            open
-        } else {
-            let client = connect(&self.config).await?;
-            let statement = client.prepare("select trunkline.gateway_record($1)").await?;
-            (client, statement)
-        };
-        let result = client.execute(&statement, &[&calls]).await;
-        self.client = Some((client, statement));
+        let (client, statement) = self.opened().await?;
+        let result = client.execute(statement, &[&calls]).await;
+        if result.is_err() {
+            // What it knows of the store's types may be out of date.
+            self.client = None;
+        }
         result?;
         Ok(())
+    }
+
+    /// Frees the idempotency keys of calls that a gateway was at when it died, once its spool has been replayed.
+    ///
+    /// # Errors
+    /// Where Postgres is away or refuses.
+    pub async fn release(&mut self, holder: Uuid) -> Result<(), DatabaseError> {
+        let (client, _) = self.opened().await?;
+        client.execute("select trunkline.gateway_idempotency_release($1)", &[&holder]).await?;
+        Ok(())
+    }
+
+    async fn opened(&mut self) -> Result<&(Client, Statement), DatabaseError> {
+        if self.client.as_ref().is_none_or(|(client, _)| client.is_closed()) {
+            let client = connect(&self.config).await?;
+            let statement = client.prepare("select trunkline.gateway_record($1)").await?;
+            self.client = Some((client, statement));
+        }
+        self.client.as_ref().ok_or_else(lost)
     }
 }
 

@@ -18,10 +18,11 @@ use crate::{
     decode::Decoded,
     error::Refusal,
     gateway::Worker,
+    idempotency::{self, Begun},
     metrics::UnderWay,
     principal::Key,
     record::{Call, Recorder},
-    relay::{Outbound, streamed, whole},
+    relay::{Outbound, streamed, unrecorded, whole},
     remember::{State, remember},
     request::scan,
     routing::{Target, Unresolved, resolve},
@@ -69,6 +70,17 @@ async fn stages(
 
     let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len());
     record.with_trace(&head.headers);
+    if head.headers.contains_key(idempotency::HEADER) {
+        match idempotency::begin(worker, record.call(), &key, &head.headers, &body).await {
+            Ok(None) => {}
+            Ok(Some(Begun::First(kept))) => record.keep(kept),
+            Ok(Some(Begun::Again(response))) => return again(record, *response),
+            Err(refusal) => {
+                let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
+                return Err(refusal);
+            }
+        }
+    }
     // 4. What does the agent remember? Before the request is written, since it goes into it.
     let memory = match &target.agent {
         None => None,
@@ -109,6 +121,15 @@ pub async fn enter(worker: &Worker, call: &Call, headers: &HeaderMap) -> Result<
             .retry_after(5));
     }
     Ok(key)
+}
+
+/// Answers with what an earlier call was given.
+fn again(mut record: Recorder, mut response: Response<Body>) -> Result<Response<Body>, Refusal> {
+    if let Ok(name) = HeaderValue::try_from(record.call().name()) {
+        response.headers_mut().insert("x-trunkline-call", name);
+    }
+    record.replays();
+    if record.end(StatusCode::OK.as_u16(), None) { Ok(response) } else { Err(unrecorded()) }
 }
 
 async fn authenticate(worker: &Worker, headers: &HeaderMap) -> Result<Arc<Key>, Refusal> {

@@ -12,11 +12,12 @@ use http::HeaderMap;
 use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
-pub use self::row::CallRows;
 use self::row::{CallRow, EventRow, MessageRow, Source, TurnRow, tokens};
+pub use self::row::{CallRows, write_hex};
 use crate::{
     conversation::{self, Call as ClientCall, Chain, Conversation, EMPTY, reply_message},
     gateway::Gateway,
+    idempotency::Kept,
     metrics::Route,
     principal::{Key, Scopes},
     remember::Memory,
@@ -117,6 +118,9 @@ pub struct Recorder {
     trace: Option<Place>,
     /// What the client has been given so far.
     answer: Answer,
+    source: Source,
+    /// What it was given word for word, where the call came with an idempotency key.
+    kept: Option<Kept>,
     open: bool,
 }
 
@@ -165,6 +169,8 @@ impl Recorder {
             first_byte: None,
             trace: None,
             answer: Answer::default(),
+            source: Source::Provider,
+            kept: None,
             open: true,
         }
     }
@@ -265,6 +271,23 @@ impl Recorder {
         &mut self.answer
     }
 
+    /// Keeps what the client is given, under its idempotency key.
+    pub fn keep(&mut self, kept: Kept) {
+        self.kept = Some(kept);
+    }
+
+    /// Notes bytes that the client is about to be given.
+    pub fn gives(&mut self, bytes: &[u8]) {
+        if let Some(kept) = &mut self.kept {
+            kept.push(bytes);
+        }
+    }
+
+    /// Notes that the client is given what an earlier call was.
+    pub fn replays(&mut self) {
+        self.source = Source::Replay;
+    }
+
     /// Notes a memory tool that was carried out; `event` is the id that the memory's version names as its source.
     pub fn hidden(&mut self, event: Uuid, call: ToolCall, result: ToolResult) {
         self.gateway.metrics.memory_tool();
@@ -348,13 +371,14 @@ impl Recorder {
             reasoning_tokens: tokens(self.usage.reasoning),
             estimated,
             cost_usd: cost,
-            source: Source::Provider,
+            source: self.source,
             rounds: self.rounds,
             retries: self.retries,
             first_byte_us: self.first_byte.map(micros),
             total_us: micros(total),
             overhead_us: micros(overhead),
             turn: turn.map(|(row, _)| row),
+            idempotency: self.kept.take().and_then(|kept| kept.row(status == 200, self.stream, self.upstream_name(), session)),
         };
         let metrics = &self.gateway.metrics;
         metrics.ended(
@@ -390,6 +414,10 @@ impl Recorder {
             }
         }
         self.append(&row)
+    }
+
+    fn upstream_name(&self) -> Option<String> {
+        self.upstream.as_ref().map(|upstream| format!("{}/{}", upstream.provider.name, upstream.model))
     }
 
     /// Into the spool; when this returns true, the record survives this process.

@@ -38,6 +38,7 @@ const ENOUGH: u64 = 64 << 10;
 
 /// The spool of one gateway process.
 pub struct Spool {
+    id: Uuid,
     folder: PathBuf,
     path: PathBuf,
     file: Mutex<File>,
@@ -61,10 +62,12 @@ impl Spool {
     pub fn open(folder: &Path, bound: u64) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let path = folder.join(format!("{}.jsonl", Uuid::now_v7().simple()));
+        let id = Uuid::now_v7();
+        let path = folder.join(format!("{}.jsonl", id.simple()));
         let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
         file.try_lock().map_err(io::Error::from)?;
         Ok(Self {
+            id,
             folder: folder.to_owned(),
             path,
             file: Mutex::new(file),
@@ -100,6 +103,11 @@ impl Spool {
             self.wake.notify_one();
         }
         Ok(())
+    }
+
+    /// Its id, by which calls that were under way when their gateway died are known.
+    pub fn id(&self) -> Uuid {
+        self.id
     }
 
     /// Bytes that Postgres does not have yet.
@@ -257,6 +265,14 @@ impl Spool {
         }
         if end > 0 {
             tracing::info!(bytes = offset, "replayed the calls of a gateway that had died");
+        }
+        // What it had answered is in the store now; what it was at when it died, nobody has seen.
+        let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| Uuid::try_parse(stem).ok());
+        if let Some(id) = id {
+            while let Err(DatabaseError::Away(reason)) = writer.release(id).await {
+                tracing::warn!(reason, "Postgres is away; idempotency keys are freed when it is back");
+                sleep(Duration::from_secs(1)).await;
+            }
         }
         let _ = fs::remove_file(path);
     }

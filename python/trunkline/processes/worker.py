@@ -8,14 +8,15 @@ from collections.abc import Callable
 from trunkline.processes import logs
 from trunkline.processes.lifeline import on_loss, receive
 from trunkline.runtime.worker import run
-from trunkline.scheduling import partitions
+from trunkline.scheduling import partitions, retention
 
 
 def serve(database: str, base_url: str, *, on_loss: Callable[[Callable[[], None]], None] | None = None) -> None:
     """Work until SIGTERM or SIGINT; `base_url` is the gateway that model calls go through."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
     logs.start()
-    run(database, base_url, on_loss=on_loss, daily={"ensure_partitions": partitions.ensure})
+    daily = {"ensure_partitions": partitions.ensure, "forget_answers": retention.forget_answers}
+    run(database, base_url, on_loss=on_loss, daily=daily)
 
 
 def _supervised() -> None:

@@ -16,3 +16,7 @@ select response from trunkline.idempotency_keys where tenant_id = $1 and key = $
 -- name: complete
 -- Keep the answer under a key that this transaction took.
 update trunkline.idempotency_keys set response = $3 where tenant_id = $1 and key = $2;
+
+-- name: forget
+-- Delete what is past its day, of all tenants; the gateway's answers too.
+select trunkline.forget_answers();

@@ -140,6 +140,9 @@ pub struct CallRow<'a, Turn> {
     /// The session's side.
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     pub turn: Option<Turn>,
+    /// What is kept under the idempotency key that it came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<Box<RawValue>>,
 }
 
 fn none<T>() -> Option<T> {
@@ -153,12 +156,15 @@ pub enum Source {
     /// A provider, or nobody.
     #[default]
     Provider,
+    /// Nobody anew: what was kept under its idempotency key was given again.
+    Replay,
 }
 
 impl Source {
     fn name(self) -> &'static str {
         match self {
             Self::Provider => "provider",
+            Self::Replay => "replay",
         }
     }
 }
@@ -168,7 +174,8 @@ pub fn tokens(count: u64) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
-fn write_hex(chain: &Chain) -> String {
+/// A hash as Postgres' `decode` reads it.
+pub fn write_hex(chain: &Chain) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     chain.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).map(char::from).collect()
 }
@@ -278,6 +285,7 @@ impl CallRow<'_, &RawValue> {
             "total_us" => self.total_us.cast_signed().to_sql(ty, out),
             "overhead_us" => self.overhead_us.cast_signed().to_sql(ty, out),
             "turn" => json(self.turn, out),
+            "idempotency" => json(self.idempotency.as_deref(), out),
             _ => Ok(IsNull::Yes),
         }
     }

@@ -65,6 +65,7 @@ async fn relay(outbound: Outbound, mut record: Recorder, answer: Answer, mut lis
     let name = record.call().name();
     let refusal = match ended {
         Ok((last, mut source)) => {
+            record.gives(&last);
             if record.end(StatusCode::OK.as_u16(), None) {
                 listener.end(last).await;
                 source.close().await;
@@ -137,7 +138,9 @@ async fn pass_on(outbound: &Outbound, record: &mut Recorder, answer: Answer, lis
         if wire == Wire::Gemini && heard.stopped() {
             held = pieces;
         } else {
-            listener.send(joined(pieces)).await?;
+            let bytes = joined(pieces);
+            record.gives(&bytes);
+            listener.send(bytes).await?;
         }
     }
 }
@@ -259,6 +262,7 @@ async fn read_round(
                 }
             }
         }
+        record.gives(&out);
         listener.send(Bytes::from(out)).await?;
         if heard.complete() {
             return Ok(heard.into_reply());

@@ -60,6 +60,7 @@ pub async fn whole(outbound: &Outbound, mut record: Recorder) -> Result<Response
     let total = outbound.worker.gateway.config.timeouts.total();
     match timeout(total, rounds(outbound, &mut record)).await.unwrap_or_else(|_| Err(too_long(total).into())) {
         Ok((answer, head, upstream)) => {
+            record.gives(&answer);
             let response = json(response(outbound, &record, &head, &upstream, StatusCode::OK, Body::from(answer)));
             if record.end(StatusCode::OK.as_u16(), None) { Ok(response) } else { Err(unrecorded()) }
         }

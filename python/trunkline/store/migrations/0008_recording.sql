@@ -38,7 +38,8 @@ create type trunkline.call_row as (
     first_byte_us      bigint,
     total_us           bigint,
     overhead_us        bigint,
-    turn               jsonb
+    turn               jsonb,
+    idempotency        jsonb                         -- {key: hex of the reservation, answer: what is replayed; null: nothing}
 );
 grant usage on type trunkline.call_row to trunkline_gateway;
 
@@ -180,6 +181,95 @@ begin
 end
 $$;
 
+-- Calls that came with an idempotency key: reserved before the call is sent, answered in the transaction that records it.
+-- A reservation without an answer ends at `until`, or when its gateway's spool was replayed and had none.
+create table trunkline.idempotent_calls (
+    tenant_id  uuid        not null,
+    key_id     uuid        not null,
+    key        bytea       not null check (length(key) = 32),      -- SHA-256 of the client's key
+    request    bytea       not null check (length(request) = 32),  -- SHA-256 of what it asked for
+    call_id    uuid        not null,
+    holder     uuid        not null,                 -- the spool of the gateway that carries it out
+    until      timestamptz not null,
+    answer     jsonb,                                -- {stream, upstream, session, body}; body null: too large to keep
+    created_at timestamptz not null,
+    primary key (tenant_id, key_id, key)
+);
+create index idempotent_calls_age on trunkline.idempotent_calls using brin (created_at);
+create index idempotent_calls_holder on trunkline.idempotent_calls (holder) where answer is null;
+alter table trunkline.idempotent_calls enable row level security;
+alter table trunkline.idempotent_calls force row level security;
+create policy owner on trunkline.idempotent_calls to trunkline_owner using (true) with check (true);
+
+-- Reserve an idempotency key, or tell what became of the call that it was used for: `begun`, `answered`, `under_way`, or `other`,
+-- which it is when it came with another request.
+create function trunkline.gateway_idempotency_begin(p_tenant uuid, p_key_id uuid, p_key bytea, p_request bytea, p_call uuid,
+                                                    p_holder uuid, p_limit_ms bigint)
+    returns table (state text, call_id uuid, answer text)
+    language plpgsql security definer
+    set search_path = trunkline, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    kept idempotent_calls;
+begin
+    insert into idempotent_calls as i (tenant_id, key_id, key, request, call_id, holder, until, created_at)
+    values (p_tenant, p_key_id, p_key, p_request, p_call, p_holder,
+            clock_timestamp() + p_limit_ms * interval '1 millisecond', clock_timestamp())
+    on conflict on constraint idempotent_calls_pkey do update
+       set request = excluded.request, call_id = excluded.call_id, holder = excluded.holder, until = excluded.until,
+           answer = null, created_at = excluded.created_at
+     where (i.answer is null and i.until < excluded.created_at) or i.created_at < excluded.created_at - interval '24 hours';
+    if found then
+        return query select 'begun', p_call, null::text;
+        return;
+    end if;
+    select i.* into kept from idempotent_calls i where i.tenant_id = p_tenant and i.key_id = p_key_id and i.key = p_key;
+    return query select case when kept.request <> p_request then 'other' when kept.answer is not null then 'answered'
+                             else 'under_way' end, kept.call_id, kept.answer::text;
+end
+$$;
+
+-- Forget the reservations of a gateway that died: what it had answered was in its spool, and is here now.
+create function trunkline.gateway_idempotency_release(p_holder uuid) returns void
+    language sql security definer
+    set search_path = trunkline, pg_temp
+as $$ delete from idempotent_calls i where i.holder = p_holder and i.answer is null $$;
+
+-- Keep what calls answered under their idempotency keys; a call that has no answer to keep gives its key free.
+create function trunkline.keep_answers(p_calls trunkline.call_row[]) returns void
+    language plpgsql
+    set search_path = trunkline, pg_temp
+as $$
+begin
+    update idempotent_calls i set answer = c.idempotency -> 'answer'
+      from unnest(p_calls) as c
+     where i.tenant_id = c.tenant and i.key_id = c.key and i.key = decode(c.idempotency ->> 'key', 'hex') and i.call_id = c.call
+       and c.idempotency ->> 'answer' is not null;
+    delete from idempotent_calls i using unnest(p_calls) as c
+     where i.tenant_id = c.tenant and i.key_id = c.key and i.key = decode(c.idempotency ->> 'key', 'hex') and i.call_id = c.call
+       and c.idempotency ->> 'answer' is null;
+end
+$$;
+
+-- What is past its day: answers kept under idempotency keys, the gateway's and the control plane's. For the worker's daily work,
+-- which looks across tenants, and tells none of them. Returns how many these were.
+create function trunkline.forget_answers() returns bigint
+    language plpgsql security definer
+    set search_path = trunkline, pg_temp
+as $$
+declare
+    calls bigint;
+    posts bigint;
+begin
+    delete from idempotent_calls i where i.created_at < now() - interval '24 hours' and i.until < now();
+    get diagnostics calls = row_count;
+    delete from idempotency_keys k where k.created_at < now() - interval '24 hours';
+    get diagnostics posts = row_count;
+    return calls + posts;
+end
+$$;
+
 drop function trunkline.gateway_record(jsonb);
 
 -- Write a batch of calls: their usage, what they cost their keys, and their turns. Each call once, however often it is
@@ -213,10 +303,18 @@ begin
     if exists (select from unnest(p_calls) as c where c.turn is not null) then
         perform record_turns(p_calls);
     end if;
+    if exists (select from unnest(p_calls) as c where c.idempotency is not null) then
+        perform keep_answers(p_calls);
+    end if;
     return cardinality(p_calls);
 end
 $$;
 
 revoke execute on function trunkline.record_turns(trunkline.call_row[]), trunkline.charge_calls(trunkline.call_row[]),
-    trunkline.gateway_record(trunkline.call_row[]) from public;
-grant execute on function trunkline.gateway_record(trunkline.call_row[]) to trunkline_gateway;
+    trunkline.keep_answers(trunkline.call_row[]), trunkline.forget_answers(), trunkline.gateway_record(trunkline.call_row[]),
+    trunkline.gateway_idempotency_begin(uuid, uuid, bytea, bytea, uuid, uuid, bigint),
+    trunkline.gateway_idempotency_release(uuid) from public;
+grant execute on function trunkline.gateway_record(trunkline.call_row[]),
+    trunkline.gateway_idempotency_begin(uuid, uuid, bytea, bytea, uuid, uuid, bigint),
+    trunkline.gateway_idempotency_release(uuid) to trunkline_gateway;
+grant execute on function trunkline.forget_answers() to trunkline_control;

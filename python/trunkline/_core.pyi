@@ -2,7 +2,7 @@
 
 from typing import final
 
-__all__ = ["Gateway", "known_providers"]
+__all__ = ["Gateway", "check_config", "known_providers"]
 
 @final
 class Gateway:
@@ -20,8 +20,17 @@ class Gateway:
     def serve(self) -> None:
         """Serve until `stop`, then drain. The interpreter is released for as long. Once only."""
 
+    def reload(self, config: str) -> None:
+        """Take on the providers, models and routing of another configuration, from the next call on.
+
+        Calls under way go on as they began. Raises ValueError that names what is wrong; then all stays as it was.
+        """
+
     def stop(self) -> None:
         """Begin the drain. May be called from any thread."""
+
+def check_config(config: str) -> None:
+    """Raise ValueError that names what is wrong with a configuration, as far as can be told without starting."""
 
 def known_providers() -> str:
     """Give the known providers as JSON.

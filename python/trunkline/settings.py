@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import unquote
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -24,7 +22,11 @@ from pydantic import (
     ValidationError,
 )
 
+from trunkline.config_file import describe, read_mapping, resolve
 from trunkline.errors import SetupError
+from trunkline.litellm_config import LitellmConfig, is_litellm
+from trunkline.litellm_keys import Finding
+from trunkline.routing_settings import Routing, Upstreams
 
 DEFAULT_LISTEN = "127.0.0.1:4000"
 
@@ -61,6 +63,8 @@ class KnownProvider(BaseModel):
 class Provider(_Frozen):
     """A provider under `providers:`; what it leaves out comes from the known provider of the same name."""
 
+    like: str | None = None
+    """The known provider that it takes the rest from, where that is not the one of its own name."""
     wire: Wire | None = None
     family: Family | None = None
     base_url: Annotated[str | None, Field(pattern=r"^https?://[^\s]+$")] = None
@@ -77,20 +81,6 @@ class Provider(_Frozen):
     session_token: SecretStr | None = None
     """What requests to Bedrock are signed with, where there is no bearer token in `api_key`."""
     quirks: tuple[Quirk, ...] | None = None
-
-
-class Upstream(_Frozen):
-    """One place that serves a model: a provider, and the model's name there."""
-
-    provider: str
-    model: str
-
-
-def _one_or_more(value: object) -> object:
-    return value if isinstance(value, list | tuple) else [value]
-
-
-Upstreams = Annotated[tuple[Upstream, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
 
 
 class Limits(_Frozen):
@@ -157,18 +147,19 @@ def _listen_address(value: str) -> str:
     return value
 
 
-class _File(_Frozen):
+class File(_Frozen):
     """The keys of `trunkline.yaml`."""
 
     listen: Annotated[str, AfterValidator(_listen_address)] = DEFAULT_LISTEN
     providers: dict[str, Provider] = {}
     models: dict[str, Upstreams] = {}
+    routing: Routing = Routing()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     traces: Traces | None = None
 
 
-class Settings(_File):
+class Settings(File):
     """All settings of one start. Secrets stay out of its repr."""
 
     home: Path
@@ -180,13 +171,17 @@ class Settings(_File):
     """The configuration file that was read, if any."""
 
     _environ: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    _files: tuple[Path, ...] = PrivateAttr(default=())
+    _unsupported: tuple[Finding, ...] = PrivateAttr(default=())
 
     @classmethod
-    def _make(cls, file: _File, environ: Mapping[str, str], home: Path, source: Path | None) -> Settings:
+    def _make(
+        cls, file: File, environ: Mapping[str, str], home: Path, source: Path | None, files: Sequence[Path] = ()
+    ) -> Settings:
         def secret(name: str) -> SecretStr | None:
             return SecretStr(environ[name]) if environ.get(name) else None
 
-        values = {name: getattr(file, name) for name in _File.model_fields}
+        values = {name: getattr(file, name) for name in File.model_fields}
         values["traces"] = file.traces or Traces.from_environment(environ)
         if environ.get("TRUNKLINE_LISTEN"):
             try:
@@ -202,7 +197,18 @@ class Settings(_File):
             source=source,
         )
         settings._environ = dict(environ)
+        settings._files = tuple(files) or ((source,) if source else ())
         return settings
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that these settings were read from."""
+        return self._files
+
+    @property
+    def unsupported(self) -> tuple[Finding, ...]:
+        """What a LiteLLM file asks for and Trunkline does not do."""
+        return self._unsupported
 
     def gateway_config(
         self, database: str, control_url: str, known_providers: Sequence[KnownProvider]
@@ -220,11 +226,11 @@ class Settings(_File):
             for upstream in upstreams:
                 if upstream.provider not in by_name:
                     raise self._unavailable(name, upstream.provider, known_providers)
-            models.append({"name": name, "upstreams": [upstream.model_dump() for upstream in upstreams]})
+            models.append({"name": name, "upstreams": [upstream.entry() for upstream in upstreams]})
         known = {provider.name: provider for provider in known_providers}
         routes = []
         defaults = []
-        for name in by_name:
+        for name in by_name if not self.routing.listed_only else ():
             own = self.providers.get(name)
             patterns = own.models if own is not None else None
             if patterns is None:
@@ -242,7 +248,9 @@ class Settings(_File):
             "providers": providers,
             "models": models,
             "routes": routes,
-            "default_model": next(iter(self.models), None) or next(iter(defaults), None),
+            "default_model": next((name for name in self.models if "*" not in name), None)
+            or next(iter(defaults), None),
+            "routing": self.routing.entry(),
             "timeouts": self.timeouts.model_dump(),
             "traces": self.traces and _traces_entry(self.traces),
         }
@@ -252,7 +260,7 @@ class Settings(_File):
         known = {provider.name: provider for provider in known_providers}
         available: list[dict[str, Any]] = []
         for name, own in self.providers.items():
-            available.append(self._configured(name, own, known.get(name)))
+            available.append(self._configured(name, own, known.get(own.like or name)))
         for provider in known_providers:
             if provider.name in self.providers or provider.key_env is None:
                 continue
@@ -378,7 +386,8 @@ def _filled(pattern: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
 def load(config: Path | None, environ: Mapping[str, str]) -> Settings:
     """Read the settings: defaults, then the configuration file, then the environment.
 
-    The file is `config`, else `./trunkline.yaml`, else `trunkline.yaml` in the home; none of the last two need exist.
+    The file is `config` (`trunkline.yaml`, or LiteLLM's `config.yaml` as it is), else `./trunkline.yaml`, else
+    `trunkline.yaml` in the home; none of the last two need exist.
     Raises SetupError that names the file and the key, or the variable that is missing.
     """
     home = Path(environ.get("TRUNKLINE_HOME") or Path.home() / ".trunkline").expanduser().absolute()
@@ -386,50 +395,20 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Settings:
     if source is None:
         source = next((path for path in (Path("trunkline.yaml"), home / "trunkline.yaml") if path.is_file()), None)
     if source is None:
-        return Settings._make(_File(), environ, home, None)
-    return Settings._make(_read(source, environ), environ, home, source)
+        return Settings._make(File(), environ, home, None)
+    file, litellm = _read(source, environ)
+    if litellm is None:
+        return Settings._make(file, environ, home, source)
+    settings = Settings._make(file, litellm.environ(environ), home, source, litellm.files)
+    settings._unsupported = tuple(found for found in litellm.findings() if found.status == "unsupported")
+    return settings
 
 
-def _read(path: Path, environ: Mapping[str, str]) -> _File:
+def _read(path: Path, environ: Mapping[str, str]) -> tuple[File, LitellmConfig | None]:
+    content = read_mapping(path)
+    litellm = LitellmConfig(path, content) if is_litellm(content) else None
+    resolved = litellm.translate(environ) if litellm else resolve(content, environ, path, "")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SetupError(f"{path}: cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SetupError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise SetupError(f"{path}: must be a mapping of settings, not {type(content).__name__}.")
-    try:
-        return _File.model_validate(_resolve(content, environ, path, ""))
+        return File.model_validate(resolved), litellm
     except ValidationError as error:
-        raise SetupError(_describe(path, error)) from error
-
-
-_REFERENCE = re.compile(r"os\.environ/(.*)", re.DOTALL)
-
-
-def _resolve(value: Any, environ: Mapping[str, str], path: Path, at: str) -> Any:
-    """Return `value` with every `os.environ/NAME` replaced. Raises SetupError that names a missing variable."""
-    if isinstance(value, dict):
-        return {key: _resolve(item, environ, path, f"{at}.{key}" if at else str(key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_resolve(item, environ, path, f"{at}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, str) and (reference := _REFERENCE.fullmatch(value)):
-        name = reference[1]
-        if not environ.get(name):
-            raise SetupError(f"{path}: `{at}` takes the environment variable {name}, which is not set; set it.")
-        return environ[name]
-    return value
-
-
-def _describe(path: Path, error: ValidationError) -> str:
-    """Put the first fault into one line, with the key as the user wrote it."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
-    if fault["type"] == "extra_forbidden":
-        return f"{path}: unknown key `{key}`; remove it or correct its spelling."
-    if fault["type"] == "missing":
-        return f"{path}: `{key}` is missing."
-    return f"{path}: `{key}`: {fault['msg'].removeprefix('Value error, ')}."
+        raise SetupError(describe(path, error)) from error

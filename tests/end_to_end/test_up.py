@@ -123,6 +123,36 @@ def test_it_starts_tells_serves_and_stops(home: Path) -> None:
         assert not (home / "run.json").exists()
 
 
+def test_its_settings_are_taken_on_while_it_runs(home: Path) -> None:
+    settings = home / "trunkline.yaml"
+    model = "providers: {p: {wire: openai_chat, base_url: 'http://127.0.0.1:9/v1', api_key: none}}\nmodels:\n"
+    settings.write_text(model + "  before: {provider: p, model: m}\n")
+    with up(home) as running:
+
+        def models() -> list[str]:
+            key = Path(running.ready["key_file"]).read_text().strip()
+            answer = httpx.get(f"{running.ready['base_url']}/v1/models", headers={"authorization": f"Bearer {key}"})
+            return [str(listed["id"]) for listed in answer.json()["data"]]
+
+        assert eventually(lambda: models() == ["before"])
+        pid = running.pid("gateway")
+        settings.write_text(model + "  after: {provider: p, model: m}\n")
+        assert eventually(lambda: models() == ["after"])
+        settings.write_text("modles: {}")
+        running.process.send_signal(signal.SIGHUP)
+        assert running.process.stderr is not None
+        told = [running.process.stderr.readline() for _ in range(2)]
+        assert "was taken on: 1 models" in told[0]
+        assert "was not taken on" in told[1]
+        assert "unknown key `modles`" in told[1]
+        assert models() == ["after"]
+        assert running.pid("gateway") == pid, "nothing was started again"
+        # What takes the gateway's place has the settings that are in force.
+        os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda: running.pid("gateway") != pid)
+        assert eventually(lambda: models() == ["after"])
+
+
 def test_what_crashes_is_started_again(home: Path) -> None:
     with up(home) as running:
         running.client.agents.apply({"name": "a"})

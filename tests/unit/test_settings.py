@@ -61,6 +61,7 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
         "models": [],
         "routes": [{"pattern": "claude-*", "provider": "anthropic"}],
         "default_model": "anthropic/claude-sonnet-5",
+        "routing": {},
         "timeouts": {
             "connect_ms": 5000,
             "first_byte_ms": 600000,

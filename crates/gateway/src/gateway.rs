@@ -36,6 +36,17 @@ impl Gateway {
         u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// Takes on the providers, models and routing of another configuration. Calls under way go on as they began; upstreams that
+    /// stay go on as they have fared.
+    ///
+    /// # Errors
+    /// What is wrong with it; then all stays as it was.
+    pub fn reload(&self, config: &Config) -> Result<(), String> {
+        let routes = Routes::new(config, Some(&self.routes.load()))?;
+        self.routes.store(Arc::new(routes));
+        Ok(())
+    }
+
     /// Why a body could not be read.
     pub fn body_refusal(&self, error: &(dyn Error + 'static)) -> Refusal {
         if error.is::<http_body_util::LengthLimitError>() {

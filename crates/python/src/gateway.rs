@@ -1,19 +1,23 @@
 //! The gateway, as Python starts and stops it.
 
+use std::sync::{Arc, Mutex};
+
 use pyo3::{
     exceptions::{PyOSError, PyRuntimeError, PyValueError},
     prelude::*,
 };
 use trunkline_gateway::{
     config::Config,
-    logging, providers,
+    gateway, logging, providers,
+    routing::Routes,
     server::{Server, Stop},
 };
 
 /// A gateway, bound to its address when it is made.
 #[pyclass(frozen)]
 pub struct Gateway {
-    server: std::sync::Mutex<Option<Server>>,
+    server: Mutex<Option<Server>>,
+    shared: Arc<gateway::Gateway>,
     stop: Stop,
     port: u16,
 }
@@ -25,8 +29,8 @@ impl Gateway {
         let config = Config::parse(config).map_err(PyValueError::new_err)?;
         logging::start();
         let server = Server::bind(config).map_err(PyOSError::new_err)?;
-        let (stop, port) = (server.stopper(), server.address().port());
-        Ok(Self { server: std::sync::Mutex::new(Some(server)), stop, port })
+        let (shared, stop, port) = (Arc::clone(server.gateway()), server.stopper(), server.address().port());
+        Ok(Self { server: Mutex::new(Some(server)), shared, stop, port })
     }
 
     /// Serves until `stop`, then drains. The interpreter is released for as long.
@@ -41,6 +45,12 @@ impl Gateway {
         self.stop.stop();
     }
 
+    /// Takes on the providers, models and routing of another configuration, from the next call on.
+    fn reload(&self, python: Python<'_>, config: &str) -> PyResult<()> {
+        let config = Config::parse(config).map_err(PyValueError::new_err)?;
+        python.detach(|| self.shared.reload(&config)).map_err(PyValueError::new_err)
+    }
+
     /// The port it listens on.
     #[getter]
     fn port(&self) -> u16 {
@@ -53,4 +63,11 @@ impl Gateway {
 pub fn known_providers() -> PyResult<String> {
     let known = providers::known().map_err(|error| PyValueError::new_err(error.to_string()))?;
     serde_json::to_string(&known).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// Whether a gateway could take on a configuration: an error that names what is wrong with it.
+#[pyfunction]
+pub fn check_config(config: &str) -> PyResult<()> {
+    let config = Config::parse(config).map_err(PyValueError::new_err)?;
+    Routes::new(&config, None).map(drop).map_err(PyValueError::new_err)
 }

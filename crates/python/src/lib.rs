@@ -6,5 +6,5 @@ mod gateway;
 #[pyo3::pymodule]
 mod _core {
     #[pymodule_export]
-    use super::gateway::{Gateway, known_providers};
+    use super::gateway::{Gateway, check_config, known_providers};
 }

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from trunkline.cli import agent, control, demo, keys, memory, migrate, model_server, sessions, up, usage, worker
+from trunkline.cli import agent, config, control, demo, keys, memory, migrate, model_server, sessions, up, usage, worker
 from trunkline.cli.failure import INTERRUPTED, USAGE, exit_status, tell
 from trunkline.cli.gateway import main as gateway_main
 from trunkline.errors import TrunklineError
@@ -35,6 +35,7 @@ def build() -> typer.Typer:
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )(_gateway)
     app.add_typer(agent.app, name="agent")
+    app.add_typer(config.app, name="config")
     app.add_typer(keys.app, name="keys")
     app.add_typer(memory.app, name="memory")
     app.add_typer(sessions.app, name="sessions")

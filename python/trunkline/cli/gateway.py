@@ -6,10 +6,15 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trunkline.cli.failure import exit_status, tell
 from trunkline.errors import TrunklineError
+
+if TYPE_CHECKING:
+    from trunkline.settings import Settings
 
 
 def main(arguments: list[str]) -> int:
@@ -28,7 +33,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         prog="trunkline gateway",
         description="Run a gateway on its own, on the database of DATABASE_URL or of a `trunkline up` on this machine.",
     )
-    parser.add_argument("-c", "--config", type=Path, help="trunkline.yaml (default: here, else in TRUNKLINE_HOME)")
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        help="trunkline.yaml or LiteLLM's config.yaml (default: here, else in TRUNKLINE_HOME)",
+    )
     parser.add_argument("--listen", metavar="HOST:PORT", help="where to listen (default: settings, 127.0.0.1:4000)")
     parser.add_argument(
         "--control-url",
@@ -44,6 +54,7 @@ def _serve(options: argparse.Namespace) -> None:
     from trunkline.processes.addresses import running
     from trunkline.processes.gateway import serve
     from trunkline.processes.ports import base_url
+    from trunkline.processes.reload import Reload
     from trunkline.settings import KnownProvider, load
 
     environ = dict(os.environ)
@@ -51,14 +62,30 @@ def _serve(options: argparse.Namespace) -> None:
         environ["TRUNKLINE_LISTEN"] = options.listen
     settings = load(options.config, environ)
     known = [KnownProvider.model_validate(provider) for provider in json.loads(known_providers())]
-    config = settings.gateway_config(running(settings).gateway, options.control_url, known)
+    database = running(settings).gateway
+
+    def make(settings: Settings) -> dict[str, Any]:
+        return settings.gateway_config(database, options.control_url, known)
+
+    config = make(settings)
+    for found in settings.unsupported:
+        _tell(f"{settings.source}: `{found.key}` is not supported: {found.note}")
+
+    def reload(apply: Callable[[Mapping[str, Any]], None]) -> Reload:
+        def read() -> Settings:
+            return load(options.config, environ)
+
+        return Reload(settings, config, read=read, make=make, apply=apply, tell=_tell)
 
     def listening(port: int) -> None:
         url = base_url(f"{settings.listen.rpartition(':')[0]}:{port}")
         print(json.dumps({"base_url": url}) if options.json else f"gateway listening on {url}", flush=True)
         if not config["providers"]:
-            sys.stderr.write(
-                "trunkline: no model provider is configured: set OPENAI_API_KEY, ANTHROPIC_API_KEY or another.\n"
-            )
+            _tell("no model provider is configured: set OPENAI_API_KEY, ANTHROPIC_API_KEY or another.")
 
-    serve(config, listening=listening)
+    serve(config, listening=listening, reload=reload)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"trunkline: {line}\n")
+    sys.stderr.flush()

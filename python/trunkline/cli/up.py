@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def up(
     *,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="trunkline.yaml.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="trunkline.yaml, or LiteLLM's config.yaml.")
+    ] = None,
     listen: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where clients reach it; port 0 takes a free one.")
     ] = None,
@@ -35,8 +37,8 @@ def up(
     """Run everything on this machine: gateway, control plane, worker and, without DATABASE_URL, Postgres.
 
     State, logs and the first key are in TRUNKLINE_HOME (default ~/.trunkline). Model providers are those whose key is
-    in the environment (OPENAI_API_KEY, ANTHROPIC_API_KEY, …) and those of trunkline.yaml. Ctrl-C drains and stops all
-    of it; a second one hurries.
+    in the environment (OPENAI_API_KEY, ANTHROPIC_API_KEY, …) and those of trunkline.yaml, which is read anew when it
+    changes, and on SIGHUP. Ctrl-C drains and stops all of it; a second one hurries.
     """
     from trunkline.processes.supervisor import Supervisor
     from trunkline.settings import load
@@ -54,7 +56,11 @@ def up(
             _print(started, show_key=show_key)
 
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
-    supervisor = Supervisor(settings, notify=_notify, tell_log=_tell_log if verbose else None)
+    for found in settings.unsupported:
+        _notify(f"{settings.source}: `{found.key}` is not supported: {found.note}")
+    supervisor = Supervisor(
+        settings, read=lambda: load(config, environ), notify=_notify, tell_log=_tell_log if verbose else None
+    )
     supervisor.run(ready)
     if not as_json:
         typer.echo("Stopped.", err=True)

@@ -1,4 +1,4 @@
-"""The gateway as a process. It is Rust; Python hands it its configuration once and waits."""
+"""The gateway as a process. It is Rust; Python hands it its configuration, anew when that changes, and waits."""
 
 from __future__ import annotations
 
@@ -7,31 +7,53 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trunkline._core import Gateway
 from trunkline.errors import SetupError
 
+if TYPE_CHECKING:
+    from trunkline.processes.reload import Reload
+
 
 def serve(
-    config: Mapping[str, Any], *, supervised: bool = False, listening: Callable[[int], None] | None = None
+    config: Mapping[str, Any],
+    *,
+    supervised: bool = False,
+    listening: Callable[[int], None] | None = None,
+    reload: Callable[[Callable[[Mapping[str, Any]], None]], Reload] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain: finish the calls under way and take no new ones.
 
-    `listening` is called with the port once it is bound. A second signal ends the process at once. Raises SetupError
-    for a wrong setting or an address that is taken.
+    `listening` is called with the port once it is bound. `reload` is given what hands a new configuration to the
+    gateway, and returns what watches over it; SIGHUP asks that. A second signal ends the process at once. Raises
+    SetupError for a wrong setting or an address that is taken.
     """
     try:
         gateway = Gateway(json.dumps(config))
     except (ValueError, OSError) as error:
         raise SetupError(f"the gateway cannot start on {config['listen']}: {error}") from error
+
+    def apply(config: Mapping[str, Any]) -> None:
+        gateway.reload(json.dumps(config))
+
+    # Without anybody to read the settings anew, as in a supervised gateway, a hang-up means nothing.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    watching = reload(apply) if reload is not None else None
+    if watching is not None:
+        signal.signal(signal.SIGHUP, lambda _number, _frame: watching.ask())
+        watching.watch()
     if supervised:
         from trunkline.processes.lifeline import on_loss  # noqa: PLC0415 (not needed by a gateway of its own)
 
-        on_loss(gateway.stop)
+        on_loss(gateway.stop, apply)
     if listening is not None:
         listening(gateway.port)
-    _serve(gateway.serve, gateway.stop)
+    try:
+        _serve(gateway.serve, gateway.stop)
+    finally:
+        if watching is not None:
+            watching.end()
 
 
 def _serve(serve: Callable[[], None], stop: Callable[[], None]) -> None:

@@ -1,6 +1,7 @@
 """What ties a child to its supervisor: a pipe on the child's standard input.
 
-Its first line is the child's configuration as JSON, so a child can import what it needs while Postgres still starts.
+Its first line is the child's configuration as JSON, so a child can import what it needs while Postgres still starts;
+each further line is a new one.
 Its end, which comes however the supervisor dies, tells the child to drain and go.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,12 +32,22 @@ def receive() -> dict[str, Any]:
     return configuration
 
 
-def on_loss(drain: Callable[[], object]) -> None:
-    """Call `drain` from another thread once the supervisor is gone; end the process if that takes too long."""
+def on_loss(drain: Callable[[], object], configure: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Call `drain` from another thread once the supervisor is gone; end the process if that takes too long.
+
+    `configure` is called there with each further configuration. What it raises as ValueError is told on standard error.
+    """
 
     def watch() -> None:
-        while os.read(_STDIN, 65536):
-            pass
+        rest = b""
+        while piece := os.read(_STDIN, 65536):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                try:
+                    if configure is not None:
+                        configure(json.loads(line))
+                except ValueError as error:
+                    sys.stderr.write(f"trunkline: the new configuration was not taken on: {error}\n")
         drain()
         time.sleep(_DRAIN_S)
         os._exit(1)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from trunkline._core import known_providers
 from trunkline.errors import SetupError
@@ -20,6 +21,7 @@ from trunkline.processes.identity import stop_all
 from trunkline.processes.logs import Tail, rotate
 from trunkline.processes.ports import base_url, claim, listener, status_of
 from trunkline.processes.postgres import Postgres
+from trunkline.processes.reload import Reload
 from trunkline.processes.signals import Signals
 from trunkline.settings import KnownProvider, Settings
 from trunkline.store.home_lock import HomeLock
@@ -50,14 +52,21 @@ class Started:
 class Supervisor:
     """Runs one Trunkline in the foreground.
 
-    `notify` is given a line for a person when something unexpected happens; `tell_log`, if given, the name of a process
-    and a line that it logged.
+    `read` reads the settings anew; `notify` is given a line for a person when something unexpected happens; `tell_log`,
+    if given, the name of a process and a line that it logged.
     """
 
     def __init__(
-        self, settings: Settings, *, notify: Callable[[str], None], tell_log: Callable[[str, str], None] | None = None
+        self,
+        settings: Settings,
+        *,
+        read: Callable[[], Settings],
+        notify: Callable[[str], None],
+        tell_log: Callable[[str, str], None] | None = None,
     ) -> None:
         self._settings = settings
+        self._read = read
+        self._reload: Reload | None = None
         self._home = Home(settings.home)
         self._notify = notify
         self._tell_log = tell_log
@@ -68,7 +77,7 @@ class Supervisor:
         self._run: Run | None = None
 
     def run(self, ready: Callable[[Started], None]) -> None:
-        """Start everything, call `ready`, and return once all is stopped again after SIGINT, SIGTERM or SIGHUP.
+        """Start everything, call `ready`, and return once all is stopped again after SIGINT or SIGTERM.
 
         Raises SetupError if it cannot start; nothing that it started is left running then.
         """
@@ -94,7 +103,11 @@ class Supervisor:
         control_socket = held.enter_context(listener("127.0.0.1:0"))  # its callers wait while it restarts
         control_url = f"http://127.0.0.1:{control_socket.getsockname()[1]}"
         known = [KnownProvider.model_validate(provider) for provider in json.loads(known_providers())]
-        gateway_config = self._settings.gateway_config("", control_url, known) | {"listen": listen}
+
+        def gateway_config(settings: Settings) -> dict[str, Any]:
+            return settings.gateway_config("", control_url, known)
+
+        config = gateway_config(self._settings) | {"listen": listen}
 
         gateway = self._child("gateway")
         control = self._child("control", descriptor=control_socket.fileno())
@@ -116,7 +129,8 @@ class Supervisor:
         new_key = prepare(addresses, self._home)
         seconds["migrations"] = time.monotonic() - began
 
-        gateway.configure(gateway_config | {"database": addresses.gateway})
+        config |= {"database": addresses.gateway}
+        gateway.configure(config)
         control.configure(
             {
                 "database": addresses.control,
@@ -131,7 +145,15 @@ class Supervisor:
         worker.start()
         worker.configure({"database": addresses.control, "base_url": url})
         run = self._write_run(url, control_url)
-        providers = tuple(str(provider["name"]) for provider in gateway_config["providers"])
+        providers = tuple(str(provider["name"]) for provider in config["providers"])
+        self._reload = Reload(
+            self._settings,
+            config,
+            read=self._read,
+            make=lambda settings: gateway_config(settings) | {"listen": self._listen(settings, listen)},
+            apply=gateway.configure,
+            tell=self._notify,
+        )
         return Started(run, self._home, new_key, providers, seconds)
 
     def _stop_previous(self) -> None:
@@ -176,12 +198,19 @@ class Supervisor:
     def _watch(self) -> None:
         """Keep everything running until somebody asks to stop."""
         checked = time.monotonic()
+        reloads = 0
         while not self._signals.stops:
             now = time.monotonic()
+            if self._reload is not None and self._signals.reloads > reloads:
+                reloads = self._signals.reloads
+                self._reload.ask()
+                self._reload.look()
             started_again = [child for child in self._children if self._tend(child, now)]
             postgres_again = False
             if now - checked >= _CHECK_S:
                 checked = now
+                if self._reload is not None:
+                    self._reload.look()
                 postgres_again = self._postgres.restart_if_ended(self._notify)
                 for child in self._children:
                     rotate(child.log)
@@ -190,6 +219,10 @@ class Supervisor:
             self._show_logs()
             due = [child.restart_at - now for child in self._children if child.restart_at is not None]
             self._signals.wait(min([*due, _TAIL_S if self._tail else _CHECK_S]))
+
+    def _listen(self, settings: Settings, claimed: str) -> str:
+        """Return where new settings listen: port 0 is the one that was taken for it."""
+        return claimed if settings.listen == self._settings.listen else settings.listen
 
     def _tend(self, child: Child, now: float) -> bool:
         """Start the child again if it is due; tell whether it was."""

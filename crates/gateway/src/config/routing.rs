@@ -60,6 +60,8 @@ pub struct AliasConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RoutingConfig {
+    /// Whether only models that are listed are served, and none by the name of their provider or by a provider's patterns.
+    pub listed_only: bool,
     /// Which upstream goes first.
     pub strategy: Strategy,
     /// Whether calls of one conversation go to the same upstream while it is awake, so that it finds its prompt cache.
@@ -91,6 +93,7 @@ pub struct RoutingConfig {
 impl Default for RoutingConfig {
     fn default() -> Self {
         Self {
+            listed_only: false,
             strategy: Strategy::Shuffle,
             affinity: true,
             retries: None,

@@ -191,6 +191,9 @@ impl Routes {
             let (provider, rest) = model.split_once('/')?;
             Some(self.providers.get(provider)?.group(model, rest))
         };
+        if self.routing.listed_only {
+            return fitting(&self.patterns);
+        }
         fitting(&self.patterns).or_else(direct).or_else(|| fitting(&self.provider_patterns))
     }
 

@@ -280,8 +280,6 @@ class Settings(File):
                 f"({' or '.join(get_args(Wire))}) and `base_url`."
             )
         family = own.family or (template.family if template else None)
-        if family is None and wire == "bedrock_converse":
-            family = "bedrock"
         environ = dict(self._environ)
         credentials: dict[str, Any] = {}
         if family == "bedrock" or (family is None and wire == "bedrock_converse"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,9 +22,10 @@ import pytest
 
 from support.memory import CUSTOMER, ok, write
 from support.postgres import DatabaseUrls, temporary_home
-from support.stack import Stack, eventually, serving, wait_ready
+from support.stack import Part, Stack, eventually, serving, wait_ready
 from trunkline.store.embedded import EmbeddedPostgres
 from trunkline.store.migrate import migrate
+from trunkline.store.postmaster import read_postmaster, servers_of
 
 CHAT = "/v1/chat/completions"
 
@@ -130,36 +134,190 @@ def recorded(stack: Stack, key_id: str) -> Counter[str]:
     return Counter(f"call_{row['id'].hex}" for row in rows)
 
 
-def test_postgres_away_for_a_while_under_load(world: World) -> None:
+OUTAGE_SECONDS = float(os.environ.get("TRUNKLINE_TEST_OUTAGE_SECONDS", "2"))
+"""How long Postgres is away under load; a minute shows what a restart on another host would."""
+
+
+def _stop(postgres: EmbeddedPostgres) -> None:
+    postgres.stop()
+
+
+def _kill(postgres: EmbeddedPostgres) -> None:
+    postmaster = read_postmaster(postgres.data)
+    assert postmaster is not None
+    os.kill(postmaster.pid, signal.SIGKILL)
+
+
+def _freeze(postgres: EmbeddedPostgres) -> None:
+    for process in servers_of(postgres.data):
+        process.suspend()
+
+
+def _start(postgres: EmbeddedPostgres) -> None:
+    postgres.start()
+
+
+def _thaw(postgres: EmbeddedPostgres) -> None:
+    for process in servers_of(postgres.data):
+        process.resume()
+
+
+OUTAGES = {"stopped": (_stop, _start), "killed": (_kill, _start), "frozen": (_freeze, _thaw)}
+
+
+def totals(stack: Stack) -> Counter[str]:
+    """What the model server counted: requests and tokens."""
+    told = httpx.get(f"{stack.model_url}/_stats", timeout=20).json()
+    return Counter({name: told[name] for name in ("requests", "input_tokens", "output_tokens")})
+
+
+def summed(stack: Stack, *keys: str) -> Counter[str]:
+    """The same by the books."""
+    used = [stack.usage(key_id=key) for key in keys]
+    return Counter({name: sum(one[name] for one in used) for name in ("requests", "input_tokens", "output_tokens")})
+
+
+@pytest.mark.timeout(120 + 4 * OUTAGE_SECONDS)
+@pytest.mark.parametrize("outage", list(OUTAGES))
+def test_postgres_away_for_a_while_under_load(world: World, outage: str) -> None:
     stack = world.stack
+    begin, end = OUTAGES[outage]
     key, key_id = stack.inference_key()
     agent = make_agent(stack)
-    plain, remembering = Load(stack, key), Load(stack, key, f"agent/{agent}")
-    with plain, remembering:
-        assert plain.more(20)
-        assert remembering.more(20)
-        world.postgres.stop()
+    before = totals(stack)
+    # A server that is frozen lets readers of memory wait, which is what they ask for; plain calls must not notice.
+    loads = [Load(stack, key)] if outage == "frozen" else [Load(stack, key), Load(stack, key, f"agent/{agent}")]
+    with contextlib.ExitStack() as clients:
+        for load in loads:
+            clients.enter_context(load)
+            assert load.more(20)
+        begin(world.postgres)
+        gone = time.monotonic()
         try:
-            assert plain.more(60)
-            assert remembering.more(60)
+            for load in loads:
+                assert load.more(60)
+            while time.monotonic() < gone + OUTAGE_SECONDS:
+                assert all(load.more(1) for load in loads)
             assert httpx.get(f"{stack.base_url}/readyz").status_code == 200
         finally:
-            world.postgres.start()
-        assert plain.more(20)
-        assert remembering.more(20)
-    assert (plain.broken, remembering.broken) == ([], [])
-    assert (plain.untaken, remembering.untaken) == (0, 0)
-    answered = Counter(plain.answered + remembering.answered)
+            end(world.postgres)
+        for load in loads:
+            assert load.more(20)
+    assert [load.broken for load in loads] == [[]] * len(loads)
+    assert [load.untaken for load in loads] == [0] * len(loads)
+    answered = Counter(call for load in loads for call in load.answered)
     assert eventually(lambda: recorded(stack, key_id) == answered), "the books differ from what was answered"
-    assert stack.usage(key_id=key_id)["requests"] == len(answered)
-    # Each conversation's turn is in the log, once.
-    turns = stack.rows(
-        "select count(*) from trunkline.events e join trunkline.sessions s on s.id = e.session_id "
-        "join trunkline.agents a on a.id = s.agent_id where a.name = %s and e.type = 'agent.message'",
-        agent,
-    )
-    assert turns[0]["count"] == len(remembering.answered)
+    # The provider's own count is the measure: calls and tokens, to the last one.
+    assert eventually(lambda: summed(stack, key_id) == totals(stack) - before)
+    assert summed(stack, key_id)["requests"] == len(answered)
+    if len(loads) == 2:
+        # Each conversation's turn is in the log, once.
+        turns = stack.rows(
+            "select count(*) from trunkline.events e join trunkline.sessions s on s.id = e.session_id "
+            "join trunkline.agents a on a.id = s.agent_id where a.name = %s and e.type = 'agent.message'",
+            agent,
+        )
+        assert turns[0]["count"] == len(loads[1].answered)
     assert not (world.spool / "rejected.jsonl").exists()
+
+
+@contextlib.contextmanager
+def another_gateway(world: World, limits: str = "") -> Iterator[tuple[Stack, Path]]:
+    """A further gateway over the same database, with a spool of its own; `limits` are added to its configuration's."""
+    stack = world.stack
+    with temporary_home() as home:
+        configuration = home / "trunkline.yaml"
+        text = (world.spool.parent / "trunkline.yaml").read_text(encoding="utf-8")
+        configuration.write_text(text.replace("limits: {", f"limits: {{{limits}"), encoding="utf-8")
+        arguments = ["gateway", "--listen", "127.0.0.1:0", "--control-url", stack.control_url]
+        arguments += ["--config", str(configuration), "--json"]
+        environment = stack.gateway.environment | {"TRUNKLINE_HOME": str(home)}
+        part = Part(arguments, environment, home / "gateway.log")
+        try:
+            base_url = part.start()
+            wait_ready(base_url)
+            yield replace(stack, base_url=base_url, gateway=part), home / "spool"
+        finally:
+            part.end()
+
+
+def test_two_gateways_on_one_database_lose_and_double_nothing(world: World) -> None:
+    stack = world.stack
+    key, key_id = stack.inference_key()
+    before = totals(stack)
+    with another_gateway(world) as (other, spool):
+        loads = [Load(stack, key), Load(other, key)]
+        with loads[0], loads[1]:
+            for load in loads:
+                assert load.more(30)
+            _kill(world.postgres)
+            for load in loads:
+                assert load.more(30)
+            world.postgres.start()
+            for load in loads:
+                assert load.more(30)
+        assert [load.broken for load in loads] == [[], []]
+        answered = Counter(call for load in loads for call in load.answered)
+        assert eventually(lambda: recorded(stack, key_id) == answered)
+        assert eventually(lambda: summed(stack, key_id) == totals(stack) - before)
+        assert not (spool / "rejected.jsonl").exists()
+
+
+def test_a_spool_at_its_bound_refuses_until_postgres_is_back(world: World) -> None:
+    with another_gateway(world, "spool_max_bytes: 20000, ") as (stack, _):
+        key, key_id = world.stack.inference_key()
+        ask = {"model": "gpt", "messages": [{"role": "user", "content": "say full"}]}
+        with stack.http(key) as http:
+            answered = [http.post(CHAT, json=ask).headers["x-trunkline-call"]]
+            world.postgres.stop()
+            try:
+                while (answer := http.post(CHAT, json=ask)).status_code == 200:
+                    answered.append(answer.headers["x-trunkline-call"])
+                    assert len(answered) < 200
+                assert answer.status_code == 503
+                assert answer.headers["retry-after"]
+                assert "spool is full" in answer.json()["error"]["message"]
+                refused = http.post("/v1/messages", json={**ask, "model": "claude", "max_tokens": 5})
+                assert refused.status_code == 503
+                assert refused.json()["type"] == "error"
+            finally:
+                world.postgres.start()
+            assert eventually(lambda: http.post(CHAT, json=ask).status_code == 200)
+        assert len(answered) > 10
+        assert eventually(lambda: not set(answered) - set(recorded(world.stack, key_id)))
+        assert set(recorded(world.stack, key_id).values()) == {1}
+
+
+def test_a_full_disk_is_said_and_loses_nothing_that_was_answered(world: World) -> None:
+    with another_gateway(world) as (stack, spool):
+        key, key_id = world.stack.inference_key()
+        ask = {"model": "gpt", "messages": [{"role": "user", "content": "say tight"}]}
+        assert stack.gateway.process is not None
+        pid = stack.gateway.process.pid
+        with stack.http(key) as http:
+            answered = [http.post(CHAT, json=ask).headers["x-trunkline-call"]]
+            world.postgres.stop()
+            try:
+                (file,) = spool.glob("*.jsonl")
+                room = max(file.stat().st_size, stack.gateway.log.stat().st_size) + 20_000
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+                while (answer := http.post(CHAT, json=ask)).status_code == 200:
+                    answered.append(answer.headers["x-trunkline-call"])
+                    assert len(answered) < 200
+                assert answer.status_code == 503
+                assert "disk is full" in answer.json()["error"]["message"]
+                streamed = http.post(CHAT, json={**ask, "stream": True})
+                assert "[DONE]" not in streamed.text
+                assert "disk is full" in streamed.text
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                again = http.post(CHAT, json=ask)
+                assert again.status_code == 200
+                answered.append(again.headers["x-trunkline-call"])
+            finally:
+                world.postgres.start()
+            assert len(answered) > 10
+            assert eventually(lambda: recorded(world.stack, key_id) == Counter(answered))
+        assert not (spool / "rejected.jsonl").exists()
 
 
 def test_memory_that_cannot_be_read(world: World) -> None:

@@ -103,6 +103,8 @@ class Timeouts(_Frozen):
     total_ms: Annotated[int, Field(gt=0)] = 3_600_000
     ping_ms: Annotated[int, Field(ge=0)] = 15_000
     """How long a client's stream may be silent before it gets a sign of life; 0: it gets none."""
+    client_idle_ms: Annotated[int, Field(gt=0)] = 75_000
+    """How long a client's connection may be idle, and how long a request's head and its body may each take to come."""
 
 
 class Traces(_Frozen):

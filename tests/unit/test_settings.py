@@ -69,6 +69,7 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
             "idle_ms": 300000,
             "total_ms": 3600000,
             "ping_ms": 15000,
+            "client_idle_ms": 75000,
         },
         "traces": None,
     }

@@ -219,6 +219,15 @@ pub struct Timeouts {
     /// How long a client's stream may be silent before it gets a sign of life; 0: it gets none.
     #[serde(default = "fifteen_seconds")]
     pub ping_ms: u64,
+    /// How long a client's connection may be without a request, and how long a request's head and its body may each take to
+    /// come. Longer than the minute after which common load balancers let go of an idle connection: who lets go first must
+    /// not be the one that is not asked.
+    #[serde(default = "seventy_five_seconds")]
+    pub client_idle_ms: u64,
+}
+
+fn seventy_five_seconds() -> u64 {
+    75_000
 }
 
 fn ten_minutes() -> u64 {
@@ -248,6 +257,11 @@ impl Timeouts {
     /// Between two pieces of an answer, once there is a token.
     pub fn idle(&self) -> Duration {
         Duration::from_millis(self.idle_ms)
+    }
+
+    /// How long a client may take to send a request's head, or its body.
+    pub fn client_idle(&self) -> Duration {
+        Duration::from_millis(self.client_idle_ms)
     }
 
     /// How long a client's stream may be silent; none where it may be for ever.

@@ -47,14 +47,19 @@ impl Gateway {
         Ok(())
     }
 
+    /// The refusal of a body over the limit.
+    pub fn body_too_large(&self) -> Refusal {
+        let message = format!(
+            "The request body is over the limit of {} bytes. Send less, or raise limits.max_body_bytes in trunkline.yaml.",
+            self.config.max_body_bytes
+        );
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+    }
+
     /// Why a body could not be read.
     pub fn body_refusal(&self, error: &(dyn Error + 'static)) -> Refusal {
         if error.is::<http_body_util::LengthLimitError>() {
-            let message = format!(
-                "The request body is over the limit of {} bytes. Send less, or raise limits.max_body_bytes in trunkline.yaml.",
-                self.config.max_body_bytes
-            );
-            return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message);
+            return self.body_too_large();
         }
         if let Some(error @ DecodeError::Corrupt(_)) = error.downcast_ref::<DecodeError>() {
             return Refusal::invalid(format!("The request body cannot be read: {error}."), None);

@@ -2,13 +2,13 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
 use crate::{
@@ -28,9 +28,6 @@ use crate::{
     routing::{Target, Unresolved, resolve},
     wire::Wire,
 };
-
-/// How long a client may take to send a body.
-const BODY: Duration = Duration::from_secs(60);
 
 /// Carries out a model call; a refusal becomes an error in the client's wire.
 pub async fn call(worker: &Arc<Worker>, wire: Wire, request: Request<Incoming>) -> Response<Body> {
@@ -159,17 +156,22 @@ pub async fn target(worker: &Worker, key: &Key, headers: &HeaderMap, scan: &crat
 
 /// A request's body, its content codings undone, up to the limit.
 pub async fn read(worker: &Worker, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Refusal> {
+    // What is announced as too large need not be sent.
+    if body.size_hint().lower() > worker.gateway.config.max_body_bytes as u64 {
+        return Err(worker.gateway.body_too_large());
+    }
     let body = Decoded::new(headers, body).map_err(|error| {
         let message = format!("The request body cannot be read: {error}. Send it as it is, or in one of these.");
         Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message).code("unsupported_content_encoding")
     })?;
     let limited = Limited::new(body, worker.gateway.config.max_body_bytes);
-    let Ok(collected) = timeout(BODY, limited.collect()).await else {
-        return Err(Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "invalid_request_error",
-            "The request body did not come within a minute.",
-        ));
+    let limit = worker.gateway.config.timeouts.client_idle();
+    let Ok(collected) = timeout(limit, limited.collect()).await else {
+        let message = format!(
+            "The request body did not come within {} s (timeouts.client_idle_ms in trunkline.yaml).",
+            limit.as_secs_f64()
+        );
+        return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", message));
     };
     Ok(collected.map_err(|error| worker.gateway.body_refusal(&*error))?.to_bytes())
 }

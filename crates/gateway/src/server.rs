@@ -46,8 +46,8 @@ use crate::{
 
 /// How long calls under way may take to end once the gateway stops.
 const DRAIN: Duration = Duration::from_secs(30);
-/// How long a client may take to send a request's head.
-const HEAD: Duration = Duration::from_secs(15);
+/// The longest head of a request, in bytes; hyper takes a hundred headers.
+const MAX_HEAD: usize = 64 * 1024;
 /// How often the revision is asked for when nothing was told.
 const CHECK: Duration = Duration::from_secs(2);
 /// Connections for reading memory, a thread.
@@ -177,7 +177,10 @@ async fn accept(gateway: Arc<Gateway>, listener: TcpListener, mut stop: watch::R
     });
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    http.timer(TokioTimer::new()).max_header_size(MAX_HEAD);
+    // hyper has one limit for both: how long a connection may be idle, and how long a head may take. Who is slow with a head
+    // holds no more than who is idle.
+    http.header_read_timeout(worker.gateway.config.timeouts.client_idle());
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {

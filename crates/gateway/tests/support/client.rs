@@ -108,6 +108,13 @@ impl Connection {
         Response { status, headers, body: Vec::new(), whole: false }
     }
 
+    /// Reads so many bytes.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
     /// Reads a piece of a chunked body; none at its end. An error where the connection ends before that.
     pub fn piece(&mut self) -> Result<Option<Vec<u8>>, String> {
         let line = self.line();

@@ -1,0 +1,49 @@
+//! The scan lets in nothing that is not JSON; what is spliced in is all that changes.
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use serde_json::value::RawValue;
+use trunkline_gateway::{
+    context::{Additions, splice},
+    conversation::conversation,
+    request::scan,
+    wire::Wire,
+};
+
+/// Whether `part` is what is left of `whole` when bytes are taken out.
+fn is_within(part: &[u8], whole: &[u8]) -> bool {
+    let mut whole = whole.iter();
+    part.iter().all(|byte| whole.any(|other| other == byte))
+}
+
+fuzz_target!(|input: (bool, &[u8])| {
+    let (anthropic, bytes) = input;
+    let wire = if anthropic { Wire::AnthropicMessages } else { Wire::OpenaiChat };
+    let Ok(found) = scan(wire, bytes) else { return };
+    let text = std::str::from_utf8(bytes).expect("the scan let in what is no UTF-8");
+    serde_json::from_str::<&RawValue>(text).expect("the scan let in what is no JSON");
+    let body = Bytes::copy_from_slice(bytes);
+    let turns = conversation(wire, &body, &found);
+    for index in 0..turns.messages().len() {
+        let _ = turns.text(index);
+        for event in turns.events(index) {
+            serde_json::from_str::<&RawValue>(&event.payload).expect("an event of the log is no JSON");
+        }
+    }
+    let additions = Additions {
+        model: None,
+        instructions: Some("I \"n\"\n"),
+        blocks: Some("<b>\\"),
+        recall: Some("r\n\n"),
+        tools: Some(r#"{"name":"t","type":"function"}"#),
+        include_usage: false,
+    };
+    let spliced = splice(wire, &body, &found, &additions);
+    assert!(is_within(bytes, &spliced), "bytes of the client's are gone");
+    scan(wire, &spliced).unwrap_or_else(|error| panic!("what was spliced is no request: {error:?}"));
+    let changed = Additions { model: Some("m\""), include_usage: true, ..additions };
+    let spliced = splice(wire, &body, &found, &changed);
+    let again = scan(wire, &spliced).unwrap_or_else(|error| panic!("what was spliced is no request: {error:?}"));
+    assert_eq!(again.model.expect("a model was put in").name, "m\"");
+});

@@ -13,7 +13,6 @@ from trunkline.litellm_keys import (
     BODY,
     MODEL_INFO,
     PARAMS,
-    PRICES,
     SECTIONS,
     TOP,
     UNKNOWN,
@@ -142,16 +141,12 @@ class LitellmConfig:
                 yield Finding(f"{at}.{key}", *USED)
             elif key == "model_info" and isinstance(value, dict):
                 for inner in value:
-                    use = (
-                        USED
-                        if inner in PRICES
-                        else MODEL_INFO.get(inner, Use("ignored", "it only describes the model"))
-                    )
+                    use = MODEL_INFO.get(inner, Use("ignored", "it only describes the model"))
                     yield Finding(f"{at}.{key}.{inner}", *use)
             elif key != "litellm_params":
                 yield Finding(f"{at}.{key}", *UNKNOWN)
         for key in params:
-            use = USED if key in PRICES else PARAMS.get(key, UNKNOWN)
+            use = PARAMS.get(key, UNKNOWN)
             if key == "model" and provider is None:
                 use = Use("unsupported", "Trunkline cannot call this provider; the deployment is left out")
             elif key in BODY and provider == "anthropic" and key not in ANTHROPIC_BODY:

@@ -35,6 +35,18 @@ _STORE = Use("ignored", "keys, budgets and usage are in Trunkline's own Postgres
 _UI = Use("ignored", "there is no such user interface")
 _DEFAULT = Use("ignored", "Trunkline does so anyway")
 
+_PRICES = dict.fromkeys(
+    (
+        "input_cost_per_token",
+        "output_cost_per_token",
+        "cache_read_input_token_cost",
+        "cache_creation_input_token_cost",
+        "input_cost_per_second",
+        "output_cost_per_second",
+    ),
+    Use("unsupported", "prices are those that Trunkline knows of the provider's model"),
+)
+
 BODY = (
     "temperature",
     "top_p",
@@ -108,20 +120,14 @@ PARAMS: Mapping[str, Use] = {
     "vertex_credentials": Use("unsupported", "use gemini/ with GEMINI_API_KEY"),
     "ssl_verify": Use("unsupported", "certificates are always checked against the public roots"),
     "metadata": Use("ignored", "it is for LiteLLM's callbacks"),
+    **_PRICES,
 }
-PRICES: Mapping[str, str] = {
-    "input_cost_per_token": "input",
-    "output_cost_per_token": "output",
-    "cache_read_input_token_cost": "cache_read",
-    "cache_creation_input_token_cost": "cache_write",
-}
-"""Prices of a deployment, in US dollars a token, and our names for them."""
-
 MODEL_INFO: Mapping[str, Use] = {
     "id": Use("ignored", "usage is told by provider and model"),
     "base_model": Use("ignored", "prices are found by the provider's name for the model"),
     "mode": Use("ignored", "the route that is asked decides"),
     "access_groups": Use("unsupported", "list the models on the key"),
+    **_PRICES,
 }
 """Whatever else stands there only describes the model."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from trunkline._core import check_config, known_providers
+from trunkline.cli.app import run
 from trunkline.config_check import check
 from trunkline.errors import SetupError
 from trunkline.settings import KnownProvider, load
@@ -324,3 +325,25 @@ routing: {fallbacks: {m: [nowhere]}, aliases: {n: m}}
     assert found.pop(str(tmp_path / "config.yaml")) == ("invalid", "a fallback goes to 'nowhere', which nothing serves")
     assert {status for status, _ in found.values()} == {"used"}
     assert "routing.fallbacks.m" in found
+
+
+def test_the_command_tells_each_key_and_fails_for_what_is_not_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: sk-secret, rpm: 3}}]")
+    assert run(["config", "check", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["counts"] == {"used": 4}
+    assert {"key": "model_list[0].litellm_params.rpm", "status": "used"}.items() <= told["keys"][3].items()
+
+    path.write_text(path.read_text() + "\nlitellm_settings: {callbacks: [x]}")
+    assert run(["config", "check", str(path)]) == 1
+    shown = capsys.readouterr().out
+    assert "unsupported" in shown
+    assert "litellm_settings.callbacks" in shown
+    assert "sk-secret" not in shown
+
+    path.write_text("{")
+    assert run(["config", "check", str(path)]) == 1
+    assert "is not YAML" in capsys.readouterr().err

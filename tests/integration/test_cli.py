@@ -95,3 +95,7 @@ def test_sessions_and_usage_of_a_new_tenant_are_empty(said: pytest.CaptureFixtur
     assert run(["sessions", "list"]) == 0
     assert run(["usage", "--json"]) == 0
     assert '"requests": 0' in said.readouterr().out
+    assert run(["usage", "--by", "model,key", "--bucket", "day", "--since", "2026-01-01"]) == 0
+    assert "No calls." in said.readouterr().out
+    assert run(["usage", "--by", "colour"]) == 2
+    assert "colour" in said.readouterr().err

@@ -15,6 +15,7 @@ pub mod config;
 pub mod context;
 pub mod control;
 pub mod conversation;
+pub mod count_tokens;
 pub mod database;
 pub mod decode;
 pub mod error;

@@ -28,7 +28,7 @@ use uuid::Uuid;
 use crate::{
     body::Body,
     config::Config,
-    control,
+    control, count_tokens,
     database::{Change, DatabaseError, Readers, Watcher, Writer},
     error::Refusal,
     gateway::{Gateway, Worker},
@@ -229,8 +229,14 @@ async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Bod
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
             return response;
         }
+        (&Method::POST, "/v1/messages/count_tokens") => return count_tokens::call(worker, request).await,
         (&Method::GET, path) if path == "/v1/models" || path.starts_with("/v1/models/") => {
             models::models(worker, wire, &request).await
+        }
+        (&Method::GET, path) if path == "/v1beta/models" || path.starts_with("/v1beta/models/") => {
+            return models::models(worker, Wire::Gemini, &request)
+                .await
+                .unwrap_or_else(|refusal| refusal.response(Wire::Gemini, &request_id()));
         }
         (&Method::GET | &Method::HEAD, "/healthz") => Ok(plain(StatusCode::OK, "ok\n")),
         (&Method::GET | &Method::HEAD, "/readyz") => Ok(ready(worker)),

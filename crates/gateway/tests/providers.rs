@@ -128,3 +128,18 @@ fn a_table_is_all_that_a_new_host_needs() {
     assert_eq!(received.body, r#"{"model":"m","max_tokens":1,"messages":[]}"#);
     assert!(!format!("{received:?}").contains(KEY));
 }
+
+#[test]
+fn bedrocks_own_wire_has_the_model_encoded_in_its_path() {
+    let reply = r#"{"output":{"message":{"role":"assistant","content":[{"text":"hi"}]}},"stopReason":"end_turn","usage":{"inputTokens":7,"outputTokens":3,"totalTokens":10}}"#;
+    let upstream = Upstream::answering(answer(200, "", reply));
+    let keys = json!({"access_key_id": "AKIDEXAMPLE", "secret_access_key": "s"});
+    let base_url = format!("http://{}", upstream.address);
+    let provider = json!({"name": "it", "wire": "bedrock_converse", "base_url": base_url, "region": "eu-west-1", "aws": keys});
+    let gateway = Gateway::configured(&json!({"providers": [provider]}), &json!({}));
+    let response = gateway.post(CHAT, &body("it/arn:aws:bedrock:eu-west-1:1:inference-profile/eu.x-v1:0"));
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(response.json()["choices"][0]["message"]["content"], "hi");
+    let line = "POST /model/arn%3Aaws%3Abedrock%3Aeu-west-1%3A1%3Ainference-profile%2Feu.x-v1%3A0/converse HTTP/1.1";
+    assert_eq!(upstream.received()[0].line, line);
+}

@@ -133,3 +133,41 @@ fn a_forms_model_is_read_and_renamed() {
     let record = &gateway.records()[0];
     assert_eq!((&record["wire"], &record["input_tokens"], &record["estimated"]), (&json!("audio"), &json!(0), &json!(false)));
 }
+
+#[test]
+fn tokens_are_counted_by_the_provider_or_estimated_and_marked() {
+    let upstream = Upstream::answering(answer(200, "", r#"{"input_tokens":42}"#));
+    let gateway = Gateway::before(&upstream);
+    let body = |model: &str| format!(r#"{{"model":"{model}","system":"four","messages":[{{"role":"user","content":"hi"}}]}}"#);
+    let path = "/v1/messages/count_tokens";
+    let counted = post(&gateway, path, &body("claude"));
+    assert_eq!((counted.status, counted.text()), (200, r#"{"input_tokens":42}"#));
+    assert_eq!(counted.header("x-trunkline-estimated"), None);
+    let received = &upstream.received()[0];
+    assert_eq!(received.line, "POST /v1/messages/count_tokens HTTP/1.1");
+    assert_eq!((received.header("x-api-key"), received.header("anthropic-version").is_some()), (Some(PROVIDER_KEY), true));
+
+    // "four" and the messages as written, 6 and 32 bytes.
+    let estimated = post(&gateway, path, &body("gpt"));
+    assert_eq!((estimated.status, estimated.header("x-trunkline-estimated")), (200, Some("true")));
+    assert_eq!(estimated.json(), json!({"input_tokens": 10}));
+    assert_eq!(post(&gateway, path, r#"{"model":"claude"}"#).status, 400);
+    assert_eq!(Request::post(path, &body("claude")).without_key().send(gateway.address).status, 401);
+    assert_eq!((upstream.received().len(), gateway.records().len()), (1, 0));
+}
+
+#[test]
+fn models_are_listed_in_each_clients_form() {
+    let gateway = Gateway::start(&[("oai", Upstream::absent())], &[("gpt", &["oai/gpt"]), ("a/b", &["oai/b"])]);
+    let get = |path: &str| Request::get(path).send(gateway.address);
+    let names = |list: &Value, key: &str| list.as_array().unwrap().iter().map(|model| model[key].clone()).collect::<Vec<_>>();
+    assert_eq!(names(&get("/v1/models").json()["data"], "id"), ["gpt", "a/b"]);
+    assert_eq!(names(&get("/v1beta/models").json()["models"], "name"), ["models/gpt", "models/a/b"]);
+    assert_eq!(get("/v1beta/models/gpt").json()["displayName"], "gpt");
+    assert_eq!(get("/v1/models/a%2Fb").json()["id"], "a/b");
+    // Served by the provider's name, and not listed.
+    assert_eq!(get("/v1/models/oai/other").json()["id"], "oai/other");
+    assert_eq!(get("/v1/models/nobody").status, 404);
+    let missing = get("/v1beta/models/nobody");
+    assert_eq!((missing.status, missing.json()["error"]["status"].clone()), (404, json!("NOT_FOUND")));
+}

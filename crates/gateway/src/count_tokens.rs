@@ -1,0 +1,88 @@
+//! `POST /v1/messages/count_tokens`: asked of a provider that counts itself, else estimated. Costs nothing and is not recorded.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+
+use crate::{
+    body::Body,
+    context::{self, Additions},
+    error::Refusal,
+    gateway::Worker,
+    metrics::Route,
+    passthrough::answer,
+    pipeline,
+    providers::Operation,
+    record::Call,
+    relay::collect,
+    request::{Scan, scan},
+    routing::Upstream,
+    upstream::{self, Outgoing, Words},
+    usage::estimate,
+    wire::Wire,
+};
+
+/// Says of an answer that we estimated it.
+pub const ESTIMATED: &str = "x-trunkline-estimated";
+
+/// Answers how many input tokens a request would have; a refusal becomes an error in Anthropic's form.
+pub async fn call(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Body> {
+    let call = Call::of(Wire::AnthropicMessages, Route::AnthropicMessages);
+    let name = call.name();
+    answer::finish(stages(worker, &call, request).await, Wire::AnthropicMessages, &name)
+}
+
+async fn stages(worker: &Arc<Worker>, call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let (head, body) = request.into_parts();
+    let key = pipeline::enter(worker, call, &head.headers).await?;
+    let body = pipeline::read(worker, &head.headers, body).await?;
+    let scan = scan(Wire::AnthropicMessages, &body)
+        .map_err(|malformed| Refusal::invalid(format!("{}.", malformed.message), malformed.param))?;
+    let target = pipeline::target(worker, &key, &head.headers, &scan).await?;
+    let counts = |upstream: &&Arc<Upstream>| {
+        upstream.provider.wire == Wire::AnthropicMessages && upstream.endpoint.serves(Operation::CountTokens)
+    };
+    let Some(upstream) = target.group.upstreams.iter().find(counts) else { return Ok(estimated(&body, &scan)) };
+    let outgoing = Outgoing {
+        wire: Wire::AnthropicMessages,
+        operation: Operation::CountTokens,
+        query: head.uri.query(),
+        headers: &head.headers,
+        content_type: None,
+        body: |upstream: &Upstream| {
+            let additions = Additions { model: Some(&upstream.model), ..Additions::default() };
+            Ok(context::splice(Wire::AnthropicMessages, &body, &scan, &additions))
+        },
+    };
+    match upstream::send_to(worker, &target.group, upstream, &outgoing).await {
+        Ok(answer) => {
+            let (head, body) = answer.response.into_parts();
+            let bytes = collect(&worker.gateway, &head.headers, body).await?;
+            Ok(json(head.status, bytes))
+        }
+        Err(failed) => match failed.words {
+            Words::Ours(refusal) => Err(*refusal),
+            Words::Provider(_, head, bytes) => Ok(json(head.status, bytes)),
+        },
+    }
+}
+
+fn json(status: http::StatusCode, bytes: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A token for every four bytes of `system`, `messages` and `tools` as the client wrote them: `OpenAI`'s rule of thumb for
+/// English text, too much for JSON's own signs and too little for other scripts.
+fn estimated(body: &[u8], scan: &Scan) -> Response<Body> {
+    let parts = [scan.system, scan.tools].into_iter().flatten().map(|value| value.span).chain([scan.messages_span]);
+    let bytes: usize = parts.map(|span| span.of(body).len()).sum();
+    let text = serde_json::json!({"input_tokens": estimate(bytes)}).to_string();
+    let mut response = json(http::StatusCode::OK, Bytes::from(text));
+    response.headers_mut().insert(ESTIMATED, HeaderValue::from_static("true"));
+    response
+}

@@ -34,8 +34,8 @@ const WORDS: Duration = Duration::from_secs(10);
 /// `conversation` tells conversations apart, so that each goes where it went before.
 ///
 /// # Errors
-/// The provider's refusal; our own where none could be reached (502), one did not answer in time (504) or all rest (429). Of several
-/// models' failures the first model's is told: it is the one that the client asked for.
+/// The provider's refusal; our own where none could be reached (502) or one did not answer in time (504). Of several models' failures
+/// the first model's is told: it is the one that the client asked for.
 pub async fn send<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
     worker: &Worker,
     group: &Group,
@@ -210,6 +210,8 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
         let request = upstream.endpoint.request(&outline, body).map_err(invalid)?;
         let streamed = outgoing.operation == Operation::Chat { streamed: true };
         let limit = upstream.first_byte[usize::from(streamed)].unwrap_or_else(|| gateway.config.timeouts.first_byte());
+        let left = |total: Duration| total.saturating_sub(self.begun.elapsed());
+        let limit = if self.made > 1 { limit.min(left(gateway.config.timeouts.total())) } else { limit };
         let busy = several.then(|| Busy::new(&upstream.state));
         let sent = several.then(Instant::now);
         match timeout(limit, self.worker.client.request(request)).await {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::request::contents::member;
 use crate::request::json::{Cursor, Fault};
 use crate::request::text::{decode, escape_into, escaped_bound};
 use crate::request::{Kind, Message, Role, Scan, Span, Value};
@@ -41,15 +42,22 @@ pub fn splice(wire: Wire, body: &Bytes, scan: &Scan, additions: &Additions) -> B
         let blocks = additions.blocks.unwrap_or_default();
         match wire {
             Wire::OpenaiChat => edits.system_messages(scan, instructions, blocks),
-            Wire::AnthropicMessages => edits.system(scan, instructions, blocks),
-            Wire::OpenaiResponses | Wire::Gemini | Wire::BedrockConverse => {}
+            Wire::AnthropicMessages => edits.system(r#""system":""#, scan, instructions, blocks),
+            Wire::OpenaiResponses => edits.system(r#""instructions":""#, scan, instructions, blocks),
+            Wire::Gemini => edits.system_instruction(scan, instructions, blocks),
+            // No client speaks it: nothing of its wire is ever spliced.
+            Wire::BedrockConverse => {}
         }
     }
     if let Some(recall) = additions.recall.filter(|text| !text.is_empty()) {
         edits.recall(wire, scan, recall);
     }
     if let Some(tools) = additions.tools.filter(|text| !text.is_empty()) {
-        edits.tools(scan, tools);
+        if wire == Wire::Gemini {
+            edits.function_declarations(scan, tools);
+        } else {
+            edits.tools(scan, tools);
+        }
     }
     if additions.include_usage && wire == Wire::OpenaiChat {
         edits.include_usage(scan);
@@ -80,6 +88,8 @@ struct Edits<'a> {
 
 const SYSTEM_MESSAGE: &str = r#"{"role":"system","content":""#;
 const TEXT_PART: &str = r#"{"type":"text","text":""#;
+const INPUT_TEXT: &str = r#"{"type":"input_text","text":""#;
+const PART: &str = r#"{"text":""#;
 const USAGE: &str = r#""include_usage":true"#;
 const GAP: &str = r"\n\n";
 
@@ -137,8 +147,8 @@ impl<'a> Edits<'a> {
         }
     }
 
-    /// Anthropic: system text is the top-level `system`.
-    fn system(&mut self, scan: &Scan, instructions: &'a str, blocks: &'a str) {
+    /// Anthropic, and `OpenAI`'s responses: system text is a top-level member; `opening` begins that where there is none.
+    fn system(&mut self, opening: &'a str, scan: &Scan, instructions: &'a str, blocks: &'a str) {
         let gap = |here: bool| Json(if here { GAP } else { "" });
         let both = !instructions.is_empty() && !blocks.is_empty();
         match scan.system {
@@ -168,7 +178,7 @@ impl<'a> Edits<'a> {
                 self.replace(null.span, pieces);
             }
             None => {
-                let pieces = [Json(r#""system":""#), Text(instructions), gap(both), Text(blocks), Json("\",")];
+                let pieces = [Json(opening), Text(instructions), gap(both), Text(blocks), Json("\",")];
                 self.insert(scan.open, pieces);
             }
         }
@@ -182,14 +192,70 @@ impl<'a> Edits<'a> {
         match content.kind {
             Kind::String => self.insert(content.span.start + 1, [Text(recall)]),
             Kind::Array => {
-                let part = [Json(TEXT_PART), Text(recall), Json("\"}")];
-                if wire == Wire::AnthropicMessages && holds_tool_result(self.body, *content) {
+                let part = [Json(text_part(wire)), Text(recall), Json("\"}")];
+                if holds_tool_result(wire, self.body, *content) {
                     self.last(*content, part); // the API wants tool results first
                 } else {
                     self.first(*content, part);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Gemini: system text is an object with parts.
+    fn system_instruction(&mut self, scan: &Scan, instructions: &'a str, blocks: &'a str) {
+        let parts = scan.system.and_then(|system| member(self.body, system, [b"parts", b"parts"]));
+        match (scan.system, parts) {
+            (Some(_), Some(parts)) if parts.kind == Kind::Array => {
+                let both = !instructions.is_empty() && !blocks.is_empty();
+                if !instructions.is_empty() {
+                    self.first(parts, [Json(PART), Text(instructions), Json("\"}")]);
+                }
+                if !blocks.is_empty() {
+                    if both && parts.is_empty(self.body) {
+                        self.insert(parts.span.end - 1, [Json(",")]);
+                    }
+                    self.last(parts, [Json(PART), Text(blocks), Json("\"}")]);
+                }
+            }
+            // Without parts it says nothing.
+            (Some(nothing), _) => self.new_instruction(nothing.span, "", instructions, blocks, ""),
+            (None, _) => {
+                let at = Span { start: scan.open, end: scan.open };
+                self.new_instruction(at, r#""systemInstruction":"#, instructions, blocks, ",");
+            }
+        }
+    }
+
+    fn new_instruction(&mut self, at: Span, before: &'a str, instructions: &'a str, blocks: &'a str, after: &'a str) {
+        self.replace(at, [Json(before), Json(r#"{"parts":["#)]);
+        let end = Span { start: at.end, end: at.end };
+        let mut separator = "";
+        for text in [instructions, blocks].into_iter().filter(|text| !text.is_empty()) {
+            self.replace(end, [Json(separator), Json(PART), Text(text), Json("\"}")]);
+            separator = ",";
+        }
+        self.replace(end, [Json("]}"), Json(after)]);
+    }
+
+    /// Gemini: functions stand in one tool; several tools with functions are not taken by all of its models.
+    fn function_declarations(&mut self, scan: &Scan, tools: &'a str) {
+        let mut declared = None;
+        if let Some(tools) = scan.tools.filter(|tools| tools.kind == Kind::Array) {
+            let body = self.body;
+            let _ = Cursor::at(body, tools.span).array(|cursor, _| {
+                let tool = cursor.value()?;
+                declared = declared.or(member(body, tool, [b"functionDeclarations", b"function_declarations"]));
+                Ok::<_, Fault>(())
+            });
+        }
+        let new = [Json(r#"{"functionDeclarations":["#), Json(tools), Json("]}")];
+        match (scan.tools, declared.filter(|declared| declared.kind == Kind::Array)) {
+            (_, Some(declared)) => self.last(declared, [Json(tools)]),
+            (Some(present), None) if present.kind == Kind::Array => self.last(present, new),
+            (Some(null), None) => self.replace(null.span, [Json("["), new[0], new[1], new[2], Json("]")]),
+            (None, None) => self.insert(scan.open, [Json(r#""tools":["#), new[0], new[1], new[2], Json("],")]),
         }
     }
 
@@ -247,8 +313,20 @@ impl Piece<'_> {
     }
 }
 
-/// Whether an array of content blocks has one of type `tool_result`.
-fn holds_tool_result(body: &[u8], content: Value) -> bool {
+/// How a part of text begins.
+fn text_part(wire: Wire) -> &'static str {
+    match wire {
+        Wire::OpenaiResponses => INPUT_TEXT,
+        Wire::Gemini => PART,
+        Wire::OpenaiChat | Wire::AnthropicMessages | Wire::BedrockConverse => TEXT_PART,
+    }
+}
+
+/// Whether an array of content blocks has a tool's result, in the wires that keep these there.
+fn holds_tool_result(wire: Wire, body: &[u8], content: Value) -> bool {
+    if !matches!(wire, Wire::AnthropicMessages | Wire::Gemini) {
+        return false;
+    }
     let mut found = false;
     let mut cursor = Cursor::at(body, content.span);
     let walked: Result<Value, Fault> = cursor.array(|cursor, _| {
@@ -258,7 +336,10 @@ fn holds_tool_result(body: &[u8], content: Value) -> bool {
         cursor.object(|cursor, key| {
             let value = cursor.value()?;
             let is_type = key == b"type" && value.kind == Kind::String;
-            found |= is_type && decode(cursor.text(value)) == "tool_result";
+            found |= match wire {
+                Wire::Gemini => matches!(key, b"functionResponse" | b"function_response"),
+                _ => is_type && decode(cursor.text(value)) == "tool_result",
+            };
             Ok::<_, Fault>(())
         })?;
         Ok(())

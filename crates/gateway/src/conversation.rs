@@ -19,11 +19,12 @@ pub type Chain = [u8; 32];
 /// The chain of no messages.
 pub const EMPTY: Chain = [0; 32];
 
-/// The messages of one request, system text left out, the same for both wires.
+/// The messages of one request, system text left out, the same for all wires.
 #[derive(Debug, Clone)]
 pub struct Conversation {
     wire: Wire,
     body: Bytes,
+    sources: Vec<Source>,
     messages: Vec<Message>,
     prefill: String,
 }
@@ -35,7 +36,8 @@ pub struct Message {
     pub role: Role,
     /// The chain up to and with this message.
     pub chain: Chain,
-    source: Source,
+    /// The places of what it is made of among the sources: one, or several items of one turn.
+    sources: (usize, usize),
     nth_of_source: usize,
 }
 
@@ -76,15 +78,22 @@ pub fn conversation(wire: Wire, body: &Bytes, scan: &Scan) -> Conversation {
     let mut messages: Vec<Message> = Vec::with_capacity(scan.messages.len());
     let mut chain = EMPTY;
     let mut bytes = Vec::new();
-    for source in scan.messages.iter().filter(|message| message.role != Role::System) {
+    let sources: Vec<Source> = scan.messages.iter().filter(|message| message.role != Role::System).copied().collect();
+    // What the model said in one turn stands in items of its own in a responses request.
+    let one_turn = |one: &Source, next: &Source| {
+        wire == Wire::OpenaiResponses && one.role == Role::Assistant && next.role == Role::Assistant
+    };
+    let mut start = 0;
+    for turn in sources.chunk_by(one_turn) {
         let mut nth_of_source = 0;
-        each_normal(wire, body, source, |role, parts| {
+        each_normal(wire, body, turn, |role, parts| {
             chain = link(chain, role, parts, &mut bytes);
-            messages.push(Message { role, chain, source: *source, nth_of_source });
+            messages.push(Message { role, chain, sources: (start, start + turn.len()), nth_of_source });
             nth_of_source += 1;
         });
+        start += turn.len();
     }
-    let mut conversation = Conversation { wire, body: body.clone(), messages, prefill: String::new() };
+    let mut conversation = Conversation { wire, body: body.clone(), sources, messages, prefill: String::new() };
     if wire == Wire::AnthropicMessages {
         conversation.take_prefill();
     }
@@ -158,7 +167,8 @@ impl Conversation {
 
     fn parts<'a>(&'a self, message: &Message, mut then: impl FnMut(&[Part<'a>])) {
         let mut nth = 0;
-        each_normal(self.wire, &self.body, &message.source, |_, parts| {
+        let sources = &self.sources[message.sources.0..message.sources.1];
+        each_normal(self.wire, &self.body, sources, |_, parts| {
             if nth == message.nth_of_source {
                 then(parts);
             }

@@ -1,8 +1,11 @@
 //! What the gateway must know of a request, found by one validating pass over its bytes.
 
+pub(crate) mod contents;
+mod input;
 pub(crate) mod json;
 pub(crate) mod text;
 
+pub use self::input::Named;
 pub(crate) use self::json::{Cursor, Fault};
 pub use self::json::{Kind, Span, Value};
 use crate::wire::Wire;
@@ -16,24 +19,39 @@ pub struct Scan {
     pub stream: bool,
     /// `OpenAI`'s `stream_options`.
     pub stream_options: Option<StreamOptions>,
-    /// The array `messages`.
+    /// The array `messages`; `input` of a responses request, which may be a string; Gemini's `contents`.
     pub messages_span: Span,
-    /// Its elements, in order.
+    /// Its elements, in order; a string is one message.
     pub messages: Vec<Message>,
-    /// Anthropic's `system`: a string, an array or null.
+    /// Anthropic's `system`: a string, an array or null; `instructions` of a responses request: a string or null; Gemini's
+    /// `systemInstruction`: an object or null.
     pub system: Option<Value>,
     /// `tools`: an array or null.
     pub tools: Option<Value>,
-    /// The end user: `user` in `OpenAI`'s wire, `metadata.user_id` in Anthropic's.
+    /// The end user: `user` in `OpenAI`'s wires, `metadata.user_id` in Anthropic's.
     pub user: Option<String>,
+    /// What a responses request says of what is kept.
+    pub kept: Kept,
     /// Index after the `{` of the body: new members go here. As `messages` is required, a member always follows.
     pub open: usize,
+}
+
+/// What a responses request says of what is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// `previous_response_id`: a string or null.
+    pub response: Option<Value>,
+    /// `conversation`: a string, an object or null.
+    pub conversation: Option<Value>,
+    conversation_id: Option<Value>,
+    /// `store` is false: nothing of the turn is to be kept.
+    pub forget: bool,
 }
 
 /// The requested model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
-    /// The value with its quotes.
+    /// The value with its quotes; empty where the model stands in the URL.
     pub span: Span,
     /// The name, escapes decoded.
     pub name: String,
@@ -132,7 +150,8 @@ pub fn scan(wire: Wire, body: &[u8]) -> Result<Scan, Malformed> {
     let open = cursor.position() + 1;
     cursor.object(|cursor, key| found.member(wire, cursor, key))?;
     cursor.end()?;
-    let (messages_span, messages) = found.messages.ok_or_else(|| Malformed::param("messages", "is required"))?;
+    let missing = || Malformed::param(conversation_key(wire), "is required");
+    let (messages_span, messages) = found.messages.ok_or_else(missing)?;
     let user = found.user.filter(|value| value.kind == Kind::String);
     Ok(Scan {
         model: found.model,
@@ -143,6 +162,7 @@ pub fn scan(wire: Wire, body: &[u8]) -> Result<Scan, Malformed> {
         system: found.system,
         tools: found.tools,
         user: user.map(|value| text::decode(value.span.of(body)).into_owned()),
+        kept: found.kept,
         open,
     })
 }
@@ -189,8 +209,18 @@ pub fn named(body: &[u8]) -> Result<Scan, Malformed> {
         system: None,
         tools: None,
         user: found.user.map(|value| text::decode(value.span.of(body)).into_owned()),
+        kept: Kept::default(),
         open,
     })
+}
+
+/// Where a wire has the conversation.
+fn conversation_key(wire: Wire) -> &'static str {
+    match wire {
+        Wire::OpenaiResponses => "input",
+        Wire::Gemini => "contents",
+        Wire::OpenaiChat | Wire::AnthropicMessages | Wire::BedrockConverse => "messages",
+    }
 }
 
 #[derive(Default)]
@@ -203,21 +233,23 @@ struct Found {
     tools: Option<Value>,
     user: Option<Value>,
     metadata: Option<()>,
+    kept: Kept,
+    store: Option<()>,
 }
 
 impl Found {
     fn member(&mut self, wire: Wire, cursor: &mut Cursor, key: &[u8]) -> Result<(), Malformed> {
         match (key, wire) {
-            (b"model", _) => {
+            (b"model", Wire::OpenaiChat | Wire::AnthropicMessages | Wire::OpenaiResponses) => {
                 let value = typed(cursor, &[Kind::String], "model", "must be a string")?;
                 let name = text::decode(cursor.text(value)).into_owned();
                 once(&mut self.model, Model { span: value.span, name }, "model")
             }
-            (b"messages", _) => {
+            (b"messages", Wire::OpenaiChat | Wire::AnthropicMessages) => {
                 let messages = messages(cursor)?;
                 once(&mut self.messages, messages, "messages")
             }
-            (b"stream", _) => {
+            (b"stream", Wire::OpenaiChat | Wire::AnthropicMessages | Wire::OpenaiResponses) => {
                 let value = typed(cursor, &[Kind::Bool, Kind::Null], "stream", "must be true or false")?;
                 once(&mut self.stream, cursor.text(value) == b"true", "stream")
             }
@@ -229,7 +261,7 @@ impl Found {
                 let options = stream_options(cursor)?;
                 once(&mut self.stream_options, options, "stream_options")
             }
-            (b"user", Wire::OpenaiChat) => {
+            (b"user", Wire::OpenaiChat | Wire::OpenaiResponses) => {
                 let user = user(cursor, "user")?;
                 once(&mut self.user, user, "user")
             }
@@ -241,6 +273,29 @@ impl Found {
             (b"metadata", Wire::AnthropicMessages) => {
                 self.metadata(cursor)?;
                 once(&mut self.metadata, (), "metadata")
+            }
+            (b"input", Wire::OpenaiResponses) => {
+                let input = input::input(cursor)?;
+                once(&mut self.messages, input, "input")
+            }
+            (b"instructions", Wire::OpenaiResponses) => {
+                let value = typed(cursor, &[Kind::String, Kind::Null], "instructions", "must be a string")?;
+                once(&mut self.system, value, "instructions")
+            }
+            (b"previous_response_id", Wire::OpenaiResponses) => self.kept.response(cursor),
+            (b"conversation", Wire::OpenaiResponses) => self.kept.conversation(cursor),
+            (b"store", Wire::OpenaiResponses) => {
+                let value = typed(cursor, &[Kind::Bool, Kind::Null], "store", "must be true or false")?;
+                self.kept.forget = cursor.text(value) == b"false";
+                once(&mut self.store, (), "store")
+            }
+            (b"contents", Wire::Gemini) => {
+                let contents = contents::contents(cursor)?;
+                once(&mut self.messages, contents, "contents")
+            }
+            (b"systemInstruction" | b"system_instruction", Wire::Gemini) => {
+                let value = typed(cursor, &[Kind::Object, Kind::Null], "systemInstruction", "must be an object")?;
+                once(&mut self.system, value, "systemInstruction")
             }
             _ => {
                 cursor.value()?;

@@ -70,16 +70,19 @@ fn canonical(tree: Tree) -> Tree {
     }
 }
 
-/// Gives the normal messages of one message to `then`, in order; at least one.
+/// Gives the normal messages of one turn to `then`, in order; at least one. A turn is one message of the client, or in a
+/// responses request several items of the assistant.
 ///
 /// Each tool result is a message of its own, as in `OpenAI`'s wire; an assistant's text comes before its calls, and is all that
 /// is kept of the rest.
-pub(super) fn each_normal<'b>(wire: Wire, body: &'b [u8], message: &Message, mut then: impl FnMut(Role, &[Part<'b>])) {
+pub(super) fn each_normal<'b>(wire: Wire, body: &'b [u8], turn: &[Message], mut then: impl FnMut(Role, &[Part<'b>])) {
     let mut parts = Vec::new();
+    let Some(message) = turn.first() else { return };
     let content = message.content.map(|value| Content { body, value });
     match (wire, message.role) {
-        (Wire::OpenaiChat, Role::Tool) => {
-            let call_id = member(body, message, b"tool_call_id").map(|value| decode(value.span.of(body)));
+        (Wire::OpenaiChat | Wire::OpenaiResponses, Role::Tool) => {
+            let key: &[u8] = if wire == Wire::OpenaiChat { b"tool_call_id" } else { b"call_id" };
+            let call_id = member(body, message, key).map(|value| decode(value.span.of(body)));
             parts.push(Part::Result { call_id: call_id.unwrap_or_default(), is_error: false });
             if let Some(content) = content {
                 content.parts(|part| parts.extend(part.plain()));
@@ -88,15 +91,19 @@ pub(super) fn each_normal<'b>(wire: Wire, body: &'b [u8], message: &Message, mut
         }
         (_, Role::Assistant) => {
             let mut calls = Vec::new();
-            if let Some(content) = content {
-                content.parts(|block| match block.kind.as_ref() {
-                    "text" => parts.extend(block.plain()),
-                    "tool_use" => calls.push(block.tool_use()),
-                    _ => {}
-                });
-            }
-            if wire == Wire::OpenaiChat {
-                tool_calls(body, message, &mut calls);
+            for message in turn {
+                if let Some(value) = message.content {
+                    Content { body, value }.parts(|block| match block.kind.as_ref() {
+                        "text" | "output_text" => parts.extend(block.plain()),
+                        "tool_use" | "functionCall" => calls.push(block.tool_use()),
+                        _ => {}
+                    });
+                }
+                match wire {
+                    Wire::OpenaiChat => tool_calls(body, message, &mut calls),
+                    Wire::OpenaiResponses => calls.extend(function_call(body, message)),
+                    Wire::AnthropicMessages | Wire::Gemini | Wire::BedrockConverse => {}
+                }
             }
             parts.append(&mut calls);
             then(Role::Assistant, &parts);
@@ -105,7 +112,10 @@ pub(super) fn each_normal<'b>(wire: Wire, body: &'b [u8], message: &Message, mut
             let mut given = false;
             if let Some(content) = content {
                 content.parts(|block| {
-                    if wire == Wire::AnthropicMessages && block.kind == "tool_result" {
+                    if matches!(
+                        (wire, &*block.kind),
+                        (Wire::AnthropicMessages, "tool_result") | (Wire::Gemini, "functionResponse")
+                    ) {
                         if !parts.is_empty() {
                             then(role, &parts);
                         }
@@ -168,28 +178,60 @@ impl<'b> Block<'b> {
             block.whole = Some(cursor.value()?);
             return Ok(block);
         }
+        let mut told_text = false;
         block.whole = Some(cursor.object(|cursor, key| {
+            if matches!(key, b"functionCall" | b"function_call" | b"functionResponse" | b"function_response")
+                && cursor.peek() == Some(b'{')
+            {
+                return block.function(cursor, if key.ends_with(b"all") { "functionCall" } else { "functionResponse" });
+            }
             let value = cursor.value()?;
             let raw = value.span.of(body);
             match (key, value.kind) {
                 (b"type", Kind::String) => block.kind = decode(raw),
-                (b"text", Kind::String) => block.text = decode(raw),
+                (b"text", Kind::String) => {
+                    told_text = true;
+                    block.text = decode(raw);
+                }
                 (b"id" | b"tool_use_id", Kind::String) => block.id = decode(raw),
                 (b"name", Kind::String) => block.name = decode(raw),
                 (b"input", _) => block.input = raw,
                 (b"content", _) => block.content = Some(value),
                 (b"is_error", _) => block.is_error = raw == b"true",
+                (b"thought", _) if raw == b"true" => block.kind = "thinking".into(),
                 _ => {}
             }
             Ok::<_, Fault>(())
         })?);
+        // Gemini's parts are told by their members.
+        if block.kind.is_empty() && told_text {
+            block.kind = "text".into();
+        }
         Ok(block)
+    }
+
+    /// Gemini's call of a function, or its result.
+    fn function(&mut self, cursor: &mut Cursor<'b>, kind: &'static str) -> Result<(), Fault> {
+        self.kind = kind.into();
+        let body = self.body;
+        cursor.object(|cursor, key| {
+            let value = cursor.value()?;
+            let raw = value.span.of(body);
+            match (key, value.kind) {
+                (b"id", Kind::String) => self.id = decode(raw),
+                (b"name", Kind::String) => self.name = decode(raw),
+                (b"args" | b"response", _) => self.input = raw,
+                _ => {}
+            }
+            Ok::<_, Fault>(())
+        })?;
+        Ok(())
     }
 
     /// Text, or something else that is only told apart; nothing for empty text and for thinking.
     fn plain(self) -> Option<Part<'b>> {
         match self.kind.as_ref() {
-            "text" => (!self.text.is_empty()).then_some(Part::Text(self.text)),
+            "text" | "input_text" | "output_text" => (!self.text.is_empty()).then_some(Part::Text(self.text)),
             "thinking" | "redacted_thinking" => None,
             _ => Some(Part::Other { sha256: self.digest(), kind: self.kind }),
         }
@@ -201,6 +243,9 @@ impl<'b> Block<'b> {
 
     fn tool_result(self) -> Vec<Part<'b>> {
         let mut parts = vec![Part::Result { call_id: self.id, is_error: self.is_error }];
+        if self.kind == "functionResponse" {
+            parts.extend(function_output(self.input));
+        }
         if let Some(value) = self.content {
             Content { body: self.body, value }.parts(|block| parts.extend(block.plain()));
         }
@@ -230,6 +275,37 @@ impl<'b> Block<'b> {
         }
         hash.finalize().into()
     }
+}
+
+/// What Gemini's function came to: the text under `output` or `result` where that is all, else the JSON of it.
+fn function_output(response: &[u8]) -> Option<Part<'static>> {
+    let text = match serde_json::from_slice(response).ok()? {
+        Tree::Object(mut members) if members.len() == 1 => {
+            let said = ["output", "result"].iter().find_map(|key| members.remove(*key));
+            match said {
+                Some(Tree::String(text)) => text,
+                Some(other) => canonical(other).to_string(),
+                None => canonical(Tree::Object(members)).to_string(),
+            }
+        }
+        other => canonical(other).to_string(),
+    };
+    (!text.is_empty()).then(|| Part::Text(text.into()))
+}
+
+/// A `function_call` item of a responses request.
+fn function_call<'b>(body: &'b [u8], message: &Message) -> Option<Part<'b>> {
+    let text = |key: &[u8]| {
+        member(body, message, key).filter(|value| value.kind == Kind::String).map(|value| decode(value.span.of(body)))
+    };
+    if text(b"type")? != "function_call" {
+        return None;
+    }
+    Some(Part::call(
+        text(b"call_id").unwrap_or_default(),
+        text(b"name").unwrap_or_default(),
+        &text(b"arguments").unwrap_or_default(),
+    ))
 }
 
 /// A member of the message's object; the last of that name.

@@ -81,6 +81,8 @@ class Provider(_Frozen):
     session_token: SecretStr | None = None
     """What requests to Bedrock are signed with, where there is no bearer token in `api_key`."""
     quirks: tuple[Quirk, ...] | None = None
+    drop_params: bool | None = None
+    """Instead of the file's `drop_params`, for this provider."""
 
 
 class Limits(_Frozen):
@@ -159,6 +161,9 @@ class File(_Frozen):
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     traces: Traces | None = None
+    drop_params: bool = False
+    """Whether parameters that a provider's wire has no words for are left out of requests, with a header that names them;
+    else such a request is refused with a 400 that names the first."""
 
 
 class Settings(File):
@@ -269,7 +274,8 @@ class Settings(File):
             key = self._environ.get(provider.key_env)
             base_url, missing = _filled(provider.base_url, self._environ)
             if key and not missing:
-                available.append(_provider_entry(provider.name, provider, base_url, {"api_key": key}))
+                more = {"api_key": key, "drop_params": self.drop_params or None}
+                available.append(_provider_entry(provider.name, provider, base_url, more))
         return available
 
     def _configured(self, name: str, own: Provider, template: KnownProvider | None) -> dict[str, Any]:
@@ -311,7 +317,9 @@ class Settings(File):
             base_url=pattern,
             quirks=own.quirks if own.quirks is not None else template.quirks if template else (),
         )
-        return _provider_entry(name, resolved, base_url, credentials | {"api_version": own.api_version})
+        drop = own.drop_params if own.drop_params is not None else self.drop_params
+        more = credentials | {"api_version": own.api_version, "drop_params": drop or None}
+        return _provider_entry(name, resolved, base_url, more)
 
     def _key(self, name: str, own: Provider, template: KnownProvider | None) -> str:
         key = own.api_key.get_secret_value() if own.api_key else None

@@ -110,6 +110,9 @@ pub struct ProviderConfig {
     /// Where it departs from its wire.
     #[serde(default)]
     pub quirks: Vec<Quirk>,
+    /// Whether parameters that its wire has no words for are left out of requests in other wires; else such are refused.
+    #[serde(default)]
+    pub drop_params: bool,
 }
 
 /// Access keys of AWS.
@@ -155,6 +158,9 @@ pub struct UpstreamConfig {
     /// Members of the request's body, in the provider's wire, for what the client leaves out.
     #[serde(default)]
     pub body: BTreeMap<String, Box<RawValue>>,
+    /// The provider's `drop_params`, where this place has its own.
+    #[serde(default)]
+    pub drop_params: Option<bool>,
     /// Its share of the calls, against the others'.
     #[serde(default = "whole")]
     pub weight: f64,
@@ -183,6 +189,7 @@ impl UpstreamConfig {
             base_url: None,
             headers: BTreeMap::new(),
             body: BTreeMap::new(),
+            drop_params: None,
             weight: whole(),
             order: None,
             first_byte_ms: None,

@@ -65,6 +65,26 @@ pub fn splice(wire: Wire, body: &Bytes, scan: &Scan, additions: &Additions) -> B
     edits.apply()
 }
 
+/// A responses request with earlier items before its own, joined by commas, and nothing that names them.
+pub fn continued(body: &Bytes, scan: &Scan, items: &str) -> Bytes {
+    let mut edits = Edits { body, list: Vec::with_capacity(4) };
+    for kept in [scan.kept.response, scan.kept.conversation].into_iter().flatten() {
+        edits.replace(kept.span, [Json("null")]);
+    }
+    let separator = Json(if items.is_empty() { "" } else { "," });
+    let input = scan.messages_span;
+    if input.of(body).starts_with(b"\"") {
+        edits.insert(input.start, [Json("["), Json(items), separator, Json(r#"{"role":"user","content":"#)]);
+        edits.insert(input.end, [Json("}]")]);
+    } else {
+        edits.insert(input.start + 1, [Json(items)]);
+        if !scan.messages.is_empty() {
+            edits.insert(input.start + 1, [separator]);
+        }
+    }
+    edits.apply()
+}
+
 /// A part of what is inserted.
 #[derive(Clone, Copy)]
 enum Piece<'a> {

@@ -105,10 +105,6 @@ pub struct ContextQuery<'a> {
     pub recall_tokens: i32,
 }
 
-fn lost() -> DatabaseError {
-    DatabaseError::Away("the connection was lost".to_owned())
-}
-
 /// A call that is to have an idempotency key to itself.
 pub struct Reservation<'a> {
     /// Whose.
@@ -147,6 +143,11 @@ pub enum Reserved {
 struct Reader {
     client: Client,
     context: Statement,
+    history: Statement,
+}
+
+fn lost() -> DatabaseError {
+    DatabaseError::Away("the connection was lost".to_owned())
 }
 
 /// Connections for reading memory, used in turn; queries on one of them are pipelined.
@@ -211,6 +212,32 @@ impl Readers {
         }
     }
 
+    /// The session of a call or of this id, if it is this agent's and user's, and its events up to and with that call's, as
+    /// JSON.
+    ///
+    /// # Errors
+    /// As for `context`.
+    pub async fn history(
+        &self,
+        tenant: Uuid,
+        agent: Uuid,
+        user: Option<&str>,
+        call: Option<Uuid>,
+        session: Option<Uuid>,
+    ) -> Result<Option<(Uuid, String)>, DatabaseError> {
+        let slot = &self.slots[self.next.fetch_add(1, Relaxed) % self.slots.len()];
+        let read = async {
+            let guard = self.opened(slot).await?;
+            let reader = guard.as_ref().ok_or_else(lost)?;
+            let row = reader.client.query_opt(&reader.history, &[&tenant, &agent, &user, &call, &session]).await?;
+            row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+        };
+        match timeout(CONTEXT, read).await {
+            Ok(result) => result,
+            Err(_) => Err(DatabaseError::Away("no answer within 2 s".to_owned())),
+        }
+    }
+
     /// The slot with its connection open.
     async fn opened<'a>(
         &self,
@@ -268,7 +295,8 @@ impl Readers {
             let context = client
                 .prepare("select session_id, at_head, refused, head, blocks, recall from trunkline.gateway_context($1, $2, $3, $4, $5, $6, $7, $8)")
                 .await?;
-            Ok::<_, DatabaseError>(Reader { client, context })
+            let history = client.prepare("select session_id, events from trunkline.gateway_history($1, $2, $3, $4, $5)").await?;
+            Ok::<_, DatabaseError>(Reader { client, context, history })
         };
         let opened = opened.await;
         if let Ok(mut at) = self.failed_at.lock() {

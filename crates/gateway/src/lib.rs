@@ -20,6 +20,8 @@ pub mod database;
 pub mod decode;
 pub mod error;
 pub mod gateway;
+pub mod gemini_path;
+pub mod history;
 pub mod idempotency;
 pub mod logging;
 pub mod memory_tools;

@@ -1,7 +1,7 @@
 //! The way of one model call: the stages in their order, each a file of its own.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -18,6 +18,7 @@ use crate::{
     decode::Decoded,
     error::Refusal,
     gateway::Worker,
+    gemini_path, history,
     idempotency::{self, Begun},
     metrics::UnderWay,
     principal::Key,
@@ -54,16 +55,25 @@ async fn stages(
 ) -> Result<Response<Body>, Refusal> {
     let gateway = &worker.gateway;
     let wire = call.wire;
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    let asked = gemini_path::asked(wire, &mut head)?;
 
     // 1. and 2. Who is it, and may it come in? Before the body is read, so that a stranger costs nothing.
     let key = enter(worker, &call, &head.headers).await?;
-    let body = read(worker, &head.headers, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
+    let mut body = read(worker, &head.headers, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     // 3. What is it for? One validating pass finds what the later stages need.
-    let scan = scan(wire, &body)
+    let mut scan = scan(wire, &body)
         .map_err(|malformed| Refusal::invalid(format!("{}.", malformed.message), malformed.param))
         .inspect_err(|refusal| count(worker, &call, refusal))?;
-    let target = target(worker, &key, &head.headers, &scan).await.inspect_err(|refusal| count(worker, &call, refusal))?;
+    if let Some(asked) = asked {
+        asked.say(&mut scan);
+    }
+    let mut target = target(worker, &key, &head.headers, &scan).await.inspect_err(|refusal| count(worker, &call, refusal))?;
+    if let Some(agent) = target.agent.clone() {
+        (body, scan) = history::recalled(worker, &agent, &mut target, body, scan)
+            .await
+            .inspect_err(|refusal| count(worker, &call, refusal))?;
+    }
 
     let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len());
     record.with_trace(&head.headers);
@@ -85,7 +95,7 @@ async fn stages(
             let conversation = conversation(wire, &body, &scan);
             match remember(&gateway.memories, &gateway.spool, &worker.readers, agent, &target, &conversation).await {
                 Ok(memory) => {
-                    record.with_turn(agent, &memory, &conversation);
+                    record.with_turn(agent, &memory, &conversation, !scan.kept.forget);
                     Some(memory)
                 }
                 Err(refusal) => {
@@ -99,8 +109,20 @@ async fn stages(
     // 5. to 7. Send it, relay the answer, and record both before the client sees the last byte.
     let query = head.uri.query().map(str::to_owned);
     let streams = scan.stream;
-    let outbound =
-        Outbound { worker: Arc::clone(worker), wire, body, scan, query, headers: head.headers, target, memory, under_way };
+    let response_id = (wire == Wire::OpenaiResponses && memory.is_some()).then(|| record.call().response_name());
+    let outbound = Outbound {
+        worker: Arc::clone(worker),
+        wire,
+        body,
+        scan,
+        query,
+        headers: head.headers,
+        target,
+        memory,
+        response_id,
+        dropped: Mutex::default(),
+        under_way,
+    };
     if streams { streamed(outbound, record).await } else { whole(&outbound, record).await }
 }
 

@@ -65,6 +65,11 @@ impl Call {
     pub fn name(&self) -> String {
         format!("call_{}", self.id.simple())
     }
+
+    /// The id of its response, where the client goes on by that.
+    pub fn response_name(&self) -> String {
+        format!("resp_{}", self.id.simple())
+    }
 }
 
 fn row(event: conversation::Event) -> Option<EventRow> {
@@ -186,8 +191,9 @@ impl Recorder {
     }
 
     /// Adds the session's side. Our own runtime writes its sessions' logs itself; for it only usage is recorded.
-    pub fn with_turn(&mut self, agent: &Arc<Agent>, memory: &Memory, conversation: &Conversation) {
-        if self.key.scopes.has(Scopes::RUNTIME) {
+    /// `keep` is false where the client asked for nothing to be kept.
+    pub fn with_turn(&mut self, agent: &Arc<Agent>, memory: &Memory, conversation: &Conversation, keep: bool) {
+        if !keep || self.key.scopes.has(Scopes::RUNTIME) {
             self.turn = Some(Turn::empty(agent, memory.session, memory.parent));
             return;
         }

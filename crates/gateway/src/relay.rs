@@ -5,12 +5,16 @@ mod affinity;
 mod defaults;
 mod listener;
 mod member;
+mod response_id;
 mod source;
 mod streamed;
 mod untold;
 mod whole;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -55,6 +59,10 @@ pub struct Outbound {
     pub target: Target,
     /// What goes into it.
     pub memory: Option<Memory>,
+    /// The id that the client is to know its response by, in the one wire that goes on by ids.
+    pub response_id: Option<String>,
+    /// What was left out of the request, as the client names it.
+    pub dropped: Mutex<Vec<String>>,
     /// Counts it as under way for as long as it is relayed.
     pub under_way: UnderWay,
 }
@@ -80,7 +88,8 @@ impl Outbound {
         let recall = self.memory.as_ref().and_then(|memory| memory.recall.as_deref());
         let recall = recall.map(|lines| format!("<trunkline-recall>\n{lines}\n</trunkline-recall>\n\n"));
         let additions = Additions {
-            model: Some(upstream.model.as_str()).filter(|_| same && !unchanged),
+            // Gemini has it in the URL.
+            model: Some(upstream.model.as_str()).filter(|_| same && !unchanged && self.wire != Wire::Gemini),
             instructions: self.agent().and_then(|agent| agent.instructions.as_deref()),
             blocks: blocks.as_deref(),
             recall: recall.as_deref(),
@@ -92,8 +101,13 @@ impl Outbound {
             spliced
         } else {
             let (from, to) = (self.wire, provider.wire);
-            let translated = wire::translate_request(from, to, &spliced, &upstream.model, self.scan.stream, false);
-            Bytes::from(translated.map_err(refused)?.body)
+            let drop = upstream.drop_params;
+            let translated =
+                wire::translate_request(from, to, &spliced, &upstream.model, self.scan.stream, drop).map_err(refused)?;
+            if let Ok(mut dropped) = self.dropped.lock() {
+                *dropped = translated.dropped;
+            }
+            Bytes::from(translated.body)
         };
         Ok(defaults::filled(provider.quirks.applied(written), &upstream.body))
     }
@@ -173,6 +187,9 @@ impl Outbound {
     }
 }
 
+/// Header: what was left out of the request because the provider's wire has no words for it.
+const DROPPED: &str = "x-trunkline-dropped";
+
 /// A refusal for what cannot be said in the provider's wire.
 pub fn refused(error: WireError) -> Refusal {
     Refusal::invalid(error.message, error.param)
@@ -208,6 +225,12 @@ fn response(
     set("x-trunkline-upstream", text(format!("{}/{}", upstream.provider.name, upstream.model)));
     let state = outbound.memory.as_ref().map_or(State::None, |memory| memory.state);
     set("x-trunkline-memory", Some(HeaderValue::from_static(state.name())));
+    if upstream.provider.wire != outbound.wire
+        && let Ok(dropped) = outbound.dropped.lock()
+        && !dropped.is_empty()
+    {
+        set(DROPPED, text(dropped.join(", ")));
+    }
     if let Some(memory) = &outbound.memory {
         set(SESSION, text(format!("sesn_{}", memory.session.simple())));
     }

@@ -32,6 +32,7 @@ use crate::{
     database::{Change, DatabaseError, Readers, Watcher, Writer},
     error::Refusal,
     gateway::{Gateway, Worker},
+    gemini_path,
     metrics::Metrics,
     models, passthrough, pipeline,
     remember::Memories,
@@ -221,7 +222,9 @@ async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Bod
     let result = match (request.method(), request.uri().path()) {
         (&Method::POST, "/v1/chat/completions") => return pipeline::call(worker, Wire::OpenaiChat, request).await,
         (&Method::POST, "/v1/messages") => return pipeline::call(worker, Wire::AnthropicMessages, request).await,
-        (_, path @ ("/v1/chat/completions" | "/v1/messages")) => {
+        (&Method::POST, "/v1/responses") => return pipeline::call(worker, Wire::OpenaiResponses, request).await,
+        (&Method::POST, path) if gemini_path::is_call(path) => return pipeline::call(worker, Wire::Gemini, request).await,
+        (_, path @ ("/v1/chat/completions" | "/v1/messages" | "/v1/responses")) => {
             let wire = if path == "/v1/messages" { Wire::AnthropicMessages } else { Wire::OpenaiChat };
             let refusal =
                 Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", format!("{path} takes POST only."));

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::{
     Outbound, failed, joined,
     listener::Listener,
-    response,
+    response, response_id,
     source::{Source, broken},
     too_long, unrecorded,
     untold::untold,
@@ -122,7 +122,11 @@ async fn pass_on(outbound: &Outbound, record: &mut Recorder, answer: Answer, lis
                 note(record, &mut source, &event);
                 heard.push(event);
             }
-            pieces.extend(if hides_usage { untold(&frame) } else { Some(frame.raw) });
+            pieces.extend(match &outbound.response_id {
+                Some(id) => Some(response_id::renamed_event(&frame, id)),
+                None if hides_usage => untold(&frame),
+                None => Some(frame.raw),
+            });
         }
         if heard.complete() {
             record.waited(source.waited);
@@ -236,6 +240,10 @@ async fn read_round(
                 heard.push(event.clone());
                 match event {
                     Event::Start { .. } if !first => {}
+                    Event::Start { id, model, usage } => {
+                        let id = outbound.response_id.clone().unwrap_or(id);
+                        writer.write(&Event::Start { id, model, usage }, &mut out);
+                    }
                     // Both are known for the whole call only after the last round.
                     Event::Stop(_) | Event::Usage(_) | Event::End => {}
                     Event::Error { kind, message } => {

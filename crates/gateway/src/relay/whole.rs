@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::IgnoredAny;
 use tokio::time::timeout;
 
-use super::{Outbound, failed, joined, json, refused, response, too_long, unrecorded};
+use super::{Outbound, failed, joined, json, refused, response, response_id, too_long, unrecorded};
 use crate::{
     body::Body,
     decode::{DecodeError, Decoded},
@@ -86,7 +86,7 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Fai
 
         if from == outbound.wire && tools.is_none() {
             note_untouched(record, from, outbound.target.agent.is_some(), &bytes)?;
-            return Ok((bytes, head.headers, upstream));
+            return Ok((named(outbound, bytes), head.headers, upstream));
         }
         let mut reply = wire::parse_reply(from, &bytes).map_err(|error| broken(&error.message))?;
         record.name(&mut reply.id, &mut reply.model);
@@ -95,7 +95,7 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Fai
         let theirs = reply.tool_calls().count() - ours.len();
         if ours.is_empty() && round == 1 && from == outbound.wire {
             record.answered_with(&reply);
-            return Ok((bytes, head.headers, upstream));
+            return Ok((named(outbound, bytes), head.headers, upstream));
         }
         if ours.is_empty() || theirs > 0 || round == MAX_ROUNDS {
             if !ours.is_empty() {
@@ -103,6 +103,9 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Fai
             }
             hide(&mut reply, &ours, std::mem::take(&mut lead), record.usage());
             record.answered_with(&reply);
+            if let Some(id) = &outbound.response_id {
+                reply.id.clone_from(id);
+            }
             let bytes = if from == outbound.wire {
                 wire::rewrite_reply(from, &bytes, &reply).map_err(refused)?
             } else {
@@ -120,6 +123,14 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Fai
         request = Some(next);
     }
     Err(Refusal::unavailable("The model did not come to an answer.").into())
+}
+
+/// The provider's bytes, with our id where the client goes on by it.
+fn named(outbound: &Outbound, bytes: Bytes) -> Bytes {
+    match &outbound.response_id {
+        Some(id) => response_id::renamed(&bytes, id),
+        None => bytes,
+    }
 }
 
 /// Takes our calls out of a reply, and puts what earlier rounds said before it.

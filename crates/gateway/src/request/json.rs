@@ -80,6 +80,11 @@ impl<'b> Cursor<'b> {
         Self { bytes, at: span.start, depth: 0 }
     }
 
+    /// Goes on at `start`, where a value begins that was walked over before.
+    pub fn skip_to(&mut self, start: usize) {
+        self.at = start;
+    }
+
     /// Index of the next byte to be read.
     pub fn position(&self) -> usize {
         self.at

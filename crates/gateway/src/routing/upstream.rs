@@ -45,6 +45,8 @@ pub struct Upstream {
     pub first_byte: [Option<Duration>; 2],
     /// Members of the request's body for what the client leaves out: names, and values as JSON.
     pub body: Arc<[(String, String)]>,
+    /// Whether parameters that its wire has no words for are left out of requests in other wires.
+    pub drop_params: bool,
     /// Tells it apart from others, the same in each gateway.
     pub hash: u64,
     /// How it has fared; shared by all threads.
@@ -68,6 +70,7 @@ impl Upstream {
             order: own.order.unwrap_or(u32::MAX),
             first_byte: [whole, millis(own.stream_first_byte_ms).or(whole)],
             body,
+            drop_params: own.drop_params.unwrap_or(given.drop_params),
             hash: hash(given, own),
             state: Arc::default(),
         })

@@ -1,0 +1,154 @@
+//! What a responses request leaves to the session log: the conversation that `previous_response_id` or `conversation` names,
+//! put before its own input. From then on the call is one whose client sent all of it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    context::continued,
+    error::Refusal,
+    gateway::Worker,
+    request::{Named, Scan, scan},
+    routing::{Target, parse_id},
+    snapshot::Agent,
+    wire::Wire,
+};
+
+/// How long the store is given to take up a turn that has just been recorded.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// An event of the log: its type and payload.
+#[derive(Deserialize)]
+struct Logged(String, Payload);
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Payload {
+    content: Vec<Content>,
+    id: String,
+    name: String,
+    input: Value,
+    custom_tool_use_id: String,
+}
+
+#[derive(Deserialize)]
+struct Content {
+    r#type: String,
+    text: Option<String>,
+}
+
+/// The request with the history it names before its input, and its scan; the same where it names none.
+///
+/// # Errors
+/// 404 for a response or conversation that is not this agent's and user's, 400 where one is named wrongly or holds what is not
+/// kept, 503 where the log cannot be read.
+pub async fn recalled(
+    worker: &Worker,
+    agent: &Agent,
+    target: &mut Target,
+    body: Bytes,
+    found: Scan,
+) -> Result<(Bytes, Scan), Refusal> {
+    let Some(named) = found.kept.named(&body) else { return Ok((body, found)) };
+    let (param, id, call, session) = match named {
+        Named::Response(id) => ("previous_response_id", id.clone(), parse_id("resp_", &id), None),
+        Named::Conversation(id) => ("conversation", id.clone(), None, parse_id("conv_", &id)),
+        Named::Both => {
+            let message = "Give either `previous_response_id` or `conversation`: each names the whole of what came before.";
+            return Err(Refusal::invalid(message, Some("previous_response_id".to_owned())));
+        }
+    };
+    if target.session.is_some() && session.is_some() && target.session != session {
+        let message = "`conversation` and the header x-trunkline-session name two sessions: give one of them.";
+        return Err(Refusal::invalid(message, Some(param.to_owned())));
+    }
+    if call.is_none() && session.is_none() {
+        return Err(unknown(param, &id));
+    }
+    // The turn may have been recorded a moment ago.
+    let spool = &worker.gateway.spool;
+    if spool.pending() > 0 {
+        spool.settled(SETTLE).await;
+    }
+    let read = worker.readers.history(agent.tenant, agent.id, target.user.as_deref(), call, session).await;
+    let read = read.map_err(|error| {
+        tracing::warn!(%error, agent = agent.name, "the history of a call could not be read");
+        Refusal::unavailable(format!("The conversation that `{param}` names cannot be read at the moment. Try again."))
+            .retry_after(1)
+    })?;
+    let (session, events) = read.ok_or_else(|| unknown(param, &id))?;
+    if param == "conversation" {
+        target.session = Some(session);
+    }
+    let events: Vec<Logged> = serde_json::from_str(&events).map_err(|error| {
+        tracing::error!(%error, "a session's events could not be understood");
+        Refusal::unavailable("The conversation could not be understood.")
+    })?;
+    let items = items(events, param)?;
+    let body = continued(&body, &found, &items);
+    let scan =
+        scan(Wire::OpenaiResponses, &body).map_err(|fault| Refusal::invalid(format!("{}.", fault.message), fault.param))?;
+    Ok((body, scan))
+}
+
+fn unknown(param: &str, id: &str) -> Refusal {
+    let message = match param {
+        "conversation" => format!("There is no conversation '{id}' for this agent and user."),
+        _ => format!("Previous response with id '{id}' not found: it is not of this agent and user, or was not stored."),
+    };
+    let code = if param == "conversation" { "conversation_not_found" } else { "previous_response_not_found" };
+    Refusal { param: Some(param.to_owned()), ..Refusal::not_found(message, code) }
+}
+
+/// The events as input items, joined by commas.
+fn items(events: Vec<Logged>, param: &str) -> Result<String, Refusal> {
+    let mut joined = String::new();
+    for Logged(kind, payload) in events {
+        let text = text(&payload.content, param)?;
+        let item = match kind.as_str() {
+            "user.message" => json!({"role": "user", "content": text}),
+            "agent.message" if text.is_empty() => continue,
+            "agent.message" => json!({"role": "assistant", "content": text}),
+            "agent.custom_tool_use" => {
+                // What the model wrote was no JSON where a text was kept.
+                let arguments = match payload.input {
+                    Value::String(raw) => raw,
+                    input => input.to_string(),
+                };
+                json!({"type": "function_call", "call_id": payload.id, "name": payload.name, "arguments": arguments})
+            }
+            "user.custom_tool_result" => {
+                json!({"type": "function_call_output", "call_id": payload.custom_tool_use_id, "output": text})
+            }
+            _ => continue,
+        };
+        if !joined.is_empty() {
+            joined.push(',');
+        }
+        joined.push_str(&item.to_string());
+    }
+    Ok(joined)
+}
+
+fn text<'a>(content: &'a [Content], param: &str) -> Result<Cow<'a, str>, Refusal> {
+    let mut text = Cow::Borrowed("");
+    for part in content {
+        match &part.text {
+            Some(more) if text.is_empty() => text = Cow::Borrowed(more),
+            Some(more) => text.to_mut().push_str(more),
+            None => {
+                let message = format!(
+                    "The conversation that `{param}` names holds a part of type '{}', which the session log tells apart but does \
+                     not keep: send the whole conversation in `input`.",
+                    part.r#type
+                );
+                return Err(Refusal::invalid(message, Some(param.to_owned())));
+            }
+        }
+    }
+    Ok(text)
+}

@@ -162,8 +162,8 @@ class File(_Frozen):
     timeouts: Timeouts = Timeouts()
     traces: Traces | None = None
     drop_params: bool = False
-    """Whether parameters that a provider's wire has no words for are left out of requests, with a header that names them;
-    else such a request is refused with a 400 that names the first."""
+    """Whether parameters that a provider's wire has no words for are left out of requests, and named in the answer's header
+    `x-trunkline-dropped`; else such a request is refused with a 400 that names the first."""
 
 
 class Settings(File):

@@ -1,0 +1,119 @@
+"""OpenAI's responses by the unmodified SDK: over each provider wire, with memory, and going on by ids."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import openai
+import pytest
+
+from support.memory import ok
+from support.stack import Stack, eventually
+
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL: Any = {"type": "function", "name": "get_weather", "parameters": WEATHER, "strict": False}
+ON_EACH_PROVIDER = pytest.mark.parametrize("model", ["gpt", "claude"])
+
+
+@pytest.fixture(scope="module")
+def agent(stack: Stack) -> str:
+    name = f"responder-{uuid4().hex[:8]}"
+    with stack.http() as http:
+        ok(http.post("/v1/agents", json={"name": name, "model": "claude", "memory": {"blocks": {}}}))
+    return name
+
+
+@ON_EACH_PROVIDER
+def test_whole(stack: Stack, model: str) -> None:
+    reply = stack.openai().responses.create(model=model, input="count the tokens", instructions="Be brief.")
+    assert reply.output_text == "Counted."
+    assert reply.status == "completed"
+    assert reply.usage is not None
+    assert (reply.usage.input_tokens, reply.usage.input_tokens_details.cached_tokens) == (2000, 1536)
+    assert reply.id.startswith("resp_")
+
+
+@ON_EACH_PROVIDER
+def test_streamed(stack: Stack, model: str) -> None:
+    with stack.openai().responses.stream(model=model, input="a long story") as stream:
+        events = list(stream)
+        reply = stream.get_final_response()
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert len(deltas) > 5, "it came in one piece"
+    assert "".join(deltas) == reply.output_text
+    assert [event.sequence_number for event in events] == sorted(event.sequence_number for event in events)
+    assert events[0].type == "response.created"
+    assert events[-1].type == "response.completed"
+
+
+@ON_EACH_PROVIDER
+def test_parallel_tools(stack: Stack, model: str) -> None:
+    client = stack.openai()
+    given: Any = [{"role": "user", "content": "compare Bern and Rome"}]
+    with client.responses.stream(model=model, input=given, tools=[TOOL]) as stream:
+        list(stream)
+        reply = stream.get_final_response()
+    calls = [item for item in reply.output if item.type == "function_call"]
+    assert [call.arguments.replace(" ", "") for call in calls] == ['{"city":"Bern"}', '{"city":"Rome"}']
+    given += [item.model_dump(exclude_none=True, exclude={"parsed_arguments"}) for item in reply.output]
+    given += [{"type": "function_call_output", "call_id": call.call_id, "output": "20 degrees"} for call in calls]
+    final = client.responses.create(model=model, input=given, tools=[TOOL])
+    assert "20 degrees" in final.output_text
+
+
+def test_an_earlier_response_is_gone_on_with(stack: Stack, agent: str) -> None:
+    client = stack.openai(default_headers={"x-trunkline-user": f"u-{uuid4().hex[:6]}"})
+    raw = client.responses.with_raw_response.create(model=f"agent/{agent}", input="say one")
+    first = raw.parse()
+    session = raw.headers["x-trunkline-session"]
+    assert first.id == "resp_" + raw.headers["x-trunkline-call"].removeprefix("call_")
+    raw = client.responses.with_raw_response.create(
+        model=f"agent/{agent}", input="say two", previous_response_id=first.id
+    )
+    assert raw.parse().output_text == "two"
+    assert raw.headers["x-trunkline-session"] == session, "it is the same session"
+    asked = stack.asked()[-1]["body"]["messages"]
+    texts = [part["text"] for message in asked for part in message["content"]]
+    assert texts == ["say one", "one", "say two"], "the provider was given all of it"
+    raw = client.responses.with_raw_response.create(
+        model=f"agent/{agent}", input="say three", conversation=session.replace("sesn_", "conv_")
+    )
+    assert raw.headers["x-trunkline-session"] == session
+    eventually(lambda: [event.type for event in stack.events(session)].count("user.message") == 3)
+    # A response in the middle: the history parts from the log, and goes on in a fork.
+    raw = client.responses.with_raw_response.create(
+        model=f"agent/{agent}", input="say else", previous_response_id=first.id
+    )
+    assert raw.headers["x-trunkline-session"] != session
+
+
+def test_what_is_not_there_or_anothers_is_not_found(stack: Stack, agent: str) -> None:
+    mine = stack.openai(default_headers={"x-trunkline-user": "one"})
+    theirs = stack.openai(default_headers={"x-trunkline-user": "another"})
+    raw = mine.responses.with_raw_response.create(model=f"agent/{agent}", input="say mine")
+    reply, session = raw.parse(), raw.headers["x-trunkline-session"]
+    for previous in (reply.id, "resp_" + 32 * "0", "resp_x"):
+        with pytest.raises(openai.NotFoundError) as refused:
+            theirs.responses.create(model=f"agent/{agent}", input="more", previous_response_id=previous)
+        assert refused.value.code == "previous_response_not_found"
+    with pytest.raises(openai.NotFoundError):
+        theirs.responses.create(model=f"agent/{agent}", input="more", conversation=session.replace("sesn_", "conv_"))
+
+
+def test_nothing_is_kept_where_the_client_says_so(stack: Stack, agent: str) -> None:
+    client = stack.openai(default_headers={"x-trunkline-user": f"u-{uuid4().hex[:6]}"})
+    reply = client.responses.create(model=f"agent/{agent}", input="say secret", store=False)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model=f"agent/{agent}", input="more", previous_response_id=reply.id)
+
+
+def test_what_a_provider_cannot_be_told_is_refused(stack: Stack) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        stack.openai().responses.create(model="claude", input="say x", truncation="auto")
+    assert refused.value.param == "truncation"
+    with pytest.raises(openai.BadRequestError) as refused:
+        stack.openai().responses.create(model="claude", input="say x", previous_response_id="resp_1")
+    assert refused.value.param == "previous_response_id"
+    with pytest.raises(openai.AuthenticationError):
+        stack.openai("sk-tl-wrong").responses.create(model="gpt", input="say x")

@@ -162,7 +162,7 @@ class File(_Frozen):
     timeouts: Timeouts = Timeouts()
     traces: Traces | None = None
     drop_params: bool = False
-    """Whether parameters that a provider's wire has no words for are left out of requests, and named in the answer's header
+    """Whether parameters that a provider's wire has no words for are left out of requests, and named in the header
     `x-trunkline-dropped`; else such a request is refused with a 400 that names the first."""
 
 

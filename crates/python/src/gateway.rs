@@ -1,6 +1,6 @@
 //! The gateway, as Python starts and stops it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use pyo3::{
     exceptions::{PyOSError, PyRuntimeError, PyValueError},
@@ -17,7 +17,8 @@ use trunkline_gateway::{
 #[pyclass(frozen)]
 pub struct Gateway {
     server: Mutex<Option<Server>>,
-    shared: Arc<gateway::Gateway>,
+    /// Not kept alive from here: what has served ends with its last call, and takes its empty spool with it.
+    shared: Weak<gateway::Gateway>,
     stop: Stop,
     port: u16,
 }
@@ -29,7 +30,7 @@ impl Gateway {
         let config = Config::parse(config).map_err(PyValueError::new_err)?;
         logging::start();
         let server = Server::bind(config).map_err(PyOSError::new_err)?;
-        let (shared, stop, port) = (Arc::clone(server.gateway()), server.stopper(), server.address().port());
+        let (shared, stop, port) = (Arc::downgrade(server.gateway()), server.stopper(), server.address().port());
         Ok(Self { server: Mutex::new(Some(server)), shared, stop, port })
     }
 
@@ -48,7 +49,8 @@ impl Gateway {
     /// Takes on the providers, models and routing of another configuration, from the next call on.
     fn reload(&self, python: Python<'_>, config: &str) -> PyResult<()> {
         let config = Config::parse(config).map_err(PyValueError::new_err)?;
-        python.detach(|| self.shared.reload(&config)).map_err(PyValueError::new_err)
+        let shared = self.shared.upgrade().ok_or_else(|| PyRuntimeError::new_err("this gateway has ended"))?;
+        python.detach(|| shared.reload(&config)).map_err(PyValueError::new_err)
     }
 
     /// The port it listens on.

@@ -85,12 +85,32 @@ class Provider(_Frozen):
     """Instead of the file's `drop_params`, for this provider."""
 
 
+class Price(_Frozen):
+    """What a model costs, in US dollars a million tokens; wins over the price that Trunkline knows."""
+
+    provider: str
+    model: str
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    cache_read: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    """Prompt tokens found in the provider's cache; without it, as `input`."""
+    cache_write: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    reasoning: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    """Answer tokens spent on reasoning; without it, as `output`."""
+
+
 class Limits(_Frozen):
-    """Limits of the gateway, in bytes."""
+    """Limits of the gateway."""
 
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
     spool_max_bytes: Annotated[int, Field(gt=0)] = 256 * 1024 * 1024
     """Turns and usage kept on disk while Postgres is away."""
+    output_tokens: Annotated[int, Field(gt=0)] = 4096
+    """What a call is taken to be answered with at most where it does not say (`max_tokens`), in tokens: so much of a
+    budget is reserved for it until its cost is known."""
+    lease_seconds: Annotated[int, Field(gt=0, lt=86_400)] = 120
+    """For how long Postgres lends budgets to a gateway without hearing from it: so long a gateway serves on from what
+    it holds while Postgres is away, and so long the budget of a gateway that died stays out of the others' reach."""
 
 
 class Timeouts(_Frozen):
@@ -164,6 +184,7 @@ class File(_Frozen):
     drop_params: bool = False
     """Whether parameters that a provider's wire has no words for are left out of requests, and named in the header
     `x-trunkline-dropped`; else such a request is refused with a 400 that names the first."""
+    prices: tuple[Price, ...] = ()
 
 
 class Settings(File):
@@ -258,6 +279,9 @@ class Settings(File):
             "default_model": next((name for name in self.models if "*" not in name), None)
             or next(iter(defaults), None),
             "routing": self.routing.entry(),
+            "prices": [price.model_dump(exclude_none=True) for price in self.prices],
+            "output_tokens": self.limits.output_tokens,
+            "lease_ms": self.limits.lease_seconds * 1000,
             "timeouts": self.timeouts.model_dump(),
             "traces": self.traces and _traces_entry(self.traces),
         }

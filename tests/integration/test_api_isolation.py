@@ -54,12 +54,17 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PATCH", "/v1/memory_stores/{store_id}/memories/{memory_id}"): {"content": "x"},
     ("POST", "/v1/memory_stores/{store_id}/memory_versions/{version_id}/redact"): {},
     ("POST", "/v1/keys"): {"name": "new"},
+    ("POST", "/v1/keys/{key_id}"): {"budget_usd": 1000},
+    ("POST", "/v1/teams"): {"name": "new"},
+    ("POST", "/v1/teams/{team}"): {"budget_usd": 1000},
+    ("POST", "/v1/user_limits"): {"user_id": "cus_1", "rpm": 1000},
     ("POST", "/v1/tenants"): {"name": "new"},
 }
 QUERIES = {
     "/v1/agents/{agent}/memory": {"user_id": "cus_1"},
     "/v1/agents/{agent}/memory/{block}": {"user_id": "cus_1"},
     "/v1/agents/{agent}/memory/{block}/history": {"user_id": "cus_1"},
+    "/v1/user_limits": {"user_id": "cus_1"},
 }
 TENANT_IN_GENERAL = {"/v1/environments/{environment_id}"}
 """Paths of things that belong to the tenant, not to an agent of it."""
@@ -122,7 +127,8 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
         "store_id": store,
         "memory_id": memory,
         "version_id": versions[0]["id"],
-        "key_id": made("/v1/keys", {"name": "other", "scopes": ["inference"]})["id"],
+        "key_id": made("/v1/keys", {"name": "other", "scopes": ["inference"], "budget_usd": 1})["id"],
+        "team": made("/v1/teams", {"name": "crew", "budget_usd": 1, "users": {"rpm": 5}})["id"],
     }
 
 
@@ -148,8 +154,9 @@ def world(postgres: ConnectionInfo, migrated_template: str) -> Iterator[World]:
 
 def call(world: World, method: str, path: str, key: str | None) -> httpx.Response:
     body = BODIES[method, path] if method in ("POST", "PATCH", "PUT") else None
+    query = QUERIES.get(path) if method in ("GET", "DELETE") else None
     with world.control.http(key) if key else world.control.anonymous() as http:
-        return http.request(method, world.url(path), json=body, params=QUERIES.get(path) if method == "GET" else None)
+        return http.request(method, world.url(path), json=body, params=query)
 
 
 def scope_of(path: str) -> str:
@@ -212,6 +219,7 @@ def test_names_and_references_do_not_cross_either(world: World) -> None:
         ("POST", "/v1/sessions", {"agent": ids["agent"]}),
         ("POST", "/v1/sessions", {"agent": {"type": "agent", "id": ids["agent"], "version": 1}}),
         ("POST", "/v1/keys", {"name": "k", "agent_id": ids["agent"]}),
+        ("POST", "/v1/keys", {"name": "k", "team_id": ids["team"]}),
         ("GET", f"/v1/sessions?agent_id={ids['agent']}", {}),
         ("GET", f"/v1/usage?agent_id={ids['agent']}", {}),
         ("GET", f"/v1/usage?session_id={ids['session_id']}", {}),
@@ -232,9 +240,27 @@ def test_names_and_references_do_not_cross_either(world: World) -> None:
     assert world.contents() == before
 
 
+def test_an_end_user_of_one_tenant_is_nobody_in_another(world: World) -> None:
+    with world.control.http() as http, world.control.http(world.stranger) as theirs:
+        assert http.post("/v1/user_limits", json={"user_id": "cus_9", "rpm": 1}).status_code == 200
+        before = world.contents()
+        assert theirs.get("/v1/user_limits").json()["data"] == []
+        assert theirs.delete("/v1/user_limits", params={"user_id": "cus_9"}).status_code == 404
+        assert theirs.post("/v1/user_limits", json={"user_id": "cus_9", "rpm": 1000}).json()["requests"] == 0
+        assert world.contents() == before
+    with world.control.http(world.other_agent) as bound:
+        assert bound.get("/v1/user_limits").json()["data"] == []
+        for method, path, body in (
+            ("POST", "/v1/teams", {"name": "mine"}),
+            ("POST", "/v1/user_limits", {"user_id": "cus_9"}),
+            ("DELETE", "/v1/user_limits?user_id=cus_9", None),
+        ):
+            assert bound.request(method, path, json=body).status_code == 403, path
+
+
 def test_lists_hold_ones_own_alone(world: World) -> None:
     with world.control.http(world.stranger) as http:
-        for path in ("/v1/agents", "/v1/sessions", "/v1/memory_stores", "/v1/keys"):
+        for path in ("/v1/agents", "/v1/sessions", "/v1/memory_stores", "/v1/keys", "/v1/teams"):
             shown = http.get(path).text
             assert not [found for found in world.ids.values() if found != "customer" and found in shown], path
     with world.control.http(world.other_agent) as http:

@@ -40,7 +40,10 @@ models:
   claude: {{provider: ant, model: claude-scripted}}
   gemini: {{provider: gem, model: gemini-3-scripted}}
   bedrock: {{provider: bed, model: "eu.anthropic.claude-scripted-v1:0"}}
-limits: {{max_body_bytes: {max_body_bytes}}}
+prices:
+  - {{provider: oai, model: gpt-scripted, input: 10, output: 1000}}
+  - {{provider: ant, model: claude-scripted, input: 10, output: 1000}}
+limits: {{max_body_bytes: {max_body_bytes}, lease_seconds: {lease_seconds}}}
 """
 
 
@@ -158,13 +161,22 @@ class Part:
 
 @contextlib.contextmanager
 def serving(
-    database: DatabaseUrls, model_url: str, home: Path, *, max_body_bytes: int = 4 * 1024 * 1024, more: str = ""
+    database: DatabaseUrls,
+    model_url: str,
+    home: Path,
+    *,
+    max_body_bytes: int = 4 * 1024 * 1024,
+    lease_seconds: int = 120,
+    more: str = "",
 ) -> Iterator[Stack]:
     """Run a control plane and a gateway on a migrated database until the block ends; `more` is for trunkline.yaml."""
     key = first_key(database.admin_url)
     configuration = home / "trunkline.yaml"
     configuration.write_text(
-        CONFIGURATION.format(model_url=model_url, key=PROVIDER_KEY, max_body_bytes=max_body_bytes) + more,
+        CONFIGURATION.format(
+            model_url=model_url, key=PROVIDER_KEY, max_body_bytes=max_body_bytes, lease_seconds=lease_seconds
+        )
+        + more,
         encoding="utf-8",
     )
     kept = {name: value for name, value in os.environ.items() if "_API_KEY" not in name and "TRUNKLINE" not in name}

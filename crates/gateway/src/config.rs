@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 pub use self::routing::{AliasConfig, RetryPolicy, RoutingConfig, Strategy};
 use crate::{
     providers::{Family, Quirk},
+    usage::PriceRow,
     wire::Wire,
 };
 
@@ -52,6 +53,15 @@ pub struct Config {
     /// How calls are spread over upstreams, repeated and sent elsewhere.
     #[serde(default)]
     pub routing: RoutingConfig,
+    /// Prices that win over the store's.
+    #[serde(default)]
+    pub prices: Vec<PriceRow>,
+    /// How many tokens a call is taken to be answered with at most, where it does not say so itself.
+    #[serde(default = "output_tokens")]
+    pub output_tokens: u64,
+    /// For how long the store lends budgets to this gateway without hearing from it, in milliseconds.
+    #[serde(default = "lease_ms")]
+    pub lease_ms: u64,
     /// Limits in time.
     pub timeouts: Timeouts,
     /// Where spans of calls are sent, if anywhere.
@@ -61,6 +71,14 @@ pub struct Config {
     /// 35 to 65 µs on a small virtual machine, as much as all of the gateway's own work.
     #[serde(default = "one")]
     pub threads: usize,
+}
+
+fn output_tokens() -> u64 {
+    4096
+}
+
+fn lease_ms() -> u64 {
+    120_000
 }
 
 fn one() -> usize {

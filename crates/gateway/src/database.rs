@@ -1,4 +1,4 @@
-//! Postgres, as the gateway's role may use it: its functions and two channels. Connections are opened when first wanted
+//! Postgres, as the gateway's role may use it: its functions and three channels. Connections are opened when first wanted
 //! and again when lost; none is held across a model call.
 
 use std::{
@@ -23,6 +23,8 @@ use crate::record::CallRows;
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long the memory of a call may be waited for before the call goes on without.
 const CONTEXT: Duration = Duration::from_secs(2);
+/// How long a lease may be waited for.
+const LEASE: Duration = Duration::from_secs(2);
 
 /// Why a query gave no answer.
 #[derive(Debug)]
@@ -355,6 +357,49 @@ impl Writer {
     }
 }
 
+/// The connection on which leases are asked for.
+pub struct Lender {
+    config: String,
+    client: Option<(Client, Statement)>,
+}
+
+impl Lender {
+    /// Not connected yet.
+    pub fn new(config: &str) -> Self {
+        Self { config: config.to_owned(), client: None }
+    }
+
+    /// Asks for the leases of a JSON array of subjects; the answer is one too. They hold for `term` milliseconds.
+    ///
+    /// # Errors
+    /// Where Postgres is away, refuses, or takes more than two seconds; it may have carried it out all the same.
+    pub async fn lease(&mut self, holder: Uuid, term: i32, items: &str) -> Result<String, DatabaseError> {
+        let (client, statement) = if let Some(open) = self.client.take().filter(|(client, _)| !client.is_closed()) {
+            open
+        } else {
+            let client = connect(&self.config).await?;
+            let statement = client.prepare("select trunkline.gateway_lease($1, $2, $3::text::jsonb)::text").await?;
+            (client, statement)
+        };
+        let Ok(answered) = timeout(LEASE, client.query_one(&statement, &[&holder, &term, &items])).await else {
+            return Err(DatabaseError::Away("no answer within 2 s".to_owned()));
+        };
+        let text = answered.and_then(|row| row.try_get(0));
+        self.client = Some((client, statement));
+        Ok(text?)
+    }
+
+    /// Gives back all that a gateway holds.
+    ///
+    /// # Errors
+    /// Where Postgres is away or refuses.
+    pub async fn release(&mut self, holder: Uuid) -> Result<(), DatabaseError> {
+        let client = connect(&self.config).await?;
+        client.execute("select trunkline.gateway_release($1)", &[&holder]).await?;
+        Ok(())
+    }
+}
+
 /// The connection that watches for changes.
 pub struct Watcher {
     client: Client,
@@ -367,6 +412,8 @@ pub enum Change {
     Configuration,
     /// A block: its tenant, scope, agent and subject.
     Memory(String),
+    /// The limits of an end user.
+    Limits,
     /// Nothing heard for the period asked for.
     Quiet,
     /// The connection is gone.
@@ -392,7 +439,7 @@ impl Watcher {
                 }
             }
         });
-        client.batch_execute("listen trunkline_configuration; listen trunkline_memory").await?;
+        client.batch_execute("listen trunkline_configuration; listen trunkline_limits; listen trunkline_memory").await?;
         Ok(Self { client, notifications })
     }
 
@@ -402,6 +449,7 @@ impl Watcher {
             Err(_) => Change::Quiet,
             Ok(None) => Change::Lost,
             Ok(Some(told)) if told.channel() == "trunkline_configuration" => Change::Configuration,
+            Ok(Some(told)) if told.channel() == "trunkline_limits" => Change::Limits,
             Ok(Some(told)) => Change::Memory(told.payload().to_owned()),
         }
     }

@@ -6,8 +6,8 @@ use arc_swap::ArcSwap;
 use http::StatusCode;
 
 use crate::{
-    config::Config, database::Readers, decode::DecodeError, error::Refusal, metrics::Metrics, passthrough, remember::Memories,
-    routing::Routes, snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
+    config::Config, database::Readers, decode::DecodeError, error::Refusal, leases::Leases, metrics::Metrics, passthrough,
+    remember::Memories, routing::Routes, snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
 };
 
 /// What all threads share.
@@ -18,6 +18,8 @@ pub struct Gateway {
     pub routes: ArcSwap<Routes>,
     /// Keys, agents and prices.
     pub snapshots: Snapshots,
+    /// What is held of limits that are shared with other gateways.
+    pub leases: Leases,
     /// Recorded calls on their way to Postgres.
     pub spool: Spool,
     /// Counters and times.

@@ -25,7 +25,7 @@ pub async fn models(worker: &Arc<Worker>, wire: Wire, request: &Request<Incoming
     }
     let snapshot = gateway.snapshots.load();
     let key = key.ok_or_else(|| auth::unknown_key(&snapshot))?;
-    let allowed = |name: &str| key.models.as_ref().is_none_or(|models| models.iter().any(|model| model == name));
+    let allowed = |name: &str| key.may_ask(&[name]);
     let agents = match key.agent {
         Some(id) => snapshot.agent(key.tenant, id).map(|agent| agent.name.as_str()).into_iter().collect(),
         None => snapshot.agent_names(key.tenant),

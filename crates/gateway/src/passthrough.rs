@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use self::named::Named;
 use crate::{
+    admit::{self, Ask},
     body::Body,
     context::{self, Additions},
     error::Refusal,
@@ -72,13 +73,27 @@ async fn stages(
     let whole = read(worker, &key, &host, &head, body).await.inspect_err(counted)?;
     let named = Named::find(path, &head.headers, whole.bytes()).inspect_err(counted)?;
     allowed(&key, &host, &head.method, path, &named).inspect_err(counted)?;
-    let user = routing::user(&head.headers, named.scan.as_ref()).inspect_err(counted)?;
+    let user = match &key.user {
+        Some(user) => Some(user.clone()),
+        None => routing::user(&head.headers, named.scan.as_ref()).inspect_err(counted)?,
+    };
 
     let model_call = named::is_model_call(path);
     let streams = named.scan.as_ref().is_some_and(|scan| scan.stream);
     let bytes = whole.bytes().map_or(0, Bytes::len);
     let asked = named.model.clone().unwrap_or_default();
-    let record = Recorder::of(gateway, call, &key, (asked, user), streams, if model_call { bytes } else { 0 });
+    let output = named.scan.as_ref().and_then(|scan| scan.output_tokens).unwrap_or(gateway.config.output_tokens);
+    let cost = |input: u64, output: u64| gateway.snapshots.load().prices.most(&host.provider.name, &asked, input, output);
+    let ask = Ask {
+        user: user.as_deref(),
+        models: &[&asked, &format!("{}/{asked}", host.provider.name)],
+        bytes: if model_call { bytes } else { 0 },
+        output_tokens: if model_call { output } else { 0 },
+        cost: &cost,
+    };
+    let admission = admit::admit(&gateway.leases, &key, &ask).await.inspect_err(counted)?;
+    let mut record = Recorder::of(gateway, call, &key, (asked, user), streams, if model_call { bytes } else { 0 });
+    record.reserved(admission);
     let mut headers = headers::to_provider(&head.headers);
     host.endpoint.authorize(&mut headers, Some(&head.headers));
     headers.remove(header::ACCEPT_ENCODING);
@@ -210,7 +225,7 @@ fn allowed(key: &Key, host: &Upstream, method: &Method, path: &str, named: &Name
 
 fn model_allowed(key: &Key, host: &Upstream, model: &str) -> Result<(), Refusal> {
     let full = format!("{}/{model}", host.provider.name);
-    if key.models.as_ref().is_none_or(|models| models.iter().any(|known| known == model || *known == full)) {
+    if key.may_ask(&[model, &full]) {
         return Ok(());
     }
     Err(Refusal::forbidden(format!("This API key may not use the model '{model}'.")))

@@ -12,7 +12,8 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
 use crate::{
-    admit, auth,
+    admit::{self, Admission, Ask},
+    auth,
     body::Body,
     conversation::conversation,
     decode::Decoded,
@@ -25,7 +26,7 @@ use crate::{
     record::{Call, Recorder},
     relay::{Outbound, streamed, unrecorded, whole},
     remember::{State, remember},
-    request::scan,
+    request::{Scan, scan},
     routing::{Target, Unresolved, resolve},
     wire::Wire,
 };
@@ -58,10 +59,10 @@ async fn stages(
     let (mut head, body) = request.into_parts();
     let asked = gemini_path::asked(wire, &mut head)?;
 
-    // 1. and 2. Who is it, and may it come in? Before the body is read, so that a stranger costs nothing.
+    // 1. Who is it? Before the body is read, so that a stranger costs nothing.
     let key = enter(worker, &call, &head.headers).await?;
     let mut body = read(worker, &head.headers, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
-    // 3. What is it for? One validating pass finds what the later stages need.
+    // 2. What is it for? One validating pass finds what the later stages need.
     let mut scan = scan(wire, &body)
         .map_err(|malformed| Refusal::invalid(format!("{}.", malformed.message), malformed.param))
         .inspect_err(|refusal| count(worker, &call, refusal))?;
@@ -74,8 +75,13 @@ async fn stages(
             .await
             .inspect_err(|refusal| count(worker, &call, refusal))?;
     }
+    // 3. May it come in? After what it is for, since that decides whose limits it is under and what it may cost.
+    let admission = admit_call(worker, &key, &target, scan.output_tokens, body.len())
+        .await
+        .inspect_err(|refusal| count(worker, &call, refusal))?;
 
     let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len());
+    record.reserved(admission);
     record.with_trace(&head.headers);
     if head.headers.contains_key(idempotency::HEADER) {
         match idempotency::begin(worker, record.call(), &key, &head.headers, &body).await {
@@ -126,15 +132,13 @@ async fn stages(
     if streams { streamed(outbound, record).await } else { whole(&outbound, record).await }
 }
 
-/// Stages 1 and 2, the same for every route that costs money: the key, its limits, and room to record the call.
+/// Stage 1, the same for every route that costs money: the key, and room to record the call.
 ///
 /// # Errors
-/// 401, 403, 429; 503 where the call could not be recorded.
+/// 401, 403; 503 where the call could not be recorded.
 pub async fn enter(worker: &Worker, call: &Call, headers: &HeaderMap) -> Result<Arc<Key>, Refusal> {
     let gateway = &worker.gateway;
     let key = authenticate(worker, headers).await.inspect_err(|refusal| count(worker, call, refusal))?;
-    // Before the work, and only for a key that is known.
-    admit::admit(&key, gateway.nanos()).inspect_err(|refusal| count(worker, call, refusal))?;
     if !gateway.spool.has_room().await {
         return Err(Refusal::unavailable("Postgres is away and the spool is full: the call could not be recorded. Try again.")
             .retry_after(5));
@@ -163,8 +167,8 @@ async fn authenticate(worker: &Worker, headers: &HeaderMap) -> Result<Arc<Key>, 
     auth::authenticate(&snapshot, headers, now)?.ok_or_else(|| auth::unknown_key(&snapshot))
 }
 
-/// Stage 3: what the call is for. An agent that the snapshot does not hold may be new: then it is read anew once.
-pub async fn target(worker: &Worker, key: &Key, headers: &HeaderMap, scan: &crate::request::Scan) -> Result<Target, Refusal> {
+/// Stage 2: what the call is for. An agent that the snapshot does not hold may be new: then it is read anew once.
+pub async fn target(worker: &Worker, key: &Key, headers: &HeaderMap, scan: &Scan) -> Result<Target, Refusal> {
     let gateway = &worker.gateway;
     match resolve(&gateway.routes.load(), &gateway.snapshots.load(), key, headers, scan) {
         Ok(target) => return Ok(target),
@@ -174,6 +178,31 @@ pub async fn target(worker: &Worker, key: &Key, headers: &HeaderMap, scan: &crat
     resolve(&gateway.routes.load(), &gateway.snapshots.load(), key, headers, scan).map_err(|unresolved| match unresolved {
         Unresolved::Refused(refusal) | Unresolved::UnknownAgent(refusal) => refusal,
     })
+}
+
+/// Stage 3: what the call may cost is reserved, from whoever has limits.
+pub async fn admit_call(
+    worker: &Worker,
+    key: &Key,
+    target: &Target,
+    output_tokens: Option<u64>,
+    bytes: usize,
+) -> Result<Admission, Refusal> {
+    let gateway = &worker.gateway;
+    // The dearest of the places that may serve it.
+    let cost = |input: u64, output: u64| {
+        let prices = &gateway.snapshots.load().prices;
+        let costs = target.group.upstreams.iter().filter_map(|up| prices.most(&up.provider.name, &up.model, input, output));
+        costs.max_by(f64::total_cmp)
+    };
+    let ask = Ask {
+        user: target.user.as_deref(),
+        models: &[target.model.as_deref().unwrap_or(&target.asked), &target.asked],
+        bytes,
+        output_tokens: output_tokens.unwrap_or(gateway.config.output_tokens),
+        cost: &cost,
+    };
+    admit::admit(&gateway.leases, key, &ask).await
 }
 
 /// A request's body, its content codings undone, up to the limit.

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use self::row::{CallRow, EventRow, MessageRow, Source, TurnRow, tokens};
 pub use self::row::{CallRows, write_hex};
 use crate::{
+    admit::Admission,
     conversation::{self, Call as ClientCall, Chain, Conversation, EMPTY, reply_message},
     gateway::Gateway,
     idempotency::Kept,
@@ -127,6 +128,8 @@ pub struct Recorder {
     /// What it was given word for word, where the call came with an idempotency key.
     kept: Option<Kept>,
     open: bool,
+    /// What was reserved for it.
+    admission: Admission,
 }
 
 /// The reply as the client saw it.
@@ -177,7 +180,18 @@ impl Recorder {
             source: Source::Provider,
             kept: None,
             open: true,
+            admission: Admission::default(),
         }
+    }
+
+    /// Holds what was reserved for the call until it ends.
+    pub fn reserved(&mut self, admission: Admission) {
+        self.admission = admission;
+    }
+
+    /// What was reserved for the call.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// The call.
@@ -338,9 +352,8 @@ impl Recorder {
             Some(upstream) => self.gateway.snapshots.load().prices.cost(&upstream.provider.name, &upstream.model, &self.usage),
             None => Some(0.0),
         };
-        if let Some(usd) = cost {
-            self.key.limits.spend(usd);
-        }
+        let holder = self.admission.holder();
+        self.admission.settle(cost.unwrap_or_default(), self.usage.input.saturating_add(self.usage.output));
         let overhead = total.saturating_sub(self.waited);
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let turn = self.turn.take();
@@ -359,7 +372,7 @@ impl Recorder {
             call: self.call.id,
             at_us: self.call.at_us,
             key: self.key.id,
-            team: None,
+            team: self.key.team,
             agent,
             session,
             user: self.user.as_deref().map(Cow::from),
@@ -383,6 +396,7 @@ impl Recorder {
             first_byte_us: self.first_byte.map(micros),
             total_us: micros(total),
             overhead_us: micros(overhead),
+            holder,
             turn: turn.map(|(row, _)| row),
             idempotency: self.kept.take().and_then(|kept| kept.row(status == 200, self.stream, self.upstream_name(), session)),
         };

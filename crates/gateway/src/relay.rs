@@ -219,6 +219,8 @@ fn response(
             headers.append(name, value.clone());
         }
     }
+    // Ours are what holds for the client; a provider's hold for us.
+    record.admission().headers(outbound.worker.gateway.nanos(), headers);
     let text = |text: String| HeaderValue::try_from(text).ok();
     let mut set = |name: &'static str, value: Option<HeaderValue>| value.and_then(|value| headers.insert(name, value));
     set("x-trunkline-call", text(record.call().name()));

@@ -32,6 +32,8 @@ pub struct Scan {
     pub user: Option<String>,
     /// What a responses request says of what is kept.
     pub kept: Kept,
+    /// The most tokens that the client asks to be answered with, all choices together; none: it does not say.
+    pub output_tokens: Option<u64>,
     /// Index after the `{` of the body: new members go here. As `messages` is required, a member always follows.
     pub open: usize,
 }
@@ -151,9 +153,10 @@ pub fn scan(wire: Wire, body: &[u8]) -> Result<Scan, Malformed> {
     cursor.object(|cursor, key| found.member(wire, cursor, key))?;
     cursor.end()?;
     let missing = || Malformed::param(conversation_key(wire), "is required");
-    let (messages_span, messages) = found.messages.ok_or_else(missing)?;
-    let user = found.user.filter(|value| value.kind == Kind::String);
+    let (messages_span, messages) = found.messages.take().ok_or_else(missing)?;
+    let user = found.user.take().filter(|value| value.kind == Kind::String);
     Ok(Scan {
+        output_tokens: found.output_tokens(),
         model: found.model,
         stream: found.stream.unwrap_or(false),
         stream_options: found.stream_options,
@@ -194,6 +197,7 @@ pub fn named(body: &[u8]) -> Result<Scan, Malformed> {
             let options = stream_options(cursor)?;
             once(&mut found.stream_options, options, "stream_options")
         }
+        key if bounds_answer(key) => found.bound(cursor, key),
         _ => {
             cursor.value()?;
             Ok::<_, Malformed>(())
@@ -201,6 +205,7 @@ pub fn named(body: &[u8]) -> Result<Scan, Malformed> {
     })?;
     cursor.end()?;
     Ok(Scan {
+        output_tokens: found.output_tokens(),
         model: found.model,
         stream: found.stream.unwrap_or(false),
         stream_options: found.stream_options,
@@ -235,6 +240,8 @@ struct Found {
     metadata: Option<()>,
     kept: Kept,
     store: Option<()>,
+    output_tokens: Option<u64>,
+    choices: Option<u64>,
 }
 
 impl Found {
@@ -265,6 +272,7 @@ impl Found {
                 let user = user(cursor, "user")?;
                 once(&mut self.user, user, "user")
             }
+            (key, _) if bounds_answer(key) => self.bound(cursor, key),
             (b"system", Wire::AnthropicMessages) => {
                 let kinds = &[Kind::String, Kind::Array, Kind::Null];
                 let value = typed(cursor, kinds, "system", "must be a string or an array of text blocks")?;
@@ -304,6 +312,19 @@ impl Found {
         }
     }
 
+    /// Notes a bound of the answer. The provider checks it; here it only bounds what the call may cost.
+    fn bound(&mut self, cursor: &mut Cursor, key: &[u8]) -> Result<(), Malformed> {
+        let value = cursor.value()?;
+        let number = number(cursor.text(value));
+        let slot = if key == b"n" { &mut self.choices } else { &mut self.output_tokens };
+        *slot = (*slot).max(number);
+        Ok(())
+    }
+
+    fn output_tokens(&self) -> Option<u64> {
+        self.output_tokens.map(|tokens| tokens.saturating_mul(self.choices.unwrap_or(1).max(1)))
+    }
+
     fn metadata(&mut self, cursor: &mut Cursor) -> Result<(), Malformed> {
         if cursor.peek() != Some(b'{') {
             typed(cursor, &[Kind::Null], "metadata", "must be an object")?;
@@ -319,6 +340,16 @@ impl Found {
         })?;
         Ok(())
     }
+}
+
+/// Whether a member says how much the client wants to be answered with at most.
+fn bounds_answer(key: &[u8]) -> bool {
+    matches!(key, b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens" | b"n")
+}
+
+/// A whole number as JSON writes it mostly; none for anything else.
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 fn once<T>(slot: &mut Option<T>, value: T, param: &str) -> Result<(), Malformed> {

@@ -80,7 +80,11 @@ async fn stages(
         hides_usage: path == "completions" && named.scan.stream && !named.scan.include_usage(&named.body),
     };
     let bytes = if reading.model_call { named.body.len() } else { 0 };
-    let record = Recorder::new(gateway, call, &key, &target, named.scan.stream, bytes);
+    // Only completions are answered with tokens.
+    let output = if call.route == Route::Completions { named.scan.output_tokens } else { Some(0) };
+    let admission = pipeline::admit_call(worker, &key, &target, output, bytes).await.inspect_err(counted)?;
+    let mut record = Recorder::new(gateway, call, &key, &target, named.scan.stream, bytes);
+    record.reserved(admission);
     let outgoing = Outgoing {
         wire: Wire::OpenaiChat,
         operation: Operation::Openai(path),

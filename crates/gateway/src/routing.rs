@@ -33,6 +33,8 @@ pub struct Target {
     pub session: Option<Uuid>,
     /// The model as the client asked for it.
     pub asked: String,
+    /// The configured name of its model, where that is another: an agent's.
+    pub model: Option<String>,
     /// Where its model is served.
     pub group: Arc<Group>,
 }
@@ -106,7 +108,11 @@ pub fn resolve(routes: &Routes, snapshot: &Snapshot, key: &Key, headers: &Header
         return Err(Unresolved::Refused(unknown_agent(text(headers, AGENT)?.or(named).unwrap_or_default())));
     }
 
-    let user = user(headers, Some(scan))?;
+    // A key of one user speaks for that user, whatever its client says.
+    let user = match &key.user {
+        Some(user) => Some(user.clone()),
+        None => user(headers, Some(scan))?,
+    };
     let session = match text(headers, SESSION)? {
         None => None,
         Some(id) => Some(parse_id("sesn_", id).ok_or_else(|| {
@@ -136,11 +142,12 @@ pub fn resolve(routes: &Routes, snapshot: &Snapshot, key: &Key, headers: &Header
         }
         .into());
     };
-    if key.models.as_ref().is_some_and(|models| !models.iter().any(|model| model == wanted || Some(model.as_str()) == asked)) {
+    if !key.may_ask(&[wanted, asked.unwrap_or(wanted)]) {
         return Err(Refusal::forbidden(format!("This API key may not use the model '{wanted}'.")).into());
     }
+    let model = asked.filter(|asked| *asked != wanted).map(|_| wanted.to_owned());
     let asked = asked.unwrap_or(wanted).to_owned();
-    Ok(Target { agent, user, session, asked, group })
+    Ok(Target { agent, user, session, asked, model, group })
 }
 
 fn find_agent(snapshot: &Snapshot, key: &Key, name: &str) -> Result<Arc<Agent>, Unresolved> {

@@ -29,10 +29,11 @@ use crate::{
     body::Body,
     config::Config,
     control, count_tokens,
-    database::{Change, DatabaseError, Readers, Watcher, Writer},
+    database::{Change, DatabaseError, Lender, Readers, Watcher, Writer},
     error::Refusal,
     gateway::{Gateway, Worker},
     gemini_path,
+    leases::Leases,
     metrics::Metrics,
     models, passthrough, pipeline,
     remember::Memories,
@@ -42,6 +43,7 @@ use crate::{
     spool::Spool,
     traces::Traces,
     upstream,
+    usage::PriceRow,
     wire::Wire,
 };
 
@@ -108,14 +110,16 @@ impl Server {
             listeners(config.listen, config.threads).map_err(|error| format!("cannot listen on {}: {error}", config.listen))?;
         let spool = Spool::open(&config.spool_dir, config.spool_max_bytes)
             .map_err(|error| format!("cannot open the spool in {}: {error}", config.spool_dir.display()))?;
+        let begun = Instant::now();
         let gateway = Arc::new(Gateway {
+            leases: Leases::new(begun, Duration::from_millis(config.lease_ms)),
             routes: ArcSwap::from_pointee(Routes::new(&config, None)?),
             snapshots: Snapshots::default(),
             spool,
             metrics: Metrics::new()?,
             traces: config.traces.as_ref().map(Traces::new),
             memories: Memories::default(),
-            begun: Instant::now(),
+            begun,
             config,
         });
         Ok(Self { gateway, listeners, address, stop: watch::Sender::new(false) })
@@ -309,12 +313,15 @@ async fn keep(gateway: &Gateway, ended: &AtomicBool) {
     tokio::select! {
         () = traces => {}
         () = watch_store(gateway) => {}
+        () = gateway.leases.run(Lender::new(&gateway.config.database)) => {}
         () = gateway.spool.run(Writer::new(&gateway.config.database)) => {}
         () = upkeep => {}
         () = async {
             until_ended.await;
             // What cannot be delivered now stands in the file, and the next start replays it.
-            gateway.spool.settled(Duration::from_secs(5)).await;
+            if gateway.spool.settled(Duration::from_secs(5)).await {
+                gateway.leases.release(Lender::new(&gateway.config.database)).await;
+            }
         } => {}
     }
     if let Some(traces) = &gateway.traces {
@@ -344,13 +351,14 @@ async fn watch_store(gateway: &Gateway) {
 
 async fn watch_connected(gateway: &Gateway, watcher: &mut Watcher) -> Result<(), DatabaseError> {
     let unreadable = |error: serde_json::Error| DatabaseError::Refused(format!("the schema is of another version: {error}"));
-    let prices = serde_json::from_str(&watcher.prices().await?).map_err(unreadable)?;
+    let prices: Vec<PriceRow> = serde_json::from_str(&watcher.prices().await?).map_err(unreadable)?;
     let first = gateway.snapshots.begin();
     let snapshot = Snapshot::parse(&watcher.snapshot().await?, &gateway.snapshots.load()).map_err(unreadable)?;
-    gateway.snapshots.replace(snapshot.with_prices(prices));
+    gateway.snapshots.replace(snapshot.with_prices(&prices, &gateway.config.prices));
     gateway.snapshots.end(first);
     // What changed while nobody listened is read anew: no copy is older than this line.
     gateway.memories.listening(true);
+    gateway.leases.users.changed();
     loop {
         let change = tokio::select! {
             change = watcher.change(CHECK) => change,
@@ -359,11 +367,14 @@ async fn watch_connected(gateway: &Gateway, watcher: &mut Watcher) -> Result<(),
         match change {
             Change::Lost => return Ok(()),
             Change::Memory(told) => gateway.memories.changed(&told),
+            Change::Limits => gateway.leases.users.changed(),
             Change::Configuration | Change::Quiet => {
                 let check = gateway.snapshots.begin();
                 if watcher.revision().await? != gateway.snapshots.load().revision {
                     let snapshot = Snapshot::parse(&watcher.snapshot().await?, &gateway.snapshots.load()).map_err(unreadable)?;
                     gateway.snapshots.replace(snapshot);
+                    // The limits for all users of a key or team may be among what changed.
+                    gateway.leases.users.changed();
                 }
                 gateway.snapshots.end(check);
                 // A flood of unknown keys costs one look-up each so often, not one a request.

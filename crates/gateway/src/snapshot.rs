@@ -18,8 +18,10 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::{
-    principal::{Key, Limits, Scopes},
-    usage::{Price, Prices},
+    limits::Limits,
+    principal::{Bounds, Key, Scopes},
+    subject::{Name, Subject},
+    usage::{Price, PriceRow, Prices},
     wire::Wire,
 };
 
@@ -119,13 +121,24 @@ struct KeyRow {
     hash: String,
     tenant: Uuid,
     id: Uuid,
+    name: String,
     scopes: Vec<String>,
     agent: Option<Uuid>,
+    team: Option<Uuid>,
+    user: Option<String>,
     models: Option<Vec<String>>,
-    budget_usd: Option<f64>,
-    spent_usd: f64,
-    rpm: Option<u32>,
     expires_at: Option<f64>,
+    limits: Option<Limits>,
+    limits_users: bool,
+}
+
+#[derive(Deserialize)]
+struct TeamRow {
+    tenant: Uuid,
+    id: Uuid,
+    name: String,
+    limits: Option<Limits>,
+    limits_users: bool,
 }
 
 #[derive(Deserialize)]
@@ -150,11 +163,10 @@ struct AgentRow {
 struct SnapshotRow {
     revision: i64,
     keys: Vec<KeyRow>,
+    teams: Vec<TeamRow>,
     agents: Vec<AgentRow>,
+    tenants_with_user_limits: Vec<Uuid>,
 }
-
-/// `(provider, model, input, output, cache read, cache write)`, the money in US dollars for a million tokens.
-pub type PriceRow = (String, String, f64, f64, Option<f64>, Option<f64>);
 
 /// One consistent copy.
 #[derive(Default)]
@@ -164,6 +176,7 @@ pub struct Snapshot {
     /// What models cost.
     pub prices: Arc<Prices>,
     keys: HashMap<[u8; 32], Arc<Key>>,
+    subjects: HashMap<Name, Arc<Subject>>,
     agents: HashMap<(Uuid, Uuid), Arc<Agent>>,
     agents_by_name: HashMap<(Uuid, String), Arc<Agent>>,
 }
@@ -187,25 +200,34 @@ impl Snapshot {
     pub fn parse(text: &str, previous: &Self) -> Result<Self, serde_json::Error> {
         let rows: SnapshotRow = serde_json::from_str(text)?;
         let mut snapshot = Self { revision: rows.revision, prices: Arc::clone(&previous.prices), ..Self::default() };
+        let mut teams = HashMap::new();
+        for row in rows.teams {
+            let title = format!("the team '{}'", row.name);
+            let subject = snapshot.subject(previous, (row.tenant, "team", row.id), title, row.limits);
+            teams.insert((row.tenant, row.id), (subject, row.limits_users));
+        }
         for row in rows.keys {
             let Some(hash) = bytes32(&row.hash) else { continue };
-            let limits = match previous.keys.get(&hash).map(|key| &key.limits) {
-                Some(limits) if limits.same(row.budget_usd, row.rpm) => {
-                    limits.learn(row.spent_usd);
-                    Arc::clone(limits)
-                }
-                Some(limits) => Arc::new(limits.renewed(row.budget_usd, row.spent_usd, row.rpm)),
-                None => Arc::new(Limits::new(row.budget_usd, row.spent_usd, row.rpm)),
-            };
+            let title = format!("the API key '{}'", row.name);
+            let own = snapshot.subject(previous, (row.tenant, "key", row.id), title, row.limits);
+            let team = row.team.map(|id| teams.get(&(row.tenant, id)));
+            let users = row.limits_users
+                || team.flatten().is_some_and(|(_, users)| *users)
+                || rows.tenants_with_user_limits.contains(&row.tenant);
+            let orphan = team.is_some_and(|team| team.is_none());
+            let of_team = team.flatten().and_then(|(subject, _)| subject.clone());
+            let bounds = Bounds { subjects: own.into_iter().chain(of_team).collect(), users, orphan };
             let key = Key {
                 tenant: row.tenant,
                 id: row.id,
                 hash,
                 scopes: Scopes::from_names(&row.scopes),
                 agent: row.agent,
+                team: row.team,
+                user: row.user,
                 models: row.models,
                 expires_at: row.expires_at,
-                limits,
+                bounds: (!bounds.subjects.is_empty() || bounds.users || bounds.orphan).then_some(bounds),
             };
             snapshot.keys.insert(hash, Arc::new(key));
         }
@@ -231,15 +253,31 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// The same with these prices.
+    /// The subject of a key or team with these limits: the one that is known, with what is held of it, or a new one.
+    fn subject(
+        &mut self,
+        previous: &Self,
+        (tenant, kind, id): (Uuid, &str, Uuid),
+        title: String,
+        limits: Option<Limits>,
+    ) -> Option<Arc<Subject>> {
+        let limits = limits?;
+        let name = (tenant, kind.to_owned(), id.to_string());
+        let subject = match previous.subjects.get(&name) {
+            Some(known) => {
+                known.learn(limits);
+                Arc::clone(known)
+            }
+            None => Subject::new(name.clone(), title, None, limits),
+        };
+        self.subjects.insert(name, Arc::clone(&subject));
+        Some(subject)
+    }
+
+    /// The same with the store's prices; `own` ones, of the configuration, win over them.
     #[must_use]
-    pub fn with_prices(mut self, rows: Vec<PriceRow>) -> Self {
-        let prices = rows.into_iter().map(|(provider, model, input, output, cache_read, cache_write)| {
-            (
-                (provider, model),
-                Price { input, output, cache_read: cache_read.unwrap_or(input), cache_write: cache_write.unwrap_or(input) },
-            )
-        });
+    pub fn with_prices(mut self, rows: &[PriceRow], own: &[PriceRow]) -> Self {
+        let prices = rows.iter().chain(own).map(|row| (row.provider.clone(), row.model.clone(), Price::from(row)));
         self.prices = Arc::new(Prices::new(prices));
         self
     }

@@ -28,8 +28,10 @@ from trunkline.api import (
     memory_tools,
     memory_versions,
     sessions,
+    teams,
     tenants,
     usage,
+    user_limits,
 )
 from trunkline.api.bodies import Bodies
 from trunkline.api.deps import Parts, Wake
@@ -74,7 +76,7 @@ def create_app(settings: ControlSettings, *, wake: Wake | None = None) -> FastAP
     )
     for noun in (agents, blocks, memory_tools, sessions, events, environments):
         app.include_router(noun.router)
-    for noun in (memory_stores, memories, memory_versions, keys, tenants, usage):
+    for noun in (memory_stores, memories, memory_versions, keys, teams, user_limits, tenants, usage):
         app.include_router(noun.router)
     app.include_router(unserved())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -11,11 +12,12 @@ from trunkline.api import paging
 from trunkline.api.deps import Caller, Manager
 from trunkline.api.idempotency import once
 from trunkline.domain import ids
-from trunkline.domain.keys import Key, KeyRequest, digest, hint, new_text
+from trunkline.domain.keys import Key, KeyChange, KeyRequest, digest, hint, new_text
+from trunkline.domain.limits import Limits
 from trunkline.domain.principal import SCOPES
 from trunkline.domain.times import now
 from trunkline.errors import Conflict, Forbidden, InvalidRequest
-from trunkline.store import agents, keys
+from trunkline.store import agents, keys, teams
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
@@ -25,9 +27,8 @@ async def create(request: Request, given: KeyRequest, caller: Manager) -> JSONRe
     """Make a key; its text is in this answer and nowhere else. It may do no more than the key that makes it."""
 
     async def act() -> dict[str, Any]:
-        allowed = await _allowed(caller, given)
         text = new_text()
-        key = Key(id=ids.new(), hint=hint(text), created_at=now(), **allowed)
+        key = await _allowed(caller, given, text)
         await keys.create(caller.connection, caller.principal.tenant_id, key, digest(text))
         return {**key.to_wire(), "key": text}
 
@@ -58,6 +59,25 @@ async def retrieve(key_id: str, caller: Manager) -> JSONResponse:
     return JSONResponse((await keys.get(caller.connection, caller.principal, ids.decode("key", key_id))).to_wire())
 
 
+@router.post("/{key_id}")
+async def update(key_id: str, given: KeyChange, caller: Manager) -> JSONResponse:
+    """Change a key's name, models, end or limits; calls see it at once. It may get no further than the caller's key."""
+    connection, principal = caller.connection, caller.principal
+    before = await keys.get(connection, principal, ids.decode("key", key_id))
+    if before.revoked_at is not None:
+        raise Conflict("The key is revoked; make another.", code="revoked")
+    asked = {name: getattr(given, name) for name in given.model_fields_set}
+    if asked.get("name") == "":
+        raise InvalidRequest("A key's name has at least one character.", param="name")
+    amounts = {name: asked.pop(name) for name in list(asked) if name in _AMOUNTS}
+    if "users" in asked:
+        asked["users"] = None if given.users is None else given.users.limits()
+    after = replace(before, **asked, limits=replace(before.limits, **amounts))
+    _within(await keys.get(connection, principal, principal.key_id), after)
+    await keys.change(connection, principal.tenant_id, after, now())
+    return JSONResponse((await keys.get(connection, principal, after.id)).to_wire())
+
+
 @router.delete("/{key_id}")
 async def revoke(key_id: str, caller: Manager) -> JSONResponse:
     """Revoke a key: from now on it opens nothing. A key cannot revoke itself."""
@@ -67,8 +87,11 @@ async def revoke(key_id: str, caller: Manager) -> JSONResponse:
     return JSONResponse((await keys.revoke(caller.connection, caller.principal, found, now())).to_wire())
 
 
-async def _allowed(caller: Caller, given: KeyRequest) -> dict[str, Any]:
-    """Return what the new key is to be. Raises Forbidden where it would reach further than the caller's."""
+_AMOUNTS = tuple(field.name for field in fields(Limits) if field.name not in ("models", "expires_at"))
+
+
+async def _allowed(caller: Caller, given: KeyRequest, text: str) -> Key:
+    """Return the new key. Raises Forbidden where it would reach further than the caller's."""
     principal = caller.principal
     if excess := sorted(given.scopes - principal.scopes):
         raise Forbidden(
@@ -87,26 +110,56 @@ async def _allowed(caller: Caller, given: KeyRequest) -> dict[str, Any]:
             "The key may act for one agent only; give that `agent_id` to the new key too.", param="agent_id"
         )
     own = await keys.get(caller.connection, principal, principal.key_id)
-    for limit in ("budget_usd", "rpm", "expires_at"):
-        most, asked = getattr(own, limit), getattr(given, limit)
+    team_id = own.team_id
+    if given.team_id is not None and agent_id == principal.agent_id and principal.agent_id is not None:
+        raise Forbidden("A key for one agent cannot choose a team for another key.", param="team_id")
+    if given.team_id is not None:
+        team = await teams.get(caller.connection, principal, given.team_id)
+        if team.archived_at is not None:
+            raise InvalidRequest("The team was ended; keys are made for teams in use.", param="team_id")
+        team_id = team.id
+    key = Key(
+        id=ids.new(),
+        name=given.name,
+        hint=hint(text),
+        scopes=tuple(scope for scope in SCOPES if scope in given.scopes),
+        created_at=now(),
+        agent_id=agent_id,
+        team_id=team_id,
+        user_id=given.user_id or own.user_id,
+        models=given.models,
+        expires_at=given.expires_at,
+        limits=Limits(**{name: getattr(given, name) for name in _AMOUNTS}),
+        users=None if given.users is None else given.users.limits(),
+    )
+    _within(own, key)
+    return key
+
+
+def _within(own: Key, key: Key) -> None:
+    """Raise Forbidden where `key` would reach further than `own`, the caller's key."""
+
+    def beyond(limit: str) -> Forbidden:
+        return Forbidden(
+            f"The key {own.name!r} has a limit of its own on `{limit}`, which the other key's must not go beyond.",
+            param=limit,
+        )
+
+    for limit in ("team_id", "user_id"):
+        if getattr(own, limit) not in (None, getattr(key, limit)):
+            raise beyond(limit)
+    for limit in ("budget_usd", "rpm", "tpm", "parallel"):
+        most, asked = getattr(own.limits, limit), getattr(key.limits, limit)
         if most is not None and (asked is None or asked > most):
-            raise Forbidden(
-                f"The key {principal.key_name!r} has a limit of its own on `{limit}`, which the new key's "
-                "must not go beyond.",
-                param=limit,
-            )
-    if own.models is not None and not set(given.models or ("*",)) <= set(own.models):
+            raise beyond(limit)
+    if own.limits.budget_usd is not None and own.limits.budget_period != key.limits.budget_period:
+        raise beyond("budget_period")
+    if own.expires_at is not None and (key.expires_at is None or key.expires_at > own.expires_at):
+        raise beyond("expires_at")
+    if own.models is not None and not set(key.models or ("*",)) <= set(own.models):
         raise Forbidden(
-            f"The key {principal.key_name!r} may ask for {', '.join(own.models)} only; give `models` out of these.",
+            f"The key {own.name!r} may ask for {', '.join(own.models)} only; give `models` out of these.",
             param="models",
         )
-    return {
-        "name": given.name,
-        "scopes": tuple(scope for scope in SCOPES if scope in given.scopes),
-        "agent_id": agent_id,
-        "models": given.models,
-        "budget_usd": given.budget_usd,
-        "rpm": given.rpm,
-        "expires_at": given.expires_at,
-        "revoked_at": None,
-    }
+    if own.users is not None and own.users != key.users:
+        raise beyond("users")

@@ -35,7 +35,7 @@ async def create(given: TenantRequest, principal: PrincipalDependency, database:
     """
     principal.require("operator")
     at, tenant_id, text = now(), ids.new(), new_text()
-    key = Key(ids.new(), "admin", hint(text), _FIRST_SCOPES, None, None, None, None, None, None, at)
+    key = Key(ids.new(), "admin", hint(text), _FIRST_SCOPES, at)
     async with database.tenant(tenant_id) as connection:
         await keys.create_tenant(connection, tenant_id, given.name, at)
         await keys.create(connection, tenant_id, key, digest(text))

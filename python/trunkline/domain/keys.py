@@ -6,13 +6,13 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, Field, field_validator
 
 from trunkline.domain import ids
+from trunkline.domain.limits import UNLIMITED, UNUSED, Amounts, Limits, LimitsRequest, Models, Used, UserId
 from trunkline.domain.times import to_wire
 
 PREFIX: Final = "sk-tl-"
@@ -35,20 +35,18 @@ def hint(text: str) -> str:
     return text[-4:]
 
 
-class KeyRequest(BaseModel):
-    """What a new key is to be. `agent_id` is an id or a name; amounts left out are not limited."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class KeyRequest(Amounts):
+    """What a new key is to be. `agent_id` and `team_id` are an id or a name; `users` limits each of its end users."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
     scopes: Annotated[frozenset[Scope], Field(min_length=1)] = frozenset({"inference"})
     agent_id: str | None = None
-    models: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] | None, Field(min_length=1)] = (
-        None
-    )
-    budget_usd: Annotated[Decimal | None, Field(ge=0, max_digits=18, decimal_places=9)] = None
-    rpm: Annotated[int | None, Field(gt=0, lt=2**31)] = None
+    team_id: str | None = None
+    user_id: UserId | None = None
+    """The only end user that it speaks for."""
+    models: Models = None
     expires_at: AwareDatetime | None = None
+    users: LimitsRequest | None = None
 
     @field_validator("scopes", mode="before")
     @classmethod
@@ -56,23 +54,33 @@ class KeyRequest(BaseModel):
         return ("inference",) if given is None else given
 
 
+class KeyChange(Amounts):
+    """What of a key is to change; what is left out stays, null takes a limit away."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)] = ""
+    models: Models = None
+    expires_at: AwareDatetime | None = None
+    users: LimitsRequest | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key without its text. `spent_usd` and `requests` count since it was made."""
+    """A key without its text. `limits` holds the amounts, `users` what each end user who comes with it may use."""
 
     id: UUID
     name: str
     hint: str
     scopes: tuple[str, ...]
-    agent_id: UUID | None
-    models: tuple[str, ...] | None
-    budget_usd: Decimal | None
-    rpm: int | None
-    expires_at: datetime | None
-    revoked_at: datetime | None
     created_at: datetime
-    spent_usd: Decimal = Decimal(0)
-    requests: int = 0
+    agent_id: UUID | None = None
+    team_id: UUID | None = None
+    user_id: str | None = None
+    models: tuple[str, ...] | None = None
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    limits: Limits = UNLIMITED
+    users: Limits | None = None
+    used: Used = UNUSED
 
     def to_wire(self) -> dict[str, Any]:
         """Return the key as the API shows it; amounts of money are numbers of US dollars."""
@@ -83,11 +91,12 @@ class Key:
             "hint": self.hint,
             "scopes": list(self.scopes),
             "agent_id": None if self.agent_id is None else ids.encode("agent", self.agent_id),
+            "team_id": None if self.team_id is None else ids.encode("team", self.team_id),
+            "user_id": self.user_id,
             "models": None if self.models is None else list(self.models),
-            "budget_usd": None if self.budget_usd is None else float(self.budget_usd),
-            "rpm": self.rpm,
-            "spent_usd": float(self.spent_usd),
-            "requests": self.requests,
+            **self.limits.amounts_to_wire(),
+            "users": None if self.users is None else self.users.to_wire(),
+            **self.used.to_wire(),
             "expires_at": to_wire(self.expires_at),
             "revoked_at": to_wire(self.revoked_at),
             "created_at": to_wire(self.created_at),

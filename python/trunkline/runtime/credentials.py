@@ -69,7 +69,7 @@ class Credentials:
     async def _make(self, tenant_id: UUID) -> _Credential:
         text, at = new_text(), now()
         made = _Credential(ids.new(), text, at + LIFETIME)
-        key = Key(made.key_id, "runtime", hint(text), SCOPES, None, None, None, None, made.expires_at, None, at)
+        key = Key(made.key_id, "runtime", hint(text), SCOPES, at, expires_at=made.expires_at)
         async with self._database.tenant(tenant_id) as connection:
             await keys.create(connection, tenant_id, key, digest(text))
         self._made.append((tenant_id, made.key_id))

@@ -11,9 +11,11 @@ from psycopg.rows import dict_row
 
 from trunkline.domain import ids, keys
 from trunkline.domain.keys import Key
+from trunkline.domain.limits import Limits, Used
 from trunkline.domain.principal import SCOPES, Principal
 from trunkline.domain.times import now
 from trunkline.errors import Conflict, NotFound
+from trunkline.store import limits
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 
@@ -44,8 +46,21 @@ async def create_tenant(connection: Connection, tenant_id: UUID, name: str, at: 
 
 
 async def create(connection: Connection, tenant_id: UUID, key: Key, digest: bytes) -> None:
-    """Write a key."""
+    """Write a key and its limits."""
     await connection.execute(queries("keys")["insert_key"], _row(tenant_id, key, digest))
+    await _write_limits(connection, tenant_id, key, key.created_at)
+
+
+async def change(connection: Connection, tenant_id: UUID, key: Key, at: datetime) -> None:
+    """Write a key's name, models, end and limits anew."""
+    models = None if key.models is None else list(key.models)
+    await connection.execute(queries("keys")["update_key"], (tenant_id, key.id, key.name, models, key.expires_at))
+    await _write_limits(connection, tenant_id, key, at)
+
+
+async def _write_limits(connection: Connection, tenant_id: UUID, key: Key, at: datetime) -> None:
+    await limits.write(connection, tenant_id, ("key", str(key.id)), key.limits, at)
+    await limits.write(connection, tenant_id, ("users_of_key", str(key.id)), key.users, at)
 
 
 async def get(connection: Connection, principal: Principal, key_id: UUID) -> Key:
@@ -91,7 +106,7 @@ async def bootstrap(connection: Connection, tenant_name: str = "default", *, key
         row = await cursor.fetchone()
         if row is None:
             raise NotFound(f"The tenant {tenant_name!r} was removed while its key was made; start again.")
-        key = Key(ids.new(), key_name, keys.hint(text), SCOPES, None, None, None, None, None, None, at)
+        key = Key(ids.new(), key_name, keys.hint(text), SCOPES, at)
         await cursor.execute(queries("keys")["insert_key"], _row(row["id"], key, keys.digest(text)))
     return text
 
@@ -105,17 +120,26 @@ def _row(tenant_id: UUID, key: Key, digest: bytes) -> tuple[Any, ...]:
         key.hint,
         list(key.scopes),
         key.agent_id,
+        key.team_id,
+        key.user_id,
         None if key.models is None else list(key.models),
-        key.budget_usd,
-        key.rpm,
         key.expires_at,
         key.created_at,
     )
 
 
+_OWN = ("id", "name", "hint", "created_at", "agent_id", "team_id", "user_id", "expires_at", "revoked_at")
+
+
 def _key(row: dict[str, Any]) -> Key:
-    models = row["models"]
-    return Key(**{**row, "scopes": tuple(row["scopes"]), "models": None if models is None else tuple(models)})
+    return Key(
+        **{name: row[name] for name in _OWN},
+        scopes=tuple(row["scopes"]),
+        models=None if row["key_models"] is None else tuple(row["key_models"]),
+        limits=Limits.from_row({**row, "models": None, "expires_at": None}),
+        users=Limits.from_json(row["users"]),
+        used=Used.from_row(row),
+    )
 
 
 def _not_found(key_id: UUID) -> NotFound:

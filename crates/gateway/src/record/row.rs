@@ -137,6 +137,9 @@ pub struct CallRow<'a, Turn> {
     pub total_us: u64,
     /// Of that, not spent waiting for the provider.
     pub overhead_us: u64,
+    /// Whose leases it was made under, if it was under any limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Uuid>,
     /// The session's side.
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     pub turn: Option<Turn>,
@@ -261,6 +264,7 @@ impl CallRow<'_, &RawValue> {
             "at" => (UNIX_EPOCH + Duration::from_micros(self.at_us)).to_sql(ty, out),
             "key" => self.key.to_sql(ty, out),
             "team" => self.team.to_sql(ty, out),
+            "holder" => self.holder.to_sql(ty, out),
             "agent" => self.agent.to_sql(ty, out),
             "session" => self.session.to_sql(ty, out),
             "user_id" => text(self.user.as_deref(), out),

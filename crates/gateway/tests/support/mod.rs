@@ -68,11 +68,12 @@ impl Gateway {
     fn known((server, spool): (Server, PathBuf), more: &Value, agent: Option<Value>) -> Self {
         let mut key = json!({
             "hash": format!("{:x}", Sha256::digest(KEY)), "tenant": TENANT, "id": Uuid::now_v7(),
-            "scopes": ["inference"], "agent": null, "models": null, "budget_usd": null, "spent_usd": 0.0, "rpm": null,
-            "expires_at": null,
+            "name": "test", "scopes": ["inference"], "agent": null, "team": null, "user": null, "models": null, "expires_at": null,
+            "limits": null, "limits_users": false,
         });
         key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let snapshot = json!({"revision": 1, "keys": [key], "agents": agent.into_iter().collect::<Vec<_>>()}).to_string();
+        let snapshot =
+            json!({"revision": 1, "keys": [key], "teams": [], "agents": agent.into_iter().collect::<Vec<_>>(), "tenants_with_user_limits": []}).to_string();
         server.gateway().snapshots.replace(Snapshot::parse(&snapshot, &Snapshot::default()).unwrap());
         Self::serve((server, spool))
     }

@@ -199,7 +199,7 @@ as $$
 $$;
 
 -- Renew, enlarge or give back a gateway's leases, for any number of subjects in one call; it is the only way to a lease.
--- An item: {tenant, kind: key|team|user, id, key: which a user comes with, usd_new: holds none yet, usd_granted: all that it was
+-- An item: {tenant, kind, id: of the meter, key, user: for an end user, look: only tell the limits of that user, usd_new: holds none yet, usd_granted: all that it was
 -- granted of this lease, {usd,slots,requests,tokens}_{need,want}, slots_held, minute: epoch of the minute that it holds}.
 -- `need` is what calls wait for, `want` what the gateway would like to have besides, below zero to give back.
 -- The answer has for each item the limits (null: none), and for each of them what was granted, what is left, and when it ends.
@@ -228,7 +228,7 @@ begin
         select g.*, i.*, k.meter_kind, k.meter_subject, k.found
           from jsonb_array_elements(p_items) with ordinality as g(value, n)
          cross join lateral jsonb_to_record(g.value) as i(
-               tenant uuid, kind text, id text, key uuid, usd_new boolean, usd_granted bigint, usd_need bigint, usd_want bigint,
+               tenant uuid, kind text, id text, key uuid, "user" text, look boolean, usd_new boolean, usd_granted bigint, usd_need bigint, usd_want bigint,
                slots_held int, slots_need int, slots_want int, minute bigint, requests_need bigint, requests_want bigint,
                tokens_need bigint, tokens_want bigint)
           left join lateral (
@@ -236,13 +236,19 @@ begin
                 where i.kind in ('key', 'team') and own.tenant_id = i.tenant and own.kind = i.kind and own.subject = i.id
                union all
                select u.* from api_keys a
-                cross join lateral user_limits(i.tenant, i.key, a.team_id, i.id) u
-                where i.kind = 'user' and a.tenant_id = i.tenant and a.id = i.key) as k on true
+                cross join lateral user_limits(i.tenant, i.key, a.team_id, i."user") u
+                where a.tenant_id = i.tenant and a.id = i.key
+                  and (i.look or (u.meter_kind = i.kind and u.meter_subject = i.id))) as k on true
          order by i.tenant, k.meter_kind, k.meter_subject
     loop
         l := item.found;
         if item.meter_kind is null then
             answers := answers || jsonb_build_object('n', item.n - 1, 'limits', null);
+            continue;
+        end if;
+        if item.look then
+            answers := answers || jsonb_build_object('n', item.n - 1, 'kind', item.meter_kind, 'subject', item.meter_subject,
+                                                     'limits', limits_json(l));
             continue;
         end if;
         insert into meters (tenant_id, kind, subject) values (item.tenant, item.meter_kind, item.meter_subject)
@@ -386,52 +392,53 @@ as $$
        and l.period_start = p.since
 $$;
 
--- Write a batch of calls: their usage, what they cost their keys, and their turns. Each call once, however often it is
--- sent: the call's id and time are the key of its usage row. Returns how many were new.
-create or replace function trunkline.gateway_record(p_calls jsonb) returns int
-    language plpgsql security definer
+alter type trunkline.call_row add attribute holder uuid; -- whose leases it was made under; null: it was under no limit
+
+create or replace function trunkline.charge_calls(p_calls trunkline.call_row[]) returns void
+    language plpgsql
+    set search_path = trunkline, pg_temp
+as $$
+begin
+    perform charge(array_agg(c.tenant), array_agg(c.key), array_agg(c.user_id), array_agg(c.at),
+                   array_agg(c.cost_usd::numeric), array_agg(c.holder))
+       from unnest(p_calls) as c;
+end
+$$;
+
+-- As before, but the charge comes last: the rows that many gateways write are locked only to the end of this function.
+create or replace function trunkline.gateway_record(p_calls trunkline.call_row[]) returns int
+language plpgsql security definer
     set search_path = trunkline, pg_temp
 as $$
 declare
-    fresh uuid[];
-    item  jsonb;
-    log   uuid;
+    fresh call_row[];
 begin
-    with given as (
-        select * from jsonb_to_recordset(p_calls) as r(
-            tenant uuid, call uuid, at_us bigint, key uuid, agent uuid, session uuid, "user" text, model text,
-            provider text, upstream_model text, wire text, stream boolean, status int, error_type text,
-            input_tokens int, output_tokens int, cached_tokens int, reasoning_tokens int, estimated boolean,
-            cost_usd numeric, rounds int, retries int, first_byte_us bigint, total_us bigint, overhead_us bigint)
-    ), written as (
-        insert into usage (tenant_id, id, created_at, key_id, agent_id, session_id, user_id, model, provider, upstream_model,
-                           wire, stream, status, error_type, input_tokens, output_tokens, cached_tokens, reasoning_tokens,
-                           estimated, cost_usd, rounds, retries, first_byte_us, total_us, overhead_us)
-        select tenant, call, 'epoch'::timestamptz + at_us * interval '1 microsecond', key, agent, session, "user", model, provider, upstream_model, wire, stream, status, error_type,
-               input_tokens, output_tokens, cached_tokens, reasoning_tokens, estimated, cost_usd, rounds, retries,
-               first_byte_us, total_us, overhead_us
-          from given
-        on conflict (tenant_id, id, created_at) do nothing
-        returning id
-    )
-    select coalesce(array_agg(id), '{}') into fresh from written;
+    begin
+        insert into usage (tenant_id, id, created_at, key_id, team_id, agent_id, session_id, user_id, model, provider,
+                           upstream_model, wire, stream, status, error_type, input_tokens, output_tokens, cached_tokens,
+                           cache_write_tokens, reasoning_tokens, estimated, cost_usd, source, rounds, retries, first_byte_us,
+                           total_us, overhead_us)
+        select tenant, call, at, key, team, agent, session, user_id, model, provider, upstream_model, wire, stream, status,
+               error_type, input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, estimated,
+               cost_usd, source, rounds, retries, first_byte_us, total_us, overhead_us
+          from unnest(p_calls);
+    exception when unique_violation then
+        -- Sent again, because the answer to the first time was lost or its gateway died: only what is not there yet.
+        select coalesce(array_agg(p_calls[c.nth] order by c.nth), '{}') into fresh
+          from (select min(ordinality) as nth from unnest(p_calls) with ordinality
+                 where not exists (select from usage u where u.tenant_id = tenant and u.id = call and u.created_at = at)
+                 group by tenant, call, at) as c;
+        return gateway_record(fresh);
+    end;
 
-    for item in select c from jsonb_array_elements(p_calls) as c where c ? 'turn' and (c ->> 'call')::uuid = any (fresh) loop
-        log := record_turn((item ->> 'tenant')::uuid, (item ->> 'call')::uuid,
-                           'epoch'::timestamptz + (item ->> 'at_us')::bigint * interval '1 microsecond', item -> 'turn');
-        update sessions s
-           set input_tokens = s.input_tokens + (item ->> 'input_tokens')::int,
-               output_tokens = s.output_tokens + (item ->> 'output_tokens')::int,
-               cached_tokens = s.cached_tokens + (item ->> 'cached_tokens')::int
-         where s.tenant_id = (item ->> 'tenant')::uuid and s.id = log;
-    end loop;
-    -- Last, so that the rows which many gateways write are locked only to the end of this function.
-    perform charge(array_agg((c ->> 'tenant')::uuid), array_agg((c ->> 'key')::uuid), array_agg(c ->> 'user'),
-                   array_agg('epoch'::timestamptz + (c ->> 'at_us')::bigint * interval '1 microsecond'),
-                   array_agg((c ->> 'cost_usd')::numeric), array_agg((c ->> 'holder')::uuid))
-       from (select distinct on (e ->> 'call') e from jsonb_array_elements(p_calls) as e
-              where (e ->> 'call')::uuid = any (fresh)) as once(c);
-    return cardinality(fresh);
+    if exists (select from unnest(p_calls) as c where c.turn is not null) then
+        perform record_turns(p_calls);
+    end if;
+    if exists (select from unnest(p_calls) as c where c.idempotency is not null) then
+        perform keep_answers(p_calls);
+    end if;
+    perform charge_calls(p_calls);
+    return cardinality(p_calls);
 end
 $$;
 
@@ -478,6 +485,25 @@ begin
 end
 $$;
 
+-- The limits of a subject, and what it has used of them: one row, also where there are none. Under the caller's own rights.
+create function trunkline.limits_of(p_tenant uuid, p_kind text, p_subject text)
+    returns table (models text[], expires_at timestamptz, budget_usd numeric, budget_period text, rpm int, tpm bigint,
+                   parallel int, spent_usd numeric, requests bigint, period_spent_usd numeric, period_starts_at timestamptz,
+                   period_ends_at timestamptz)
+    language sql stable
+    set search_path = trunkline, pg_temp
+as $$
+    select l.models, l.expires_at, l.budget_usd, coalesce(l.budget_period, 'total'), l.rpm, l.tpm, l.parallel,
+           coalesce(m.usd, 0), coalesce(m.requests, 0),
+           case when coalesce(l.budget_period, 'total') = 'total' then coalesce(m.usd, 0)
+                when m.period = l.budget_period and m.period_start = period_start(l.budget_period, now()) then m.period_usd
+                else 0 end,
+           nullif(period_start(l.budget_period, now()), '-infinity'), nullif(period_end(l.budget_period, now()), 'infinity')
+      from (values (1)) as one
+      left join limits l on l.tenant_id = p_tenant and l.kind = p_kind and l.subject = p_subject
+      left join meters m on m.tenant_id = p_tenant and m.kind = p_kind and m.subject = p_subject
+$$;
+
 -- Prices depend on the prompt's length for some models: `tiers` is [[from so many prompt tokens on, input, output, cache read, cache
 -- write], ...], each for all of a call's tokens. `context_tokens` bounds what a prompt can cost.
 alter table trunkline.model_prices
@@ -499,6 +525,7 @@ $$;
 revoke execute on function trunkline.limits_changed(), trunkline.key_erased(), trunkline.period_start(text, timestamptz),
     trunkline.period_end(text, timestamptz), trunkline.user_limits(uuid, uuid, uuid, text), trunkline.limits_json(trunkline.limits),
     trunkline.grant_of(bigint, bigint, bigint, bigint), trunkline.gateway_lease(uuid, int, jsonb),
-    trunkline.gateway_release(uuid), trunkline.charge(uuid[], uuid[], text[], timestamptz[], numeric[], uuid[]) from public;
+    trunkline.limits_of(uuid, text, text), trunkline.gateway_release(uuid), trunkline.charge(uuid[], uuid[], text[], timestamptz[], numeric[], uuid[]) from public;
 grant execute on function trunkline.gateway_lease(uuid, int, jsonb), trunkline.gateway_release(uuid) to trunkline_gateway;
-grant execute on function trunkline.period_start(text, timestamptz), trunkline.period_end(text, timestamptz) to trunkline_control;
+grant execute on function trunkline.period_start(text, timestamptz), trunkline.period_end(text, timestamptz),
+    trunkline.limits_json(trunkline.limits), trunkline.limits_of(uuid, text, text) to trunkline_control;

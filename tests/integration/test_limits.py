@@ -49,16 +49,19 @@ class Gateway:
         found: dict[str, Any] = answer
         return found
 
-    def record(self, usd: float, at: datetime | None = None, **more: Any) -> None:
-        moment = at or datetime.now(UTC)
-        call = {
-            "tenant": self.tenant, "call": str(uuid4()), "at_us": int(moment.timestamp() * 1e6), "key": self.key,
-            "model": "m", "wire": "openai_chat", "stream": False, "status": 200, "input_tokens": 1, "output_tokens": 1,
-            "cached_tokens": 0, "reasoning_tokens": 0, "estimated": False, "cost_usd": usd, "rounds": 1, "retries": 0,
-            "total_us": 1, "overhead_us": 1, "holder": str(self.holder), **more,
-        }  # fmt: skip
-        with self.connection.transaction():
-            self.connection.execute("select trunkline.gateway_record(%s::jsonb)", (json.dumps([call, call]),))
+    def record(self, usd: float, at: datetime | None = None, user: str | None = None) -> None:
+        """Record a call, and send it twice, as after an answer that was lost."""
+        call = (self.tenant, str(uuid4()), at or datetime.now(UTC), self.key, user, usd, self.holder)
+        statement = """
+            select trunkline.gateway_record(array(
+              select jsonb_populate_record(null::trunkline.call_row, jsonb_build_object(
+                'tenant', %s::uuid, 'call', %s::uuid, 'at', %s::timestamptz, 'key', %s::uuid, 'user_id', %s::text,
+                'cost_usd', %s::float8, 'holder', %s::uuid, 'model', 'm', 'wire', 'openai_chat', 'stream', false,
+                'status', 200, 'input_tokens', 1, 'output_tokens', 1, 'cached_tokens', 0, 'cache_write_tokens', 0,
+                'reasoning_tokens', 0, 'estimated', false, 'source', 'provider', 'rounds', 1, 'retries', 0,
+                'total_us', 1, 'overhead_us', 1))))"""
+        for _ in range(2):
+            self.connection.execute(statement, call)
 
 
 class World:

@@ -62,6 +62,9 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
         "routes": [{"pattern": "claude-*", "provider": "anthropic"}],
         "default_model": "anthropic/claude-sonnet-5",
         "routing": {},
+        "prices": [],
+        "output_tokens": 4096,
+        "lease_ms": 120000,
         "timeouts": {
             "connect_ms": 5000,
             "first_byte_ms": 600000,

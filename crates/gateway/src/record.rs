@@ -329,6 +329,16 @@ impl Recorder {
         self.write(status, error)
     }
 
+    /// What the call cost in US dollars; none where no price is known. What was reserved beyond is given back.
+    fn settle(&mut self) -> Option<f64> {
+        let cost = match &self.upstream {
+            Some(upstream) => self.gateway.snapshots.load().prices.cost(&upstream.provider.name, &upstream.model, &self.usage),
+            None => Some(0.0),
+        };
+        self.admission.settle(cost.unwrap_or_default(), self.usage.input.saturating_add(self.usage.output));
+        cost
+    }
+
     /// Counts the tokens of all rounds; true where some of them had to be estimated.
     fn count(&mut self, status: u16) -> bool {
         self.usage += self.heard.take().unwrap_or_default();
@@ -348,12 +358,7 @@ impl Recorder {
         self.open = false;
         let total = self.call.begun.elapsed();
         let estimated = self.count(status);
-        let cost = match &self.upstream {
-            Some(upstream) => self.gateway.snapshots.load().prices.cost(&upstream.provider.name, &upstream.model, &self.usage),
-            None => Some(0.0),
-        };
-        let holder = self.admission.holder();
-        self.admission.settle(cost.unwrap_or_default(), self.usage.input.saturating_add(self.usage.output));
+        let (holder, cost) = (self.admission.holder(), self.settle());
         let overhead = total.saturating_sub(self.waited);
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let turn = self.turn.take();

@@ -266,7 +266,7 @@ def test_a_call_is_charged_to_its_key_its_team_and_its_user(control: ControlPlan
         assert http.get("/v1/teams/crew").json()["spent_usd"] == 1.5
         (ada,) = http.get("/v1/user_limits", params={"user_id": "ada"}).json()["data"]
         assert (ada["spent_usd"], ada["requests"]) == (0.5, 1)
-    item = {"kind": "user", "key": gateway.key, "look": True}
+    item: dict[str, Any] = {"kind": "user", "key": gateway.key, "look": True}
     found = {}
     for user in ("ada", "bob"):
         answer = gateway.lease(id=user, user=user, **item)

@@ -19,8 +19,15 @@ def create(
     ] = None,
     agent: Annotated[str | None, typer.Option(help="The only agent (name or id) that the key may act for.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="A model that the key may ask for; again for more.")] = None,
-    budget_usd: Annotated[float | None, typer.Option(help="What its calls may cost in all, in US dollars.")] = None,
+    budget_usd: Annotated[float | None, typer.Option(help="What its calls may cost a period, in US dollars.")] = None,
+    period: Annotated[
+        str, typer.Option(help="When the budget begins anew (UTC): total, day, week, month, or a number of seconds.")
+    ] = "total",
     rpm: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
+    tpm: Annotated[int | None, typer.Option(help="Tokens a minute, input and output.")] = None,
+    parallel: Annotated[int | None, typer.Option(help="Calls under way at once.")] = None,
+    team: Annotated[str | None, typer.Option(help="The team (name or id) whose limits it shares.")] = None,
+    user: Annotated[str | None, typer.Option(help="The only end user that the key speaks for.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. Its text is shown this once."""
@@ -28,7 +35,17 @@ def create(
 
     with Trunkline() as client:
         key = client.keys.create(
-            name, scopes=scope or ["inference"], agent_id=agent, models=model or None, budget_usd=budget_usd, rpm=rpm
+            name,
+            scopes=scope or ["inference"],
+            agent_id=agent,
+            models=model or None,
+            budget_usd=budget_usd,
+            budget_period=int(period) if period.isdecimal() else period,
+            rpm=rpm,
+            tpm=tpm,
+            parallel=parallel,
+            team_id=team,
+            user_id=user,
         )
     if as_json:
         print_json(key.to_json())

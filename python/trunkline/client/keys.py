@@ -46,17 +46,29 @@ class Keys:
         agent_id: str | None = None,
         models: Sequence[str] | None = None,
         budget_usd: float | None = None,
+        budget_period: str | int | None = None,
         rpm: int | None = None,
+        tpm: int | None = None,
+        parallel: int | None = None,
+        team_id: str | None = None,
+        user_id: str | None = None,
         expires_at: datetime | None = None,
     ) -> NewKey:
-        """Make a key. `scopes`: of inference, memory, manage, passthrough, operator; `rpm`: requests a minute."""
+        """Make a key. `scopes`: of inference, memory, manage, passthrough, operator; `rpm`, `tpm`: requests and tokens a minute;
+        `budget_period`: total, day, week, month, or a number of seconds; `team_id`: a team's id or name.
+        """
         body: dict[str, Any] = {
             "name": name,
             "scopes": None if scopes is None else list(scopes),
             "agent_id": agent_id,
             "models": None if models is None else list(models),
             "budget_usd": budget_usd,
+            "budget_period": budget_period,
             "rpm": rpm,
+            "tpm": tpm,
+            "parallel": parallel,
+            "team_id": team_id,
+            "user_id": user_id,
             "expires_at": None if expires_at is None else expires_at.isoformat(),
         }
         given = {member: value for member, value in body.items() if value is not None}

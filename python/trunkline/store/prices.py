@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import Connection
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
 
 from trunkline.store.queries import queries
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
 PACKAGE = "genai-prices"
 
-Price = tuple[str, str, Decimal, Decimal, Decimal | None, Decimal | None]
-"""Provider, model, and US dollars a million tokens: input, output, cache read, cache write."""
+Price = tuple[str, str, Decimal, Decimal, Decimal | None, Decimal | None, int | None, Jsonb]
+"""Provider, model, US dollars a million tokens (input, output, cache read, cache write), the longest prompt in tokens,
+and for long prompts `[from so many tokens on, the four prices]`."""
+
+_KEYS = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
 
 
 def load_prices(connection: Connection[DictRow], now: datetime | None = None) -> int:
@@ -30,30 +34,34 @@ def load_prices(connection: Connection[DictRow], now: datetime | None = None) ->
 
 
 def _prices(now: datetime) -> Iterator[Price]:
-    """Yield the standard price of every model that has one, under its id and each of its exact aliases.
-
-    Where the price depends on the prompt's length, it is that of the shortest prompts.
-    """
+    """Yield the standard price of every model that has one, under its id and each of its exact aliases."""
     # 0.3 s: loaded only when the catalogue is.
     from genai_prices.data import providers  # noqa: PLC0415
     from genai_prices.types import TieredPrices  # noqa: PLC0415
 
-    def base(price: object) -> Decimal | None:
+    def at(price: object, tokens: int) -> Decimal | None:
         if isinstance(price, TieredPrices):
-            return price.base
+            return next((tier.price for tier in reversed(price.tiers) if tokens > tier.start), price.base)
         return price if isinstance(price, Decimal) else None
 
     for provider in providers:
         for model in provider.models:
             price = model.get_prices(now)
-            columns = [
-                base(getattr(price, key, None))
-                for key in ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
-            ]
+            given = [getattr(price, key, None) for key in _KEYS]
+            columns = [at(one, 0) for one in given]
             if columns[0] is None and columns[1] is None:
                 continue
+            starts = sorted({tier.start for one in given if isinstance(one, TieredPrices) for tier in one.tiers})
+            tiers = [[start, *(_number(at(one, start + 1)) for one in given)] for start in starts]
+            for tier in tiers:
+                tier[1:3] = [tier[1] or 0, tier[2] or 0]
+            rates = (columns[0] or Decimal(0), columns[1] or Decimal(0), columns[2], columns[3])
             for name in _names(model):
-                yield provider.id, name, columns[0] or Decimal(0), columns[1] or Decimal(0), columns[2], columns[3]
+                yield provider.id, name, *rates, model.context_window, Jsonb(tiers)
+
+
+def _number(price: Decimal | None) -> float | None:
+    return None if price is None else float(price)
 
 
 def _names(model: ModelInfo) -> list[str]:

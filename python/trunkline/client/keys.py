@@ -54,8 +54,10 @@ class Keys:
         user_id: str | None = None,
         expires_at: datetime | None = None,
     ) -> NewKey:
-        """Make a key. `scopes`: of inference, memory, manage, passthrough, operator; `rpm`, `tpm`: requests and tokens a minute;
-        `budget_period`: total, day, week, month, or a number of seconds; `team_id`: a team's id or name.
+        """Make a key.
+
+        `scopes`: of inference, memory, manage, operator; `budget_period`: total, day, week, month, or a number of
+        seconds; `rpm`, `tpm`: requests and tokens a minute; `team_id`: a team's id or name.
         """
         body: dict[str, Any] = {
             "name": name,

@@ -1,7 +1,7 @@
 from trunkline.store.migrate import run_migration
 
 revision = "0009"
-down_revision = "0010"
+down_revision = "0008"
 
 
 def upgrade() -> None:

@@ -1,7 +1,7 @@
 from trunkline.store.migrate import run_migration
 
 revision = "0011"
-down_revision = "0009"
+down_revision = "0010"
 
 
 def upgrade() -> None:

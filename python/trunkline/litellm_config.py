@@ -13,6 +13,7 @@ from trunkline.litellm_keys import (
     BODY,
     MODEL_INFO,
     PARAMS,
+    PRICES,
     SECTIONS,
     TOP,
     UNKNOWN,
@@ -165,6 +166,7 @@ class LitellmConfig:
         models: dict[str, list[dict[str, Any]]] = {}
         providers: dict[str, dict[str, Any]] = {}
         deployments: dict[str, list[dict[str, Any]]] = {}
+        prices: dict[tuple[str, str], dict[str, Any]] = {}
         listed_only = True
         for index, entry in enumerate(self._models()):
             provider, model = _provider(entry["litellm_params"])
@@ -180,6 +182,9 @@ class LitellmConfig:
             upstream["provider"] = _named(providers, provider, _host(provider, params))
             deployments.setdefault(upstream["provider"], []).append(upstream)
             models.setdefault(entry["model_name"], []).append(upstream)
+            if price := _price({**(entry.get("model_info") or {}), **params}):
+                named = {"provider": upstream["provider"], "model": upstream["model"]}
+                prices.setdefault((named["provider"], named["model"]), {**named, **price})
         for name, upstreams in deployments.items():
             # One that brings no key of its own takes the environment's, not another's.
             if all("api_key" in upstream for upstream in upstreams):
@@ -195,6 +200,8 @@ class LitellmConfig:
             "providers": providers,
             "models": models,
             "routing": {**self._routing(said), "listed_only": listed_only},
+            "prices": list(prices.values()),
+            "drop_params": bool(said.get("drop_params")),
         }
         limit = said.get("request_timeout", said.get("timeout"))
         if isinstance(limit, int | float) and limit > 0:
@@ -298,6 +305,16 @@ def _host(provider: str, params: Mapping[str, Any]) -> dict[str, Any]:
     }
     given = {ours: params.get(theirs) for theirs, ours in keys.get(provider, {}).items()}
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _price(params: Mapping[str, Any]) -> dict[str, float]:
+    """Return a deployment's own price in US dollars a million tokens; empty where it sets none."""
+    given = {
+        ours: float(params[theirs]) * 1e6
+        for ours, theirs in PRICES.items()
+        if isinstance(params.get(theirs), int | float | str)
+    }
+    return {"input": 0.0, "output": 0.0, **given} if given.keys() & {"input", "output"} else {}
 
 
 def _named(providers: dict[str, dict[str, Any]], provider: str, host: dict[str, Any]) -> str:

@@ -35,17 +35,20 @@ _STORE = Use("ignored", "keys, budgets and usage are in Trunkline's own Postgres
 _UI = Use("ignored", "there is no such user interface")
 _DEFAULT = Use("ignored", "Trunkline does so anyway")
 
-_PRICES = dict.fromkeys(
-    (
-        "input_cost_per_token",
-        "output_cost_per_token",
-        "cache_read_input_token_cost",
-        "cache_creation_input_token_cost",
-        "input_cost_per_second",
-        "output_cost_per_second",
+PRICES = {
+    "input": "input_cost_per_token",
+    "output": "output_cost_per_token",
+    "cache_read": "cache_read_input_token_cost",
+    "cache_write": "cache_creation_input_token_cost",
+    "reasoning": "output_cost_per_reasoning_token",
+}
+"""Our names of what a token costs, and theirs."""
+_PRICES = {
+    **dict.fromkeys(PRICES.values(), USED),
+    **dict.fromkeys(
+        ("input_cost_per_second", "output_cost_per_second"), Use("unsupported", "models cost what their tokens cost")
     ),
-    Use("unsupported", "prices are those that Trunkline knows of the provider's model"),
-)
+}
 
 BODY = (
     "temperature",
@@ -185,7 +188,7 @@ LITELLM: Mapping[str, Use] = {
         ),
         USED,
     ),
-    "drop_params": Use("unsupported", "a parameter that the provider's wire has no words for is refused by its name"),
+    "drop_params": USED,
     "modify_params": Use("unsupported", "requests are changed only where a wire asks for it"),
     "callbacks": _CALLBACKS,
     "success_callback": _CALLBACKS,

@@ -186,6 +186,26 @@ def test_deployments_of_one_provider_in_two_regions(tmp_path: Path) -> None:
     assert [(one["provider"], one.get("weight", 1.0)) for one in upstreams] == [("bedrock", 3.0), ("bedrock-2", 1.0)]
 
 
+def test_a_deployments_own_price_wins_over_what_is_known(tmp_path: Path) -> None:
+    text = """
+model_list:
+  - model_name: mine
+    litellm_params: {model: openai/tuned, api_key: k, input_cost_per_token: 0.000002, output_cost_per_token: 1e-5}
+    model_info: {cache_read_input_token_cost: 5e-7, input_cost_per_token: 9}
+  - {model_name: known, litellm_params: {model: openai/gpt-4o, api_key: k}}
+"""
+    assert gateway(tmp_path, text)["prices"] == [
+        {"provider": "openai", "model": "tuned", "input": 2.0, "output": 10.0, "cache_read": 0.5}
+    ]
+
+
+def test_parameters_are_dropped_where_litellm_was_told_to(tmp_path: Path) -> None:
+    text = "model_list: [{model_name: m, litellm_params: {model: anthropic/c, api_key: k}}]\n"
+    assert "drop_params" not in gateway(tmp_path, text)["providers"][0]
+    dropping = gateway(tmp_path, text + "litellm_settings: {drop_params: true}")
+    assert dropping["providers"][0]["drop_params"] is True
+
+
 def test_a_star_opens_all_providers_that_have_a_key(tmp_path: Path) -> None:
     text = """
 model_list:
@@ -256,14 +276,14 @@ def test_each_key_of_litellms_file_is_accounted_for(tmp_path: Path) -> None:
     text = """
 model_list:
   - model_name: a
-    litellm_params: {model: openai/a, api_key: k, mock_response: hi, tpm: 5, brand_new_key: 1}
-    model_info: {id: x, mode: chat, access_groups: [g]}
+    litellm_params: {model: openai/a, api_key: k, mock_response: hi, tpm: 5, brand_new_key: 1, input_cost_per_second: 1}
+    model_info: {id: x, mode: chat, access_groups: [g], input_cost_per_token: 1e-6}
   - model_name: b
     litellm_params: {model: vertex_ai/gemini, vertex_project: p}
   - model_name: c
     litellm_params: {model: anthropic/c, api_key: k, seed: 3}
 router_settings: {routing_strategy: usage-based-routing-v2, redis_host: r, num_retries: 2}
-litellm_settings: {success_callback: [langfuse], set_verbose: true, odd: 1, cache: false}
+litellm_settings: {success_callback: [langfuse], set_verbose: true, odd: 1, cache: false, drop_params: true}
 general_settings: {master_key: os.environ/NOT_SET, database_url: x}
 surprise: 1
 """
@@ -273,11 +293,13 @@ surprise: 1
         "model_list[0].model_info.id": "ignored",
         "model_list[0].model_info.mode": "ignored",
         "model_list[0].model_info.access_groups": "unsupported",
+        "model_list[0].model_info.input_cost_per_token": "used",
         "model_list[0].litellm_params.model": "used",
         "model_list[0].litellm_params.api_key": "used",
         "model_list[0].litellm_params.mock_response": "unsupported",
         "model_list[0].litellm_params.tpm": "used",
         "model_list[0].litellm_params.brand_new_key": "unsupported",
+        "model_list[0].litellm_params.input_cost_per_second": "unsupported",
         "model_list[1].model_name": "used",
         "model_list[1].litellm_params.model": "unsupported",
         "model_list[1].litellm_params.vertex_project": "unsupported",
@@ -292,6 +314,7 @@ surprise: 1
         "litellm_settings.set_verbose": "ignored",
         "litellm_settings.odd": "unsupported",
         "litellm_settings.cache": "ignored",
+        "litellm_settings.drop_params": "used",
         "general_settings.master_key": "unsupported",
         "general_settings.database_url": "unsupported",
         "surprise": "unsupported",

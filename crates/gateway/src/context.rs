@@ -34,7 +34,8 @@ pub struct Additions<'a> {
 pub fn splice(wire: Wire, body: &Bytes, scan: &Scan, additions: &Additions) -> Bytes {
     let given = |text: Option<&str>| text.is_some_and(|text| !text.is_empty());
     let mut edits = Edits { body, list: Vec::with_capacity(8) };
-    if let Some(model) = additions.model {
+    // Gemini has the model in the URL.
+    if let Some(model) = additions.model.filter(|_| wire != Wire::Gemini) {
         edits.model(scan, model);
     }
     if given(additions.instructions) || given(additions.blocks) {
@@ -223,12 +224,15 @@ impl<'a> Edits<'a> {
         }
     }
 
-    /// Gemini: system text is an object with parts.
+    /// Gemini: system text is an object with parts, of which Google takes a single one for a list.
     fn system_instruction(&mut self, scan: &Scan, instructions: &'a str, blocks: &'a str) {
-        let parts = scan.system.and_then(|system| member(self.body, system, [b"parts", b"parts"]));
-        match (scan.system, parts) {
-            (Some(_), Some(parts)) if parts.kind == Kind::Array => {
-                let both = !instructions.is_empty() && !blocks.is_empty();
+        let Some(system) = scan.system else {
+            let at = Span { start: scan.open, end: scan.open };
+            return self.parts(at, r#""systemInstruction":{"parts":["#, instructions, blocks, "]},");
+        };
+        let both = !instructions.is_empty() && !blocks.is_empty();
+        match member(self.body, system, [b"parts", b"parts"]) {
+            Some(parts) if parts.kind == Kind::Array => {
                 if !instructions.is_empty() {
                     self.first(parts, [Json(PART), Text(instructions), Json("\"}")]);
                 }
@@ -239,24 +243,32 @@ impl<'a> Edits<'a> {
                     self.last(parts, [Json(PART), Text(blocks), Json("\"}")]);
                 }
             }
-            // Without parts it says nothing.
-            (Some(nothing), _) => self.new_instruction(nothing.span, "", instructions, blocks, ""),
-            (None, _) => {
-                let at = Span { start: scan.open, end: scan.open };
-                self.new_instruction(at, r#""systemInstruction":"#, instructions, blocks, ",");
+            Some(part) if part.kind == Kind::Object => {
+                let Span { start, end } = part.span;
+                let after = if instructions.is_empty() { "" } else { "," };
+                self.parts(Span { start, end: start }, "[", instructions, "", after);
+                let before = if blocks.is_empty() { "" } else { "," };
+                self.parts(Span { start: end, end }, before, "", blocks, "]");
             }
+            Some(null) => self.parts(null.span, "[", instructions, blocks, "]"),
+            None if system.kind == Kind::Object => {
+                let at = system.span.start + 1;
+                let after = if system.is_empty(self.body) { "]" } else { "]," };
+                self.parts(Span { start: at, end: at }, r#""parts":["#, instructions, blocks, after);
+            }
+            None => self.parts(system.span, r#"{"parts":["#, instructions, blocks, "]}"),
         }
     }
 
-    fn new_instruction(&mut self, at: Span, before: &'a str, instructions: &'a str, blocks: &'a str, after: &'a str) {
-        self.replace(at, [Json(before), Json(r#"{"parts":["#)]);
-        let end = Span { start: at.end, end: at.end };
+    /// Puts the texts that there are, as Gemini's parts, between `before` and `after`.
+    fn parts(&mut self, at: Span, before: &'a str, instructions: &'a str, blocks: &'a str, after: &'a str) {
+        self.replace(at, [Json(before)]);
         let mut separator = "";
         for text in [instructions, blocks].into_iter().filter(|text| !text.is_empty()) {
-            self.replace(end, [Json(separator), Json(PART), Text(text), Json("\"}")]);
+            self.insert(at.end, [Json(separator), Json(PART), Text(text), Json("\"}")]);
             separator = ",";
         }
-        self.replace(end, [Json("]}"), Json(after)]);
+        self.insert(at.end, [Json(after)]);
     }
 
     /// Gemini: functions stand in one tool; several tools with functions are not taken by all of its models.

@@ -88,8 +88,7 @@ impl Outbound {
         let recall = self.memory.as_ref().and_then(|memory| memory.recall.as_deref());
         let recall = recall.map(|lines| format!("<trunkline-recall>\n{lines}\n</trunkline-recall>\n\n"));
         let additions = Additions {
-            // Gemini has it in the URL.
-            model: Some(upstream.model.as_str()).filter(|_| same && !unchanged && self.wire != Wire::Gemini),
+            model: Some(upstream.model.as_str()).filter(|_| same && !unchanged),
             instructions: self.agent().and_then(|agent| agent.instructions.as_deref()),
             blocks: blocks.as_deref(),
             recall: recall.as_deref(),

@@ -1,6 +1,7 @@
 //! A client's messages as the session log knows them: a hash chain to find where the log and the client agree, and the events
 //! of what is new.
 
+mod calls;
 mod normal;
 
 use std::borrow::Cow;
@@ -8,6 +9,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use self::calls::Calls;
 use self::normal::{Part, each_normal, write};
 use crate::request::text::escape_into;
 use crate::request::{Message as Source, Role, Scan};
@@ -26,6 +28,7 @@ pub struct Conversation {
     body: Bytes,
     sources: Vec<Source>,
     messages: Vec<Message>,
+    calls: Calls,
     prefill: String,
 }
 
@@ -39,6 +42,8 @@ pub struct Message {
     /// The places of what it is made of among the sources: one, or several items of one turn.
     sources: (usize, usize),
     nth_of_source: usize,
+    /// The place of its first call, or of the call it answers, among all calls.
+    call: usize,
 }
 
 /// The assistant's reply as the client will echo it.
@@ -78,22 +83,25 @@ pub fn conversation(wire: Wire, body: &Bytes, scan: &Scan) -> Conversation {
     let mut messages: Vec<Message> = Vec::with_capacity(scan.messages.len());
     let mut chain = EMPTY;
     let mut bytes = Vec::new();
+    let mut calls = Calls::default();
     let sources: Vec<Source> = scan.messages.iter().filter(|message| message.role != Role::System).copied().collect();
-    // What the model said in one turn stands in items of its own in a responses request.
-    let one_turn = |one: &Source, next: &Source| {
-        wire == Wire::OpenaiResponses && one.role == Role::Assistant && next.role == Role::Assistant
-    };
+    // What the model said in one turn stands in items of its own in a responses request, and Gemini's clients send back each
+    // chunk of a stream as a content of its own.
+    let in_pieces = matches!(wire, Wire::OpenaiResponses | Wire::Gemini);
+    let one_turn = |one: &Source, next: &Source| in_pieces && one.role == Role::Assistant && next.role == Role::Assistant;
     let mut start = 0;
     for turn in sources.chunk_by(one_turn) {
         let mut nth_of_source = 0;
         each_normal(wire, body, turn, |role, parts| {
-            chain = link(chain, role, parts, &mut bytes);
-            messages.push(Message { role, chain, sources: (start, start + turn.len()), nth_of_source });
+            let call = calls.read(parts);
+            chain = link(chain, role, parts, call, &mut bytes);
+            let call = call.unwrap_or(calls.made.len());
+            messages.push(Message { role, chain, sources: (start, start + turn.len()), nth_of_source, call });
             nth_of_source += 1;
         });
         start += turn.len();
     }
-    let mut conversation = Conversation { wire, body: body.clone(), sources, messages, prefill: String::new() };
+    let mut conversation = Conversation { wire, body: body.clone(), sources, messages, calls, prefill: String::new() };
     if wire == Wire::AnthropicMessages {
         conversation.take_prefill();
     }
@@ -108,7 +116,7 @@ pub fn reply_message(before: Chain, text: &str, calls: &[Call]) -> Reply {
     let text = Some(text).filter(|text| !text.is_empty()).map(|text| Part::Text(text.into()));
     let calls = calls.iter().map(|call| Part::call(call.id.into(), call.name.into(), call.arguments));
     let parts: Vec<Part> = text.into_iter().chain(calls).collect();
-    Reply { chain: link(before, Role::Assistant, &parts, &mut Vec::new()), events: events_of(Role::Assistant, &parts) }
+    Reply { chain: link(before, Role::Assistant, &parts, None, &mut Vec::new()), events: events_of(Role::Assistant, &parts) }
 }
 
 impl Conversation {
@@ -170,7 +178,10 @@ impl Conversation {
         let sources = &self.sources[message.sources.0..message.sources.1];
         each_normal(self.wire, &self.body, sources, |_, parts| {
             if nth == message.nth_of_source {
-                then(parts);
+                match self.calls.named(parts, message.call) {
+                    Some(named) => then(&named),
+                    None => then(parts),
+                }
             }
             nth += 1;
         });
@@ -192,9 +203,9 @@ impl Conversation {
     }
 }
 
-fn link(before: Chain, role: Role, parts: &[Part], bytes: &mut Vec<u8>) -> Chain {
+fn link(before: Chain, role: Role, parts: &[Part], answers: Option<usize>, bytes: &mut Vec<u8>) -> Chain {
     bytes.clear();
-    write(bytes, role, parts);
+    write(bytes, role, parts, answers);
     Sha256::new().chain_update(before).chain_update(bytes).finalize().into()
 }
 
@@ -226,7 +237,7 @@ fn events_of(role: Role, parts: &[Part]) -> Vec<Event> {
             }
         }
         Role::Tool => events.push(event("user.custom_tool_result", |payload| {
-            if let Some(Part::Result { call_id, is_error }) = parts.first() {
+            if let Some(Part::Result { call_id, is_error, .. }) = parts.first() {
                 string(payload, r#""custom_tool_use_id":"#, call_id);
                 payload.extend_from_slice(if *is_error { br#","is_error":true,"# } else { b"," });
             }

@@ -1,4 +1,4 @@
-//! The hash chain and the session events of a conversation, the same for both wires.
+//! The hash chain and the session events of a conversation, the same for all wires.
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
@@ -8,14 +8,19 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use trunkline_gateway::conversation::{Call, Chain, Conversation, EMPTY, conversation, reply_message};
 use trunkline_gateway::request::{Role, scan};
-use trunkline_gateway::wire::Wire::{self, AnthropicMessages, OpenaiChat};
+use trunkline_gateway::wire::Wire::{self, AnthropicMessages, Gemini, OpenaiChat, OpenaiResponses};
 
 fn read(wire: Wire, messages: &Value) -> Conversation {
     read_text(wire, &messages.to_string())
 }
 
 fn read_text(wire: Wire, messages: &str) -> Conversation {
-    let body = Bytes::from(format!(r#"{{"messages":{messages}}}"#));
+    let key = match wire {
+        OpenaiResponses => "input",
+        Gemini => "contents",
+        _ => "messages",
+    };
+    let body = Bytes::from(format!(r#"{{"{key}":{messages}}}"#));
     let scan = scan(wire, &body).unwrap();
     conversation(wire, &body, &scan)
 }
@@ -312,6 +317,66 @@ fn anthropic(turns: &[Turn], as_parts: bool) -> Vec<Value> {
     messages
 }
 
+fn responses(turns: &[Turn], as_parts: bool) -> Vec<Value> {
+    let part = |kind: &str, text: &str| json!([{"type": kind, "text": text}]);
+    let mut items = vec![json!({"role": "developer", "content": "S"})];
+    for (n, turn) in turns.iter().enumerate() {
+        let user = if as_parts { part("input_text", &turn.user) } else { json!(turn.user) };
+        items.push(json!({"type": "message", "role": "user", "content": user}));
+        items.push(json!({"type": "reasoning", "id": "rs_1", "summary": []}));
+        if !turn.reply.is_empty() {
+            items.push(json!({"type": "message", "role": "assistant", "content": part("output_text", &turn.reply)}));
+        }
+        for (m, (name, arguments, _)) in turn.calls.iter().enumerate() {
+            let arguments = format!("{arguments:#}");
+            items.push(json!({"type": "function_call", "call_id": format!("c{n}{m}"), "name": name, "arguments": arguments}));
+        }
+        for (m, (_, _, result)) in turn.calls.iter().enumerate() {
+            let output = if as_parts { part("input_text", result) } else { json!(result) };
+            items.push(json!({"type": "function_call_output", "call_id": format!("c{n}{m}"), "output": output}));
+        }
+    }
+    items
+}
+
+/// As google-genai's chats send it: `in_chunks`, what the model said is a content for each piece that was streamed, the last one
+/// without words. Without `ids` calls and results are told by their names and order.
+fn gemini(turns: &[Turn], in_chunks: bool, ids: bool) -> Vec<Value> {
+    let mut contents: Vec<Value> = Vec::new();
+    let mut pending: Vec<Value> = Vec::new(); // results go into the next user content
+    let named = |mut function: Value, n: usize, m: usize| {
+        if ids {
+            function["id"] = json!(format!("c{n}{m}"));
+        }
+        function
+    };
+    for (n, turn) in turns.iter().enumerate() {
+        pending.push(json!({"text": turn.user}));
+        contents.push(json!({"role": "user", "parts": std::mem::take(&mut pending)}));
+        let mut parts = vec![json!({"text": "hm", "thought": true})];
+        if !turn.reply.is_empty() {
+            let cut = turn.reply.char_indices().nth(turn.reply.chars().count() / 2).map_or(0, |(at, _)| at);
+            parts.extend([&turn.reply[..cut], &turn.reply[cut..]].map(|piece| json!({"text": piece})));
+        }
+        for (m, (name, arguments, result)) in turn.calls.iter().enumerate() {
+            let call = named(json!({"name": name, "args": arguments}), n, m);
+            parts.push(json!({"functionCall": call, "thoughtSignature": "c2ln"}));
+            let response = named(json!({"name": name, "response": {"output": result}}), n, m);
+            pending.push(json!({"functionResponse": response}));
+        }
+        if in_chunks {
+            parts.push(json!({"text": ""}));
+            contents.extend(parts.into_iter().map(|part| json!({"role": "model", "parts": [part]})));
+        } else {
+            contents.push(json!({"role": "model", "parts": parts}));
+        }
+    }
+    if !pending.is_empty() {
+        contents.push(json!({"role": "user", "parts": pending}));
+    }
+    contents
+}
+
 /// JSON with every character outside ASCII as an escape.
 fn escaped(messages: &[Value]) -> String {
     let mut out = String::new();
@@ -345,6 +410,31 @@ proptest! {
         let (one_events, mut other_events) = (events(&one), events(&other));
         other_events.truncate(one_events.len());
         prop_assert_eq!(one_events, other_events);
+    }
+
+    #[test]
+    fn all_wires_give_one_chain(turns in turns(), as_parts in any::<bool>(), in_chunks in any::<bool>()) {
+        let chat = read(OpenaiChat, &json!(openai(&turns, as_parts)));
+        let same = [
+            read(OpenaiResponses, &json!(responses(&turns, !as_parts))),
+            read(Gemini, &json!(gemini(&turns, in_chunks, true))),
+        ];
+        for other in &same {
+            prop_assert_eq!(chains(&chat), chains(other));
+            prop_assert_eq!(events(&chat), events(other));
+            prop_assert_eq!(chat.tail_start(), other.tail_start());
+        }
+        let nameless = read(Gemini, &json!(gemini(&turns, in_chunks, false)));
+        prop_assert_eq!(chains(&chat), chains(&nameless));
+        // Each result is told of the call it answers, in the log too.
+        let named = |kind: &str, key: &str| -> Vec<Value> {
+            events(&nameless).into_iter().filter(|event| event.0 == kind).map(|event| event.1[key].clone()).collect()
+        };
+        let (mut calls, mut results) = (named("agent.custom_tool_use", "id"), named("user.custom_tool_result", "custom_tool_use_id"));
+        for ids in [&mut calls, &mut results] {
+            ids.sort_by_key(ToString::to_string);
+        }
+        prop_assert_eq!(calls, results);
     }
 
     #[test]

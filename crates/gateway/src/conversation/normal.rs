@@ -17,8 +17,8 @@ pub(super) enum Part<'b> {
     Text(Cow<'b, str>),
     /// An assistant's.
     Call { id: Cow<'b, str>, name: Cow<'b, str>, arguments: Arguments },
-    /// Heads a tool message; what follows is the result.
-    Result { call_id: Cow<'b, str>, is_error: bool },
+    /// Heads a tool message; what follows is the result. `name` is the tool's, where the wire says it: Gemini's.
+    Result { call_id: Cow<'b, str>, name: Cow<'b, str>, is_error: bool },
     /// An image, a document…, told apart by its bytes.
     Other { kind: Cow<'b, str>, sha256: [u8; 32] },
 }
@@ -70,8 +70,8 @@ fn canonical(tree: Tree) -> Tree {
     }
 }
 
-/// Gives the normal messages of one turn to `then`, in order; at least one. A turn is one message of the client, or in a
-/// responses request several items of the assistant.
+/// Gives the normal messages of one turn to `then`, in order; at least one. A turn is one message of the client, or what the
+/// assistant said in several items of a responses request or contents of Gemini's.
 ///
 /// Each tool result is a message of its own, as in `OpenAI`'s wire; an assistant's text comes before its calls, and is all that
 /// is kept of the rest.
@@ -83,7 +83,7 @@ pub(super) fn each_normal<'b>(wire: Wire, body: &'b [u8], turn: &[Message], mut 
         (Wire::OpenaiChat | Wire::OpenaiResponses, Role::Tool) => {
             let key: &[u8] = if wire == Wire::OpenaiChat { b"tool_call_id" } else { b"call_id" };
             let call_id = member(body, message, key).map(|value| decode(value.span.of(body)));
-            parts.push(Part::Result { call_id: call_id.unwrap_or_default(), is_error: false });
+            parts.push(Part::Result { call_id: call_id.unwrap_or_default(), name: "".into(), is_error: false });
             if let Some(content) = content {
                 content.parts(|part| parts.extend(part.plain()));
             }
@@ -221,6 +221,7 @@ impl<'b> Block<'b> {
                 (b"id", Kind::String) => self.id = decode(raw),
                 (b"name", Kind::String) => self.name = decode(raw),
                 (b"args" | b"response", _) => self.input = raw,
+                (b"parts", _) => self.content = Some(value), // images, beside the response
                 _ => {}
             }
             Ok::<_, Fault>(())
@@ -242,9 +243,11 @@ impl<'b> Block<'b> {
     }
 
     fn tool_result(self) -> Vec<Part<'b>> {
-        let mut parts = vec![Part::Result { call_id: self.id, is_error: self.is_error }];
-        if self.kind == "functionResponse" {
-            parts.extend(function_output(self.input));
+        let output = (self.kind == "functionResponse").then(|| function_output(self.input));
+        let (output, failed) = output.flatten().unwrap_or_default();
+        let mut parts = vec![Part::Result { call_id: self.id, name: self.name, is_error: self.is_error || failed }];
+        if !output.is_empty() {
+            parts.push(Part::Text(output.into()));
         }
         if let Some(value) = self.content {
             Content { body: self.body, value }.parts(|block| parts.extend(block.plain()));
@@ -277,20 +280,23 @@ impl<'b> Block<'b> {
     }
 }
 
-/// What Gemini's function came to: the text under `output` or `result` where that is all, else the JSON of it.
-fn function_output(response: &[u8]) -> Option<Part<'static>> {
-    let text = match serde_json::from_slice(response).ok()? {
+/// What Gemini's function came to, and whether it failed: the text under `output`, `result` or `error` where that is all, else
+/// the JSON of it.
+fn function_output(response: &[u8]) -> Option<(String, bool)> {
+    let mut failed = false;
+    let said = match serde_json::from_slice(response).ok()? {
         Tree::Object(mut members) if members.len() == 1 => {
-            let said = ["output", "result"].iter().find_map(|key| members.remove(*key));
-            match said {
-                Some(Tree::String(text)) => text,
-                Some(other) => canonical(other).to_string(),
-                None => canonical(Tree::Object(members)).to_string(),
-            }
+            failed = members.contains_key("error");
+            let said = ["output", "result", "error"].iter().find_map(|key| members.remove(*key));
+            said.unwrap_or(Tree::Object(members))
         }
+        other => other,
+    };
+    let text = match said {
+        Tree::String(text) => text,
         other => canonical(other).to_string(),
     };
-    (!text.is_empty()).then(|| Part::Text(text.into()))
+    Some((text, failed))
 }
 
 /// A `function_call` item of a responses request.
@@ -362,7 +368,10 @@ const END: u8 = 0xFF;
 
 /// Appends the normal form's bytes: a letter for the role, then each part as a letter and its texts, each ended by `END`.
 /// Adjacent texts are one.
-pub(super) fn write(out: &mut Vec<u8>, role: Role, parts: &[Part]) {
+///
+/// No id of a call is in it, since Gemini's clients may leave these out: a call has its place, and a result is told by
+/// `answers`, the place of its call among all calls of the conversation, or by what it names where there is no such call.
+pub(super) fn write(out: &mut Vec<u8>, role: Role, parts: &[Part], answers: Option<usize>) {
     out.push(match role {
         Role::System => b's',
         Role::User => b'u',
@@ -383,20 +392,22 @@ pub(super) fn write(out: &mut Vec<u8>, role: Role, parts: &[Part]) {
                 in_text = true;
                 out.extend_from_slice(text.as_bytes());
             }
-            Part::Call { id, name, arguments } => {
+            Part::Call { name, arguments, .. } => {
                 let (form, arguments) = match arguments {
                     Arguments::Json(json) => (b'j', json),
                     Arguments::Raw(raw) => (b'r', raw),
                 };
                 out.extend_from_slice(&[b'c', form]);
-                for text in [id.as_ref(), name.as_ref(), arguments] {
+                for text in [name.as_ref(), arguments] {
                     out.extend_from_slice(text.as_bytes());
                     out.push(END);
                 }
             }
             Part::Result { call_id, .. } => {
-                out.push(b'r');
-                out.extend_from_slice(call_id.as_bytes());
+                match answers {
+                    Some(place) => out.extend_from_slice(format!("r{place}").as_bytes()),
+                    None => out.extend_from_slice(format!("n{call_id}").as_bytes()),
+                }
                 out.push(END);
             }
             Part::Other { kind, sha256 } => {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import uuid4
 
 import openai
 import pytest
 
-from support.memory import ok
+from support.memory import CUSTOMER, ok
 from support.stack import Stack, eventually
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -86,6 +87,45 @@ def test_an_earlier_response_is_gone_on_with(stack: Stack, agent: str) -> None:
         model=f"agent/{agent}", input="say else", previous_response_id=first.id
     )
     assert raw.headers["x-trunkline-session"] != session
+
+
+@pytest.mark.parametrize("model", ["gpt", "claude", "gemini", "bedrock"])
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
+def test_memory_tools_are_carried_out_and_never_shown(stack: Stack, model: str, *, streams: bool) -> None:
+    name = f"keeper-{uuid4().hex[:8]}"
+    with stack.http() as http:
+        ok(http.post("/v1/agents", json={"name": name, "model": model, "memory": {"blocks": {"customer": CUSTOMER}}}))
+    client = stack.openai(default_headers={"x-trunkline-user": "cus_1"})
+
+    def ask(text: str, **more: Any) -> tuple[Any, str, str]:
+        """The reply, the session, and all that the client was shown."""
+        given: Any = {"model": f"agent/{name}", "input": text, **more}
+        if streams:
+            with client.responses.stream(**given) as stream:
+                shown = "".join(event.to_json(warnings=False) for event in stream)
+                return stream.get_final_response(), stream._response.headers["x-trunkline-session"], shown
+        raw = client.responses.with_raw_response.create(**given)
+        return raw.parse(), raw.headers["x-trunkline-session"], raw.text
+
+    reply, session, shown = ask("My name is Ada Lovelace.")
+    assert "Ada Lovelace" in reply.output_text
+    assert [item.type for item in reply.output if item.type != "reasoning"] == ["message"]
+    assert "memory_update" not in shown
+    assert "function_call" not in shown
+    with stack.http() as http:
+        block = ok(http.get(f"/v1/agents/{name}/memory/customer", params={"user_id": "cus_1"}))
+    assert block["value"] == {"name": "Ada Lovelace"}
+    kinds = ["user.message", "agent.tool_use", "agent.tool_result", "agent.message", "session.status_idle"]
+    assert [event.type for event in stack.events(session)] == kinds
+
+    # Gone on with by its id, and what is known of the user is in front of the model.
+    reply, again, _ = ask("say two", previous_response_id=reply.id)
+    assert (reply.output_text, again) == ("two", session)
+    reply, other, _ = ask("say hello")
+    assert other != session
+    asked = json.dumps(stack.asked()[-1]["body"])
+    assert "<trunkline-memory>" in asked
+    assert "Ada Lovelace" in asked
 
 
 def test_what_is_not_there_or_anothers_is_not_found(stack: Stack, agent: str) -> None:

@@ -85,7 +85,8 @@ impl StreamWriter {
                 let error = ErrorBody { status: 500, kind, message, param: None, code: None, request_id: "" };
                 out.extend_from_slice(&error_event(Wire::Gemini, &error));
             }
-            Event::Ping => out.extend_from_slice(b": ping\n\n"),
+            // Google's Python SDK takes every line for data, comments too.
+            Event::Ping => {}
             Event::End => self.end(out),
         }
     }

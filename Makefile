@@ -55,7 +55,8 @@ fuzz: ## feed each parser with made-up bytes for a minute (FUZZ_SECONDS); needs 
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 	@cd fuzz && for target in $$(cargo +nightly fuzz list); do \
 		printf '\033[1m==> Fuzzing %s\033[0m\n' "$$target"; \
-		cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -verbosity=0 -print_final_stats=1; \
+		mkdir -p corpus/$$target; \
+		cargo +nightly fuzz run "$$target" corpus/$$target ../crates/gateway/tests/fixtures -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -verbosity=0 -print_final_stats=1; \
 	done
 
 lint: lint-python lint-rust ## formatting, lints, types, imports; warnings are errors

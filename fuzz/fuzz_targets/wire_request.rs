@@ -12,13 +12,24 @@ const CLIENTS: [Wire; 4] = [Wire::OpenaiChat, Wire::AnthropicMessages, Wire::Ope
 const PROVIDERS: [Wire; 5] =
     [Wire::OpenaiChat, Wire::AnthropicMessages, Wire::OpenaiResponses, Wire::Gemini, Wire::BedrockConverse];
 
-fuzz_target!(|input: (u8, u8, bool, bool, &[u8])| {
-    let (from, to, stream, drop, body) = input;
-    let (from, to) = (CLIENTS[usize::from(from) % CLIENTS.len()], PROVIDERS[usize::from(to) % PROVIDERS.len()]);
+fuzz_target!(|body: &[u8]| {
+    for from in CLIENTS {
+        for to in PROVIDERS {
+            pass_on(from, to, body, false);
+            pass_on(from, to, body, true);
+        }
+    }
+});
+
+fn pass_on(from: Wire, to: Wire, body: &[u8], drop: bool) {
+    if from == to && scan(from, body).is_err() {
+        return; // within one wire the bytes stay as they are: it is for the scan before to let in requests alone
+    }
+    let stream = body.len() % 2 == 0;
     if let Ok(translated) = translate_request(from, to, body, "m", stream, drop) {
         let text = std::str::from_utf8(&translated.body).expect("no UTF-8");
         serde_json::from_str::<&RawValue>(text).expect("no JSON");
-        if from != to && matches!(to, Wire::OpenaiChat | Wire::AnthropicMessages) {
+        if to != Wire::BedrockConverse {
             scan(to, &translated.body).unwrap_or_else(|error| panic!("{from} to {to}: {error:?} in {text}"));
         }
     }
@@ -26,4 +37,4 @@ fuzz_target!(|input: (u8, u8, bool, bool, &[u8])| {
         let error = translate_error(from, to, 400, body, "r");
         serde_json::from_slice::<&RawValue>(&error).expect("an error that is no JSON");
     }
-});
+}

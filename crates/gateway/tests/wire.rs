@@ -171,6 +171,30 @@ fn translated_streams_add_up_to_the_same_reply() {
 }
 
 #[test]
+fn a_streamed_call_that_names_no_tool_is_refused() {
+    let streams = [
+        (
+            Wire::AnthropicMessages,
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","input":{}}}"#,
+        ),
+        (
+            Wire::OpenaiResponses,
+            r#"{"type":"response.output_item.added","output_index":0,"item":{"type":"function_call","call_id":"t"}}"#,
+        ),
+        (Wire::Gemini, r#"{"candidates":[{"content":{"parts":[{"functionCall":{"id":"t","args":{}}}]}}]}"#),
+    ];
+    for (wire, data) in streams {
+        let frame = frames(format!("data: {data}\n\n").as_bytes()).remove(0);
+        let error = StreamReader::new(wire).read(&frame).expect_err(wire.name());
+        assert!(error.to_string().contains("names no tool"), "{wire}: {error}");
+    }
+    let start = r#"{"contentBlockIndex":0,"start":{"toolUse":{"toolUseId":"t"}}}"#;
+    let frame = frames(format!("event: contentBlockStart\ndata: {start}\n\n").as_bytes()).remove(0);
+    let error = StreamReader::new(Wire::BedrockConverse).read(&frame).expect_err("bedrock_converse");
+    assert!(error.to_string().contains("names no tool"), "{error}");
+}
+
+#[test]
 fn rounds() {
     for wire in PROVIDERS {
         let count = each_case(wire, "out", ("round", "json"), |case, body| {

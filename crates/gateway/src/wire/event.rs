@@ -91,13 +91,18 @@ impl StreamReader {
         if frame.data.is_empty() {
             return Ok(vec![Event::Ping]);
         }
-        match self {
+        let events = match self {
             Self::OpenaiChat(reader) => reader.read(frame),
             Self::AnthropicMessages(reader) => reader.read(frame),
             Self::OpenaiResponses(reader) => reader.read(frame),
             Self::Gemini(reader) => reader.read(frame),
             Self::BedrockConverse(reader) => reader.read(frame),
+        }?;
+        // Written on, it would be a call that never begins: some wires tell the start of a call by its name.
+        if events.iter().any(|event| matches!(event, Event::ToolStart { name, .. } if name.is_empty())) {
+            return Err(WireError::new("The provider's stream has a tool call that names no tool."));
         }
+        Ok(events)
     }
 
     /// What the end of the provider's bytes says, for wires that end in no other way: [`Event::End`] if the reply was whole.

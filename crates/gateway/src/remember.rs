@@ -134,6 +134,12 @@ impl Memories {
         self.copies.clear();
     }
 
+    /// Keeps a copy of the blocks that one user of a tenant's agent is given, in the agent's version.
+    pub fn keep(&self, (tenant, agent, user): (Uuid, Uuid, Option<&str>), version: i32, blocks: Option<Arc<str>>) {
+        let subject = Subject { tenant, agent, user: user.map(Into::into) };
+        self.copies.insert(subject, Arc::new(Copy { version, blocks, read_at: Instant::now() }));
+    }
+
     /// Says whether changes are being told.
     pub fn listening(&self, yes: bool) {
         if !yes {
@@ -222,9 +228,7 @@ pub async fn remember(
         Ok(context) => {
             let blocks: Option<Arc<str>> = context.blocks.map(Into::into);
             if !agent.refresh && !agent.has_session_blocks && memories.changes.load(SeqCst) == changes {
-                memories
-                    .copies
-                    .insert(subject, Arc::new(Copy { version: agent.version, blocks: blocks.clone(), read_at: Instant::now() }));
+                memories.keep((agent.tenant, agent.id, user), agent.version, blocks.clone());
             }
             let parent = known.or(context.session).or(target.session).unwrap_or_else(Uuid::now_v7);
             let at_head = known.is_some() || context.at_head;

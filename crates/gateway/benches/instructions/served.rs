@@ -1,0 +1,66 @@
+//! The gateway that is measured: a key with a budget, prices, an agent with a memory; no Postgres, so that calls stay in
+//! the spool.
+
+use std::{error::Error, io::Read, net::SocketAddr, thread};
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use trunkline_gateway::{config::Config, server::Server, snapshot::Snapshot};
+use uuid::Uuid;
+
+/// The text of the key that calls are made with.
+pub const KEY: &str = "sk-tl-a-key-of-ours-for-counting-instructions";
+/// The end user whose memory is given to the agent.
+pub const USER: &str = "user-1";
+
+/// Serves until the input ends; the first line of output is the address.
+pub fn serve(upstream: &str) -> Result<(), Box<dyn Error>> {
+    let upstream: SocketAddr = upstream.parse()?;
+    let folder = std::env::temp_dir().join(format!("trunkline-instructions-{}", Uuid::now_v7().simple()));
+    let server = Server::bind(configuration(upstream, &folder.to_string_lossy())?)?;
+    let (tenant, agent) = (Uuid::now_v7(), Uuid::now_v7());
+    let snapshot = json!({
+        "revision": 1,
+        "keys": [{
+            "hash": format!("{:x}", Sha256::digest(KEY)), "tenant": tenant, "id": Uuid::now_v7(), "scopes": ["inference"],
+            "agent": null, "models": null, "budget_usd": 1e6, "spent_usd": 0.0, "rpm": null, "expires_at": null,
+        }],
+        "agents": [{
+            "tenant": tenant, "id": agent, "name": "clerk", "version": 1, "model": "gpt", "instructions": "You know parcels.",
+            "memory_enabled": true, "memory_refresh": false, "memory_fail": false, "recall_tokens": 0, "memory_tools": [],
+            "has_blocks": true, "has_session_blocks": false,
+        }],
+    });
+    let gateway = server.gateway();
+    let snapshot = Snapshot::parse(&snapshot.to_string(), &Snapshot::default())?;
+    let price = |model: &str| ("oai".to_owned(), model.to_owned(), 0.15, 0.6, None, None);
+    gateway.snapshots.replace(snapshot.with_prices(vec![price("gpt-4o"), price("gpt-4o-mini")]));
+    gateway.memories.listening(true);
+    gateway.memories.keep((tenant, agent, Some(USER)), 1, Some("<block>parcel 7 left on monday</block>\n".repeat(100).into()));
+    println!("{}", server.address());
+    thread::spawn(move || server.serve());
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    std::fs::remove_dir_all(folder)?;
+    std::process::exit(0);
+}
+
+fn configuration(upstream: SocketAddr, spool: &str) -> Result<Config, String> {
+    let provider = |name: &str, wire: &str| {
+        json!({"name": name, "wire": wire, "base_url": format!("http://{upstream}/v1"), "api_key": "sk-of-the-provider"})
+    };
+    let config = json!({
+        "listen": "127.0.0.1:0",
+        "control_url": "http://127.0.0.1:9",
+        "database": "host=127.0.0.1 port=9 user=nobody dbname=nothing",
+        "spool_dir": spool,
+        "spool_max_bytes": 1 << 30,
+        "max_body_bytes": 1 << 20,
+        "providers": [provider("oai", "openai_chat"), provider("ant", "anthropic_messages")],
+        "models": [
+            {"name": "gpt", "upstreams": [{"provider": "oai", "model": "gpt-4o-mini"}]},
+            {"name": "claude", "upstreams": [{"provider": "ant", "model": "claude"}]},
+        ],
+        "timeouts": {"connect_ms": 5000, "first_byte_ms": 600_000, "idle_ms": 300_000, "total_ms": 3_600_000},
+    });
+    Config::parse(&config.to_string())
+}

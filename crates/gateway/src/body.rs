@@ -10,8 +10,9 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::sync::mpsc;
+
+use crate::connections::Received;
 
 /// A response's body.
 pub enum Body {
@@ -21,7 +22,7 @@ pub enum Body {
     /// that a client never takes a broken answer for a whole one.
     Channel(mpsc::Receiver<Bytes>),
     /// Another server's body, passed on.
-    Incoming(Incoming),
+    Received(Received),
 }
 
 impl Body {
@@ -57,9 +58,7 @@ impl http_body::Body for Body {
                 Some(bytes) => Some(Ok(Frame::data(bytes))),
                 None => Some(Err("the relay ended before the answer did".into())),
             }),
-            Self::Incoming(incoming) => {
-                Pin::new(incoming).poll_frame(context).map(|frame| frame.map(|result| result.map_err(Into::into)))
-            }
+            Self::Received(received) => Pin::new(received).poll_frame(context),
         }
     }
 
@@ -67,7 +66,7 @@ impl http_body::Body for Body {
         match self {
             Self::Full(full) => full.is_end_stream(),
             Self::Channel(_) => false,
-            Self::Incoming(incoming) => incoming.is_end_stream(),
+            Self::Received(received) => received.is_end_stream(),
         }
     }
 
@@ -75,7 +74,7 @@ impl http_body::Body for Body {
         match self {
             Self::Full(full) => full.size_hint(),
             Self::Channel(_) => SizeHint::default(),
-            Self::Incoming(incoming) => incoming.size_hint(),
+            Self::Received(received) => received.size_hint(),
         }
     }
 }

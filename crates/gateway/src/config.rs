@@ -64,6 +64,10 @@ pub struct Config {
     pub lease_ms: u64,
     /// Limits in time.
     pub timeouts: Timeouts,
+    /// Certificates (PEM) of authorities that providers' certificates may come from besides the public ones, such as a
+    /// company's proxy has.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
     /// Where spans of calls are sent, if anywhere.
     #[serde(default)]
     pub traces: Option<TracesConfig>,

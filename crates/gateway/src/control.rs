@@ -76,7 +76,7 @@ pub async fn relay(worker: &Worker, request: Request<Incoming>) -> Result<Respon
             let (mut head, body) = response.into_parts();
             strip(&mut head.headers);
             head.version = http::Version::HTTP_11;
-            Ok(Response::from_parts(head, Body::Incoming(body)))
+            Ok(Response::from_parts(head, Body::Received(body)))
         }
         Err(error) => {
             tracing::warn!(%error, "the control plane could not be reached");

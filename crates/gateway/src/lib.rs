@@ -12,6 +12,7 @@ pub mod admit;
 pub mod auth;
 pub mod body;
 pub mod config;
+pub mod connections;
 pub mod context;
 pub mod control;
 pub mod conversation;

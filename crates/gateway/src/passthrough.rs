@@ -33,7 +33,7 @@ use crate::{
     record::{Call, Recorder},
     request, routing,
     routing::Upstream,
-    upstream::Answer,
+    upstream::{Answer, Received},
     wire::Wire,
 };
 
@@ -130,7 +130,7 @@ async fn stages(
         Some(model) => Arc::new(Upstream { model, ..Upstream::clone(&host) }),
         None => host,
     };
-    let answer = Answer { response, upstream, waited: begun.elapsed(), retries: 0, busy: None };
+    let answer = Answer { response: response.map(Received::from), upstream, waited: begun.elapsed(), retries: 0, busy: None };
     answer::pass_on(worker, answer, record, answer::Reading { model_call, hides_usage }, under_way)
 }
 

@@ -28,6 +28,7 @@ use uuid::Uuid;
 use crate::{
     body::Body,
     config::Config,
+    connections::{Connections, Tls},
     control, count_tokens,
     database::{Change, DatabaseError, Lender, Readers, Watcher, Writer},
     error::Refusal,
@@ -53,6 +54,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 const MAX_HEAD: usize = 64 * 1024;
 /// How often the revision is asked for when nothing was told.
 const CHECK: Duration = Duration::from_secs(2);
+/// How often a serving thread looks after its connections.
+const TEND: Duration = Duration::from_secs(1);
 /// Connections for reading memory, a thread.
 const READERS: usize = 4;
 
@@ -61,6 +64,7 @@ pub struct Server {
     gateway: Arc<Gateway>,
     listeners: Vec<TcpListener>,
     address: SocketAddr,
+    tls: Tls,
     stop: watch::Sender<bool>,
 }
 
@@ -108,6 +112,10 @@ impl Server {
         }
         let (listeners, address) =
             listeners(config.listen, config.threads).map_err(|error| format!("cannot listen on {}: {error}", config.listen))?;
+        let ca = config.ca_file.as_ref().map(|path| {
+            std::fs::read(path).map_err(|error| error.to_string()).map_err(|error| format!("ca_file {}: {error}", path.display()))
+        });
+        let tls = Tls::new(ca.transpose()?.as_deref()).map_err(|error| format!("ca_file: {error}"))?;
         let spool = Spool::open(&config.spool_dir, config.spool_max_bytes)
             .map_err(|error| format!("cannot open the spool in {}: {error}", config.spool_dir.display()))?;
         let begun = Instant::now();
@@ -122,7 +130,7 @@ impl Server {
             begun,
             config,
         });
-        Ok(Self { gateway, listeners, address, stop: watch::Sender::new(false) })
+        Ok(Self { gateway, listeners, address, tls, stop: watch::Sender::new(false) })
     }
 
     /// What its threads share.
@@ -155,7 +163,8 @@ impl Server {
         let mut threads = Vec::new();
         for listener in self.listeners {
             let (gateway, stop, runtime) = (Arc::clone(&self.gateway), self.stop.subscribe(), runtime()?);
-            let work = move || runtime.block_on(accept(gateway, listener, stop));
+            let tls = self.tls.clone();
+            let work = move || runtime.block_on(accept(gateway, tls, listener, stop));
             threads.push(thread::Builder::new().name("serve".to_owned()).spawn(work)?);
         }
         for thread in threads {
@@ -171,15 +180,16 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-async fn accept(gateway: Arc<Gateway>, listener: TcpListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+async fn accept(gateway: Arc<Gateway>, tls: Tls, listener: TcpListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let readers = Readers::new(&gateway.config.database, READERS);
     let worker = Arc::new(Worker {
-        client: upstream::client(&gateway.config.timeouts),
+        client: Connections::new(&gateway.config.timeouts, tls),
         relays: upstream::client(&gateway.config.timeouts),
         readers,
         gateway,
     });
+    tokio::spawn(tend(Arc::clone(&worker)));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).max_header_size(MAX_HEAD);
@@ -218,6 +228,15 @@ async fn accept(gateway: Arc<Gateway>, listener: TcpListener, mut stop: watch::R
         tracing::warn!("some calls did not end within the drain; they are cut");
     }
     Ok(())
+}
+
+/// Closes connections that have been idle for long. That it wakes each second has a use of its own: a timer that is earlier
+/// than all others makes tokio write to its own eventfd, and with this one always near, a call's timers are not.
+async fn tend(worker: Arc<Worker>) {
+    loop {
+        sleep(TEND).await;
+        worker.client.prune();
+    }
 }
 
 async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Body> {

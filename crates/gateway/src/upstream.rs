@@ -7,8 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
@@ -19,6 +17,7 @@ pub use self::{
     failure::Failure,
     send::{send, send_to},
 };
+pub use crate::connections::{Connections as Client, Received};
 use crate::{
     config::Timeouts,
     error::Refusal,
@@ -26,12 +25,6 @@ use crate::{
     routing::{Busy, Upstream},
     wire::Wire,
 };
-
-/// Pooled connections to providers and the control plane; one pool a thread.
-pub type Client = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-
-/// The body of a provider's answer, as it comes from the connection.
-pub type Received = Incoming;
 
 /// How long an idle connection is kept: shorter than the minute after which common servers close theirs.
 const IDLE: Duration = Duration::from_secs(50);

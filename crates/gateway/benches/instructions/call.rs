@@ -91,7 +91,8 @@ impl Case {
             }
             chunk(event.to_string())
         };
-        let text = |number| event(json!([{"index": 0, "delta": {"content": format!(" word {number}")}, "finish_reason": null}]), None);
+        let text =
+            |number| event(json!([{"index": 0, "delta": {"content": format!(" word {number}")}, "finish_reason": null}]), None);
         let mut pieces = vec![format!(
             "{HEAD}content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{}",
             event(json!([{"index": 0, "delta": {"role": "assistant", "content": "So"}, "finish_reason": null}]), None)

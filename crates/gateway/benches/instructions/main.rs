@@ -129,7 +129,9 @@ fn count(names: &[&str], write: bool) -> Result<(), Box<dyn Error>> {
     for case in chosen(names)? {
         let [few, many] = RUNS;
         let (short, long) = (under_callgrind(case, few)?, under_callgrind(case, many)?);
-        let each = long.saturating_sub(short) / u64::from(many - few);
+        // The serving thread is the one that calls keep busy.
+        let growth = long.iter().map(|(thread, total)| total.saturating_sub(short.get(thread).copied().unwrap_or(0)));
+        let each = growth.max().unwrap_or(0) / u64::from(many - few);
         let known = reference.get(case.name).copied();
         #[allow(clippy::cast_precision_loss)] // far below 2^52
         let change = known.map_or(0.0, |known| (each as f64 / known as f64 - 1.0) * 100.0);
@@ -150,8 +152,8 @@ fn count(names: &[&str], write: bool) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Instructions of the serving thread in a run of so many calls.
-fn under_callgrind(case: &Case, count: u32) -> Result<u64, Box<dyn Error>> {
+/// Instructions of each thread in a run of so many calls.
+fn under_callgrind(case: &Case, count: u32) -> Result<BTreeMap<u64, u64>, Box<dyn Error>> {
     let folder = std::env::temp_dir().join(format!("trunkline-instructions-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
     let mut command = Command::new("valgrind");
@@ -167,12 +169,14 @@ fn under_callgrind(case: &Case, count: u32) -> Result<u64, Box<dyn Error>> {
     }
     drop(calls);
     process.end()?;
-    let mut most = 0;
+    let mut totals = BTreeMap::new();
     for file in fs::read_dir(&folder)? {
         let text = fs::read_to_string(file?.path())?;
-        let total = text.lines().filter_map(|line| line.strip_prefix("totals: ")).filter_map(|total| total.parse().ok()).max();
-        most = most.max(total.unwrap_or(0));
+        let number = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        if let (Some(thread), Some(total)) = (number("thread: "), number("totals: ")) {
+            totals.insert(thread, total);
+        }
     }
     fs::remove_dir_all(&folder)?;
-    Ok(most)
+    Ok(totals)
 }

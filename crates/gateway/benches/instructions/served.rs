@@ -45,9 +45,7 @@ pub fn serve(upstream: &str) -> Result<(), Box<dyn Error>> {
 }
 
 fn configuration(upstream: SocketAddr, spool: &str) -> Result<Config, String> {
-    let provider = |name: &str, wire: &str| {
-        json!({"name": name, "wire": wire, "base_url": format!("http://{upstream}/v1"), "api_key": "sk-of-the-provider"})
-    };
+    let provider = |name: &str, wire: &str| json!({"name": name, "wire": wire, "base_url": format!("http://{upstream}/v1"), "api_key": "sk-of-the-provider"});
     let config = json!({
         "listen": "127.0.0.1:0",
         "control_url": "http://127.0.0.1:9",

@@ -1,0 +1,239 @@
+//! Heads of HTTP/1.1 messages: a request's is written, a response's is read.
+
+use std::mem::MaybeUninit;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts};
+use httparse::{ParserConfig, Status};
+
+/// The largest head taken, in bytes.
+const MAX_HEAD: usize = 64 << 10;
+const MAX_HEADERS: usize = 100;
+
+/// How the end of a body is known (RFC 9112, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// So many bytes.
+    Length(u64),
+    /// In chunks, the last of them empty.
+    Chunked,
+    /// All until the connection ends.
+    UntilClose,
+}
+
+/// A response's head.
+#[derive(Debug)]
+pub struct Head {
+    pub status: StatusCode,
+    pub version: Version,
+    pub headers: HeaderMap,
+    pub framing: Framing,
+    /// Whether the connection may serve another request once the body is read.
+    pub keeps: bool,
+}
+
+fn authority(uri: &Uri, out: &mut BytesMut) {
+    out.put_slice(uri.host().unwrap_or_default().as_bytes());
+    if let Some(port) = uri.port() {
+        out.put_u8(b':');
+        out.put_slice(port.as_str().as_bytes());
+    }
+}
+
+/// Writes a request's head. How long the body is and what becomes of the connection is said here and by nobody else.
+pub fn write(head: &Parts, length: usize) -> BytesMut {
+    const OURS: [HeaderName; 4] =
+        [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION, HeaderName::from_static("keep-alive")];
+    let size: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let mut out = BytesMut::with_capacity(size + path.len() + 128);
+    out.put_slice(head.method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(path.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\n");
+    if !head.headers.contains_key(header::HOST) {
+        out.put_slice(b"host: ");
+        authority(&head.uri, &mut out);
+        out.put_slice(b"\r\n");
+    }
+    for (name, value) in head.headers.iter().filter(|(name, _)| !OURS.contains(name)) {
+        out.put_slice(name.as_str().as_bytes());
+        out.put_slice(b": ");
+        out.put_slice(value.as_bytes());
+        out.put_slice(b"\r\n");
+    }
+    if length > 0 || !matches!(head.method, Method::GET | Method::HEAD) {
+        out.put_slice(b"content-length: ");
+        out.put_slice(decimal(length, &mut [0; 20]));
+        out.put_slice(b"\r\n");
+    }
+    out.put_slice(b"\r\n");
+    out
+}
+
+fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+/// Takes a response's head off the front of `buffer`; none while it is not all there. Interim responses are passed over.
+///
+/// # Errors
+/// Says what of it is not HTTP.
+pub fn read(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>, &'static str> {
+    loop {
+        match one(buffer, method)? {
+            Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                return Err("it switches to a protocol not asked for");
+            }
+            Some(head) if head.status.is_informational() => {}
+            found => return Ok(found),
+        }
+    }
+}
+
+fn one(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>, &'static str> {
+    if buffer.is_empty() {
+        return Ok(None);
+    }
+    // Where name and value of each header lie.
+    let (length, places, status, version) = {
+        let mut space = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut []);
+        let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, buffer, &mut space);
+        let length = match parsed {
+            Ok(Status::Complete(length)) => length,
+            Ok(Status::Partial) if buffer.len() <= MAX_HEAD => return Ok(None),
+            Ok(Status::Partial) => return Err("its head is too large"),
+            Err(httparse::Error::TooManyHeaders) => return Err("its head has too many lines"),
+            Err(_) => return Err("its head is not HTTP/1.1"),
+        };
+        let start = buffer.as_ptr() as usize;
+        // The parser's slices are parts of the buffer.
+        let place = |part: &[u8]| {
+            let begin = part.as_ptr() as usize - start;
+            begin..begin + part.len()
+        };
+        let places: Vec<_> = response.headers.iter().map(|header| (place(header.name.as_bytes()), place(header.value))).collect();
+        let version = if response.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+        (length, places, response.code.unwrap_or_default(), version)
+    };
+    let bytes: Bytes = buffer.split_to(length).freeze();
+    let mut headers = HeaderMap::with_capacity(places.len());
+    for (name, value) in places {
+        let name = HeaderName::from_bytes(&bytes[name]).map_err(|_| "a header has no proper name")?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice(value)).map_err(|_| "a header has no proper value")?;
+        headers.append(name, value);
+    }
+    let status = StatusCode::from_u16(status).map_err(|_| "its status is none")?;
+    let (framing, clear) = framing(method, status, version, &headers)?;
+    let closes = headers.get_all(header::CONNECTION).iter().any(|value| names(value, "close"));
+    let keeps = clear && version == Version::HTTP_11 && !closes && framing != Framing::UntilClose;
+    Ok(Some(Head { status, version, headers, framing, keeps }))
+}
+
+/// Whether a list in a header names `token`.
+fn names(value: &HeaderValue, token: &str) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// How the body ends, and whether that was said without contradiction.
+fn framing(method: &Method, status: StatusCode, version: Version, headers: &HeaderMap) -> Result<(Framing, bool), &'static str> {
+    if *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        return Ok((Framing::Length(0), true));
+    }
+    let length = length(headers)?;
+    if let Some(last) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
+        let last = last.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+        let chunked = last.eq_ignore_ascii_case(b"chunked");
+        if version != Version::HTTP_11 {
+            return Err("it is of HTTP/1.0 and has a transfer encoding");
+        }
+        // Both together are how responses are smuggled: the connection serves no other request.
+        return Ok((if chunked { Framing::Chunked } else { Framing::UntilClose }, length.is_none()));
+    }
+    Ok((length.map_or(Framing::UntilClose, Framing::Length), true))
+}
+
+fn length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
+    let mut known = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        for part in value.as_bytes().split(|byte| *byte == b',') {
+            let text = part.trim_ascii();
+            let digits = std::str::from_utf8(text).ok().filter(|_| text.iter().all(u8::is_ascii_digit));
+            let length = digits.and_then(|digits| digits.parse().ok()).ok_or("its content-length is no number")?;
+            if known.is_some_and(|known| known != length) {
+                return Err("it has two lengths");
+            }
+            known = Some(length);
+        }
+    }
+    Ok(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(text: &str) -> Result<Option<Head>, &'static str> {
+        read(&mut BytesMut::from(text), &Method::POST)
+    }
+
+    #[test]
+    fn the_end_of_a_body_is_known_as_the_head_says() {
+        let framing = |text: &str| head(text).unwrap().map(|head| (head.framing, head.keeps)).unwrap();
+        assert_eq!(framing("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"), (Framing::Length(5), true));
+        assert_eq!(framing("HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n"), (Framing::Length(5), true));
+        assert_eq!(framing("HTTP/1.1 204 No\r\ncontent-length: 5\r\n\r\n"), (Framing::Length(0), true));
+        assert_eq!(framing("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n"), (Framing::Chunked, true));
+        assert_eq!(framing("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n"), (Framing::UntilClose, false));
+        assert_eq!(framing("HTTP/1.1 200 OK\r\n\r\n"), (Framing::UntilClose, false));
+        assert_eq!(framing("HTTP/1.1 200 OK\r\nconnection: x, Close\r\ncontent-length: 5\r\n\r\n"), (Framing::Length(5), false));
+        assert_eq!(framing("HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\n"), (Framing::Length(5), false));
+        let both = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n";
+        assert_eq!(framing(both), (Framing::Chunked, false));
+    }
+
+    #[test]
+    fn contradictions_and_nonsense_are_errors() {
+        for text in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n",
+            "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 101 Switching\r\n\r\n",
+            "SSH-2.0-x\r\n\r\n",
+        ] {
+            assert!(head(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn interim_responses_are_passed_over_and_a_part_is_waited_for() {
+        let text =
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\nHTTP/1.1 201 Made\r\ncontent-length: 0\r\n\r\n";
+        for end in 0..text.len() {
+            assert!(head(&text[..end]).unwrap().is_none());
+        }
+        assert_eq!(head(text).unwrap().unwrap().status, StatusCode::CREATED);
+    }
+
+    #[test]
+    fn a_request_says_its_length_and_host_once() {
+        let request = http::Request::post("http://user:secret@host.example:81/v1?x=1")
+            .header("content-length", "999")
+            .header("connection", "close")
+            .header("x-a", "b")
+            .body(())
+            .unwrap();
+        let text = "POST /v1?x=1 HTTP/1.1\r\nhost: host.example:81\r\nx-a: b\r\ncontent-length: 12\r\n\r\n";
+        assert_eq!(write(&request.into_parts().0, 12), text);
+    }
+}

@@ -1,0 +1,244 @@
+//! One HTTP/1.1 connection, driven by the task that makes the call.
+
+use std::{
+    future::poll_fn,
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{Response, request::Parts};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+use tokio_rustls::client::TlsStream;
+
+use super::{
+    Host, Received,
+    head::{self, Head},
+};
+
+/// Bytes read at once at first; more where a body comes faster than it is read.
+const READ: usize = 8 << 10;
+const READ_AT_MOST: usize = 64 << 10;
+/// How long the reset that follows a stream's end is waited for: looks, and the time between two.
+const RESETS: usize = 15;
+const RESET: Duration = Duration::from_millis(20);
+
+/// What bytes go over.
+pub enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    fn poll_write(&mut self, context: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+        }
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut BytesMut, size: usize) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => {
+                // No room is made before there is something: a thousand calls that wait hold no buffers.
+                ready!(stream.poll_read_ready(context))?;
+                buffer.reserve(size);
+                pin!(stream.read_buf(buffer)).poll(context)
+            }
+            Self::Tls(stream) => {
+                buffer.reserve(size);
+                pin!(stream.read_buf(buffer)).poll(context)
+            }
+        }
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Whether nothing has come, not even the end.
+    fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut space = tokio::io::ReadBuf::new(&mut byte);
+        let mut context = Context::from_waker(Waker::noop());
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(&mut context, &mut space).is_pending(),
+            Self::Tls(stream) => Pin::new(stream).poll_read(&mut context, &mut space).is_pending(),
+        }
+    }
+}
+
+/// A connection and what was read from it.
+pub struct Http1 {
+    stream: Stream,
+    buffer: BytesMut,
+    /// Bytes to make room for at the next read.
+    size: usize,
+    /// When its last call ended; none while it has had none.
+    used: Option<Instant>,
+}
+
+/// Why an exchange has no answer.
+pub struct Failed {
+    pub reason: String,
+    /// The host had closed the connection before the request reached it.
+    pub unseen: bool,
+}
+
+impl Http1 {
+    pub fn new(stream: Stream) -> Self {
+        Self { stream, buffer: BytesMut::new(), size: READ, used: None }
+    }
+
+    /// When its last call ended.
+    pub fn idle_since(&self) -> Instant {
+        self.used.unwrap_or_else(Instant::now)
+    }
+
+    /// Whether the host has neither closed it nor sent what nobody asked for.
+    pub fn is_open(&mut self) -> bool {
+        self.stream.is_quiet()
+    }
+
+    /// Reads more; 0 at the end.
+    pub fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let count = ready!(self.stream.poll_read(context, &mut self.buffer, self.size))?;
+        if count >= self.size {
+            self.size = (self.size * 2).min(READ_AT_MOST);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// What was read and not yet taken.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// Gives the connection back after a whole answer.
+    pub(super) fn end(mut self, host: &Host) {
+        if self.buffer.is_empty() {
+            self.used = Some(Instant::now());
+            (self.buffer, self.size) = (BytesMut::new(), READ);
+            host.keep(self);
+        }
+    }
+
+    /// Sends a request and reads the head of the answer. Whoever drops this half-way closes the connection.
+    pub(super) async fn exchange(mut self, host: &Arc<Host>, parts: &Parts, body: &Bytes) -> Result<Response<Received>, Failed> {
+        let mut outgoing = Outgoing { head: head::write(parts, body.len()), body: body.clone(), flushed: false, error: None };
+        let mut heard = false;
+        let answered = poll_fn(|context| self.poll_head(context, &mut outgoing, parts, &mut heard)).await;
+        let head = match answered {
+            Ok(head) => head,
+            Err(reason) => {
+                let unseen = self.used.is_some() && !heard && Box::pin(self.was_closed(outgoing.error.as_ref())).await;
+                return Err(Failed { reason, unseen });
+            }
+        };
+        let keeps = head.keeps && outgoing.flushed;
+        let mut response = Response::new(Received::http1(self, Arc::clone(host), head.framing, keeps));
+        *response.status_mut() = head.status;
+        *response.version_mut() = head.version;
+        *response.headers_mut() = head.headers;
+        Ok(response)
+    }
+
+    /// Whether the host had closed the connection before it read all of the request. Its end of the stream comes also from a
+    /// host that dies at work; but only one that had closed earlier resets what reaches it afterwards, and the kernel tells
+    /// the one from the other: after the stream's end a reset is `EPIPE`, not `ECONNRESET` (`tcp_reset` in Linux). The reset
+    /// may be a round trip behind.
+    async fn was_closed(&self, written: Option<&io::Error>) -> bool {
+        let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+        if let Some(error) = written {
+            return broken(error);
+        }
+        for _ in 0..RESETS {
+            match self.stream.tcp().take_error() {
+                Ok(None) => sleep(RESET).await,
+                Ok(Some(error)) => return broken(&error),
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    fn poll_head(
+        &mut self,
+        context: &mut Context<'_>,
+        outgoing: &mut Outgoing,
+        parts: &Parts,
+        heard: &mut bool,
+    ) -> Poll<Result<Head, String>> {
+        // A host may answer before it has read all, and close: what it says counts, not that it did not listen.
+        let _ = outgoing.poll_write(&mut self.stream, context);
+        loop {
+            if let Some(head) = head::read(&mut self.buffer, &parts.method)? {
+                return Poll::Ready(Ok(head));
+            }
+            match ready!(self.poll_more(context)) {
+                Ok(0) => return Poll::Ready(Err("the connection was closed without an answer".to_owned())),
+                Ok(_) => *heard = true,
+                Err(error) => {
+                    let reason = error.to_string();
+                    outgoing.error.get_or_insert(error);
+                    return Poll::Ready(Err(reason));
+                }
+            }
+        }
+    }
+}
+
+/// What is still to be written.
+struct Outgoing {
+    head: BytesMut,
+    body: Bytes,
+    flushed: bool,
+    /// Why no more can be written.
+    error: Option<io::Error>,
+}
+
+impl Outgoing {
+    fn poll_write(&mut self, stream: &mut Stream, context: &mut Context<'_>) -> Poll<()> {
+        if self.flushed || self.error.is_some() {
+            return Poll::Ready(());
+        }
+        if let Err(error) = ready!(self.poll_all(stream, context)) {
+            self.error = Some(error);
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_all(&mut self, stream: &mut Stream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.head.is_empty() || !self.body.is_empty() {
+            let parts = [IoSlice::new(&self.head), IoSlice::new(&self.body)];
+            let mut count = ready!(stream.poll_write(context, &parts))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_head = count.min(self.head.len());
+            self.head.advance(of_head);
+            count -= of_head;
+            self.body.advance(count);
+        }
+        ready!(stream.poll_flush(context))?;
+        self.flushed = true;
+        Poll::Ready(Ok(()))
+    }
+}

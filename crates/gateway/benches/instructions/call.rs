@@ -120,7 +120,7 @@ pub struct Calls {
 }
 
 fn piece(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<(), Box<dyn Error>> {
-    let mut bytes = [0; 32 << 10];
+    let mut bytes = vec![0; 32 << 10];
     let count = stream.read(&mut bytes)?;
     if count == 0 {
         return Err("a connection ended early".into());

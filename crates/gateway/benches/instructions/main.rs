@@ -1,6 +1,6 @@
 //! How many instructions the gateway spends on a call, counted by callgrind: a figure that a busy machine does not move.
 //!
-//! `make instructions` counts and compares with `reference.json`; 5 % more than there is a failure. The gateway runs in a
+//! `cargo bench --bench instructions` counts and compares with `reference.json`; 5 % more than there is a failure. The gateway runs in a
 //! process of its own under valgrind and is asked by this one, which plays client and provider in lockstep: each byte goes
 //! out only when the one before has arrived, so that no run sees other reads and writes than another. A case is run with few
 //! calls and with many, and the difference divided by the calls between them: start and warm-up fall out. Only the serving
@@ -147,7 +147,7 @@ fn count(names: &[&str], write: bool) -> Result<(), Box<dyn Error>> {
         fs::write(path, serde_json::to_string_pretty(&reference)? + "\n")?;
     } else if !worse.is_empty() {
         let message = "more than 5 % over the reference. Find the cause with callgrind_annotate, or accept it with";
-        return Err(format!("{}: {message} `make instructions ARGUMENTS=--write`.", worse.join(", ")).into());
+        return Err(format!("{}: {message} `--write`.", worse.join(", ")).into());
     }
     Ok(())
 }

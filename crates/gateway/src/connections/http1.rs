@@ -143,12 +143,12 @@ impl Http1 {
     /// Sends a request and reads the head of the answer. Whoever drops this half-way closes the connection.
     pub(super) async fn exchange(mut self, host: &Arc<Host>, parts: &Parts, body: &Bytes) -> Result<Response<Received>, Failed> {
         let mut outgoing = Outgoing { head: head::write(parts, body.len()), body: body.clone(), flushed: false, error: None };
-        let mut heard = false;
-        let answered = poll_fn(|context| self.poll_head(context, &mut outgoing, parts, &mut heard)).await;
+        let mut begun = false;
+        let answered = poll_fn(|context| self.poll_head(context, &mut outgoing, parts, &mut begun)).await;
         let head = match answered {
             Ok(head) => head,
             Err(reason) => {
-                let unseen = self.used.is_some() && !heard && Box::pin(self.was_closed(outgoing.error.as_ref())).await;
+                let unseen = self.used.is_some() && !begun && Box::pin(self.was_closed(outgoing.error.as_ref())).await;
                 return Err(Failed { reason, unseen });
             }
         };
@@ -184,7 +184,7 @@ impl Http1 {
         context: &mut Context<'_>,
         outgoing: &mut Outgoing,
         parts: &Parts,
-        heard: &mut bool,
+        begun: &mut bool,
     ) -> Poll<Result<Head, String>> {
         // A host may answer before it has read all, and close: what it says counts, not that it did not listen.
         let _ = outgoing.poll_write(&mut self.stream, context);
@@ -194,7 +194,7 @@ impl Http1 {
             }
             match ready!(self.poll_more(context)) {
                 Ok(0) => return Poll::Ready(Err("the connection was closed without an answer".to_owned())),
-                Ok(_) => *heard = true,
+                Ok(_) => *begun = true,
                 Err(error) => {
                     let reason = error.to_string();
                     outgoing.error.get_or_insert(error);

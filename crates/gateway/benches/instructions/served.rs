@@ -1,4 +1,4 @@
-//! The gateway that is measured: a key with a budget, prices, an agent with a memory; no Postgres, so that calls stay in
+//! The gateway that is measured: a key without limits (what limits lend comes from Postgres), prices, an agent with a memory; no Postgres, so that calls stay in
 //! the spool.
 
 use std::{error::Error, io::Read, net::SocketAddr, thread};
@@ -22,9 +22,12 @@ pub fn serve(upstream: &str) -> Result<(), Box<dyn Error>> {
     let snapshot = json!({
         "revision": 1,
         "keys": [{
-            "hash": format!("{:x}", Sha256::digest(KEY)), "tenant": tenant, "id": Uuid::now_v7(), "scopes": ["inference"],
-            "agent": null, "models": null, "budget_usd": 1e6, "spent_usd": 0.0, "rpm": null, "expires_at": null,
+            "hash": format!("{:x}", Sha256::digest(KEY)), "tenant": tenant, "id": Uuid::now_v7(), "name": "count",
+            "scopes": ["inference"], "agent": null, "team": null, "user": null, "models": null, "expires_at": null,
+            "limits": null, "limits_users": false,
         }],
+        "teams": [],
+        "tenants_with_user_limits": [],
         "agents": [{
             "tenant": tenant, "id": agent, "name": "clerk", "version": 1, "model": "gpt", "instructions": "You know parcels.",
             "memory_enabled": true, "memory_refresh": false, "memory_fail": false, "recall_tokens": 0, "memory_tools": [],
@@ -33,8 +36,10 @@ pub fn serve(upstream: &str) -> Result<(), Box<dyn Error>> {
     });
     let gateway = server.gateway();
     let snapshot = Snapshot::parse(&snapshot.to_string(), &Snapshot::default())?;
-    let price = |model: &str| ("oai".to_owned(), model.to_owned(), 0.15, 0.6, None, None);
-    gateway.snapshots.replace(snapshot.with_prices(vec![price("gpt-4o"), price("gpt-4o-mini")]));
+    let price = |model| json!({"provider": "oai", "model": model, "input": 0.15, "output": 0.6});
+    let prices = [price("gpt-4o"), price("gpt-4o-mini")].map(serde_json::from_value);
+    let prices = prices.into_iter().collect::<Result<Vec<_>, _>>()?;
+    gateway.snapshots.replace(snapshot.with_prices(&prices, &[]));
     gateway.memories.listening(true);
     gateway.memories.keep((tenant, agent, Some(USER)), 1, Some("<block>parcel 7 left on monday</block>\n".repeat(100).into()));
     println!("{}", server.address());

@@ -121,6 +121,17 @@ fn dropped() {
 }
 
 #[test]
+fn no_more_fields_are_dropped_than_can_be_afforded() {
+    let drop = |fields: usize| {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}]});
+        (0..fields).for_each(|field| body[format!("x{field}")] = json!(1));
+        translate_request(Wire::OpenaiChat, Wire::Gemini, body.to_string().as_bytes(), "m", false, true)
+    };
+    assert_eq!(drop(64).unwrap().dropped.len(), 64);
+    drop(65).unwrap_err();
+}
+
+#[test]
 fn replies() {
     for (wire, to) in pairs(&PROVIDERS, &CLIENTS) {
         let convert = |_: &Path, body: &[u8]| write_reply(to, &parse_reply(wire, body).unwrap(), CREATED);

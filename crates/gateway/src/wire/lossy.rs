@@ -9,9 +9,13 @@ use super::{Wire, WireError, parse_request};
 const CONVERSATION: &[&str] =
     &["messages", "system", "input", "instructions", "contents", "systemInstruction", "system_instruction"];
 
+/// The most fields that are left out of one request: each costs a parse of the whole, and a body holds room for a million.
+const MOST_DROPPED: usize = 64;
+
 /// The request, and the fields that were left out of it, as the client names them.
 ///
-/// Each pass removes the field that the parser refused, so there are no more passes than fields that cannot be said.
+/// Each pass removes the field that the parser refused; past [`MOST_DROPPED`] of them the request is refused as it would be
+/// without `drop`.
 pub(super) fn parse(wire: Wire, body: &[u8]) -> Result<(Request, Vec<String>), WireError> {
     let mut error = match parse_request(wire, body) {
         Ok(request) => return Ok((request, Vec::new())),
@@ -25,6 +29,9 @@ pub(super) fn parse(wire: Wire, body: &[u8]) -> Result<(Request, Vec<String>), W
         let Some(path) = error.droppable.clone().filter(|path| !CONVERSATION.contains(&first_of(path))) else {
             return Err(error);
         };
+        if dropped.len() == MOST_DROPPED {
+            return Err(error);
+        }
         let Some(name) = remove(&mut tree, &path, &mut tools) else {
             return Err(error);
         };

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.postgres import DatabaseUrls
-from support.stack import CONFIGURATION, PROVIDER_KEY, Stack, eventually, serving
+from support.stack import PROVIDER_KEY, Stack, configured, eventually, serving
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def stack(database: DatabaseUrls, scripted_model: str, tmp_path: Path) -> Iterat
 
 
 def write(stack: Stack, folder: Path, more: str = "") -> None:
-    text = CONFIGURATION.format(model_url=stack.model_url, key=PROVIDER_KEY, max_body_bytes=4 * 1024 * 1024)
+    text = configured(stack.model_url)
     beside = folder / "trunkline.new"
     beside.write_text(text.replace("models:\n", f"models:\n{more}"), encoding="utf-8")
     beside.replace(folder / "trunkline.yaml")

@@ -90,9 +90,9 @@ def world(database: DatabaseUrls) -> Iterator[World]:
 
 def spent(world: World) -> tuple[float, int]:
     (key,) = world.rows(
-        "select usd::float8, requests from trunkline.key_spend where tenant_id = %s and key_id = %s",
+        "select usd::float8, requests from trunkline.meters where tenant_id = %s and kind = 'key' and subject = %s",
         world.tenant,
-        world.key,
+        str(world.key),
     )
     return key["usd"], key["requests"]
 

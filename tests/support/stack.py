@@ -159,6 +159,13 @@ class Part:
             self.process.stdout.close()
 
 
+def configured(model_url: str, *, max_body_bytes: int = 4 * 1024 * 1024, lease_seconds: int = 120) -> str:
+    """Return a trunkline.yaml of the scripted model's four faces."""
+    return CONFIGURATION.format(
+        model_url=model_url, key=PROVIDER_KEY, max_body_bytes=max_body_bytes, lease_seconds=lease_seconds
+    )
+
+
 @contextlib.contextmanager
 def serving(
     database: DatabaseUrls,
@@ -173,10 +180,7 @@ def serving(
     key = first_key(database.admin_url)
     configuration = home / "trunkline.yaml"
     configuration.write_text(
-        CONFIGURATION.format(
-            model_url=model_url, key=PROVIDER_KEY, max_body_bytes=max_body_bytes, lease_seconds=lease_seconds
-        )
-        + more,
+        configured(model_url, max_body_bytes=max_body_bytes, lease_seconds=lease_seconds) + more,
         encoding="utf-8",
     )
     kept = {name: value for name, value in os.environ.items() if "_API_KEY" not in name and "TRUNKLINE" not in name}

@@ -15,7 +15,7 @@ say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 # The extension is built again only when one of these changed: an edit of Python alone rebuilds nothing.
 RUST := Cargo.toml Cargo.lock $(shell find crates -type f -not -path '*/tests/*')
 
-.PHONY: help build demo run test test-rust test-python bench instructions flamegraph lint lint-python lint-rust format lock clean
+.PHONY: help build demo run test test-rust test-python bench instructions flamegraph fuzz lint lint-python lint-rust format lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22

@@ -174,7 +174,9 @@ impl Http2Host {
                         async move {
                             assert_eq!(request.version(), Version::HTTP_2);
                             match request.uri().path() {
-                                "/together" => drop(barrier.wait().await),
+                                "/together" => {
+                                    barrier.wait().await;
+                                }
                                 "/hold" => release.notified().await,
                                 _ => {}
                             }

@@ -180,6 +180,8 @@ class File(_Frozen):
     routing: Routing = Routing()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
+    ca_file: Path | None = None
+    """Certificates (PEM) of authorities that are trusted besides the public ones, such as a company's proxy has."""
     traces: Traces | None = None
     drop_params: bool = False
     """Whether parameters that a provider's wire has no words for are left out of requests, and named in the header
@@ -283,6 +285,7 @@ class Settings(File):
             "output_tokens": self.limits.output_tokens,
             "lease_ms": self.limits.lease_seconds * 1000,
             "timeouts": self.timeouts.model_dump(),
+            "ca_file": self.ca_file and str(self.ca_file.expanduser().absolute()),
             "traces": self.traces and _traces_entry(self.traces),
         }
 

@@ -74,6 +74,7 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
             "ping_ms": 15000,
             "client_idle_ms": 75000,
         },
+        "ca_file": None,
         "traces": None,
     }
 
@@ -324,3 +325,7 @@ def test_traces_go_where_the_file_or_opentelemetrys_variables_say(home: Path) ->
 def test_opentelemetrys_variables_are_checked(home: Path, name: str, value: str) -> None:
     with pytest.raises(SetupError, match=name):
         read(home, "", **{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", name: value})
+
+
+def test_a_companys_own_authority_is_named_by_a_file(home: Path) -> None:
+    assert gateway(read(home, "ca_file: proxy.pem"))["ca_file"] == str(home.parent / "proxy.pem")

@@ -26,6 +26,7 @@ from trunkline.config_file import describe, read_mapping, resolve
 from trunkline.errors import SetupError
 from trunkline.litellm_config import LitellmConfig, is_litellm
 from trunkline.litellm_keys import Finding
+from trunkline.memory_settings import Memory, gateway_entries
 from trunkline.routing_settings import Routing, Upstreams
 
 DEFAULT_LISTEN = "127.0.0.1:4000"
@@ -187,6 +188,7 @@ class File(_Frozen):
     """Whether parameters that a provider's wire has no words for are left out of requests, and named in the header
     `x-trunkline-dropped`; else such a request is refused with a 400 that names the first."""
     prices: tuple[Price, ...] = ()
+    memory: Memory = Memory()
 
 
 class Settings(File):
@@ -241,13 +243,19 @@ class Settings(File):
         return self._unsupported
 
     def gateway_config(
-        self, database: str, control_url: str, known_providers: Sequence[KnownProvider]
+        self,
+        database: str,
+        control_url: str,
+        known_providers: Sequence[KnownProvider],
+        *,
+        embedder_key: str | None = None,
     ) -> dict[str, Any]:
         """Return the gateway's configuration, keys included: it reads neither files nor the environment itself.
 
         A known provider whose key variable is set is available without a line of configuration; `providers:` adds to
         these and overrides them. The default model is the first one under `models:`; without any, the first available
-        provider's own default, as `PROVIDER/MODEL`. Raises SetupError for a provider that is not complete.
+        provider's own default, as `PROVIDER/MODEL`. A local embedder is one more provider: the control plane, which is
+        shown `embedder_key`. Raises SetupError for a provider that is not complete.
         """
         providers = self._providers(known_providers)
         by_name = {entry["name"]: entry for entry in providers}
@@ -268,6 +276,7 @@ class Settings(File):
             routes += [{"pattern": pattern, "provider": name} for pattern in patterns]
             if name in known and known[name].default_model:
                 defaults.append(f"{name}/{known[name].default_model}")
+        embedder = gateway_entries(self.memory.embedder, control_url, self.embedder_key(embedder_key))
         return {
             "listen": self.listen,
             "control_url": control_url,
@@ -275,8 +284,8 @@ class Settings(File):
             "spool_dir": str(self.home / "spool"),
             "spool_max_bytes": self.limits.spool_max_bytes,
             "max_body_bytes": self.limits.max_body_bytes,
-            "providers": providers,
-            "models": models,
+            "providers": providers + embedder["providers"],
+            "models": models + embedder["models"],
             "routes": routes,
             "default_model": next((name for name in self.models if "*" not in name), None)
             or next(iter(defaults), None),
@@ -288,6 +297,23 @@ class Settings(File):
             "ca_file": self.ca_file and str(self.ca_file.expanduser().absolute()),
             "traces": self.traces and _traces_entry(self.traces),
         }
+
+    def embedder_key(self, made: str | None = None) -> str | None:
+        """Return what gateways show to a control plane that runs the embedder; None where none does.
+
+        `made` is what `trunkline up` made for its own. Raises SetupError where neither it nor the file has one.
+        """
+        embedder = self.memory.embedder
+        if embedder is None or not embedder.local:
+            return None
+        if embedder.api_key is not None:
+            return embedder.api_key.get_secret_value()
+        if made is None:
+            raise SetupError(
+                f"{self._where()}: memory.embedder has no api_key. A gateway that runs apart from the control plane "
+                "shows it there; give both the same, some long random text."
+            )
+        return made
 
     def _providers(self, known_providers: Sequence[KnownProvider]) -> list[dict[str, Any]]:
         """Return the available providers: the file's in its order, then known ones with a key in the environment."""

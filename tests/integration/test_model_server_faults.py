@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import socket
 import subprocess
@@ -160,6 +161,13 @@ def test_faults_on_embeddings(server: ModelServerProcess) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="sk-any", max_retries=0)
     with pytest.raises(openai.RateLimitError):
         client.embeddings.create(model="e+rate-limit", input="x")
+    for _ in range(2):
+        short = client.embeddings.create(model="e+dimension-9+missing", input=["x", "y"], encoding_format="float")
+        assert [len(item.embedding) for item in short.data] == [9]
+    first = client.embeddings.create(model="e+nanx1", input="x", encoding_format="float").data[0].embedding
+    again = client.embeddings.create(model="e+nanx1", input="x", encoding_format="float").data[0].embedding
+    assert math.isnan(first[0])
+    assert not math.isnan(again[0])
 
 
 def test_command_line_faults_give_way_to_headers() -> None:

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from support.postgres import DatabaseUrls
-from trunkline.api.app import ControlSettings, serve
+from trunkline.api.app import ControlSettings, OpenEmbedding, serve
 from trunkline.api.deps import Wake
 from trunkline.store.keys import bootstrap
 
@@ -68,7 +68,11 @@ def first_key(admin_url: str, tenant: str = "default") -> str:
 
 @contextmanager
 def running(
-    database: DatabaseUrls, *, wake: Wake | None = None, max_body_bytes: int = 2 * 1024 * 1024
+    database: DatabaseUrls,
+    *,
+    wake: Wake | None = None,
+    max_body_bytes: int = 2 * 1024 * 1024,
+    open_embedding: OpenEmbedding | None = None,
 ) -> Iterator[ControlPlane]:
     """Serve the database until the block ends, and drain."""
     key = first_key(database.admin_url)
@@ -86,7 +90,16 @@ def running(
     async def main() -> None:
         nonlocal stop, loop
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        await serve(settings, "127.0.0.1", 0, wake=wake, on_listening=on_listening, stop=stop, drain_seconds=5)
+        await serve(
+            settings,
+            "127.0.0.1",
+            0,
+            wake=wake,
+            open_embedding=open_embedding,
+            on_listening=on_listening,
+            stop=stop,
+            drain_seconds=5,
+        )
 
     def run() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

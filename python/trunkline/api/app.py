@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,7 @@ from starlette.responses import JSONResponse
 from trunkline.api import (
     agents,
     blocks,
+    embeddings,
     environments,
     errors,
     events,
@@ -34,11 +36,11 @@ from trunkline.api import (
     user_limits,
 )
 from trunkline.api.bodies import Bodies
-from trunkline.api.deps import Parts, Wake
+from trunkline.api.deps import Embedding, Parts, Wake
 from trunkline.api.event_feed import EventFeed
 from trunkline.api.unserved import unserved
 from trunkline.errors import SetupError
-from trunkline.store.pool import open_database
+from trunkline.store.pool import Database, open_database
 
 KEEP_ALIVE_SECONDS: Final = 120
 """Longer than the gateway keeps an idle connection (90 s), so that it never sends on one that is being closed."""
@@ -60,15 +62,22 @@ class ControlSettings:
     """At most so many to Postgres, and one more that listens."""
 
 
-def create_app(settings: ControlSettings, *, wake: Wake | None = None) -> FastAPI:
+OpenEmbedding = Callable[[Database], AbstractAsyncContextManager[Embedding]]
+"""Opens what makes vectors of queries, for as long as the app runs."""
+
+
+def create_app(
+    settings: ControlSettings, *, wake: Wake | None = None, open_embedding: OpenEmbedding | None = None
+) -> FastAPI:
     """Return the app. `wake` is called in the transaction that gave a session something to do; None: nobody is told."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_database(settings.database_url, max_size=settings.connections) as database:
             feed = EventFeed(settings.database_url, database)
-            app.state.parts = Parts(database, feed, wake)
-            async with feed.running():
+            opened = open_embedding(database) if open_embedding else contextlib.nullcontext(Embedding())
+            async with opened as embedding, feed.running():
+                app.state.parts = Parts(database, feed, wake, embedding)
                 yield
 
     app = FastAPI(
@@ -76,7 +85,7 @@ def create_app(settings: ControlSettings, *, wake: Wake | None = None) -> FastAP
     )
     for noun in (agents, blocks, memory_tools, sessions, events, environments):
         app.include_router(noun.router)
-    for noun in (memory_stores, memories, memory_versions, keys, teams, user_limits, tenants, usage):
+    for noun in (memory_stores, memories, memory_versions, keys, teams, user_limits, tenants, usage, embeddings):
         app.include_router(noun.router)
     app.include_router(unserved())
 
@@ -124,6 +133,7 @@ async def serve(
     *,
     listener: socket.socket | None = None,
     wake: Wake | None = None,
+    open_embedding: OpenEmbedding | None = None,
     on_listening: Callable[[int], None] | None = None,
     stop: asyncio.Event | None = None,
     drain_seconds: int = 10,
@@ -134,7 +144,7 @@ async def serve(
     interest for port 0) once requests are taken. Raises SetupError when the address cannot be bound.
     """
     bound = listener or _bind(host, port)
-    app = create_app(settings, wake=wake)
+    app = create_app(settings, wake=wake, open_embedding=open_embedding)
     config = uvicorn.Config(
         app,
         loop="none",

@@ -13,6 +13,8 @@ from trunkline.api.event_feed import EventFeed
 from trunkline.domain.keys import digest
 from trunkline.domain.principal import Principal
 from trunkline.errors import Unauthenticated
+from trunkline.memory.embedders import Embedder
+from trunkline.memory.embedders.local import LocalEmbedder
 from trunkline.store import keys
 from trunkline.store.pool import Connection, Database
 
@@ -34,12 +36,30 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """A model that this process runs for gateways, and the key that they show."""
+
+    embedder: LocalEmbedder
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What makes vectors of queries, if anything: within `query_timeout_s` seconds, else the search goes by words."""
+
+    embedder: Embedder | None = None
+    query_timeout_s: float = 0.0
+    served: Served | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """What the app is made of, for its routes."""
 
     database: Database
     feed: EventFeed
     wake: Wake | None
+    embedding: Embedding = Embedding()
 
 
 async def parts(request: Request) -> Parts:  # async: FastAPI sends plain functions to a thread

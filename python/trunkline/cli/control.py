@@ -20,6 +20,12 @@ def control(
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen; gateways relay to it.")] = (
         "127.0.0.1:4001"
     ),
+    gateway_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TRUNKLINE_BASE_URL", help="The gateway that queries are embedded through; default: `listen`."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a control plane on its own.
@@ -29,10 +35,12 @@ def control(
     from trunkline.api.app import ControlSettings
     from trunkline.processes.addresses import running
     from trunkline.processes.control import serve
+    from trunkline.processes.embedding import prepare
     from trunkline.processes.ports import base_url, listener
     from trunkline.settings import load
 
     settings = load(config, os.environ)
+    embedder_key = settings.embedder_key()
     control = ControlSettings(running(settings).control, settings.limits.max_body_bytes)
     with listener(listen) as socket:
         host = listen.rpartition(":")[0]
@@ -41,4 +49,5 @@ def control(
             print_json({"base_url": url})
         else:
             print(f"control plane listening on {url}", flush=True)
-        serve(control, socket)
+        gateway = gateway_url or base_url(settings.listen)
+        serve(control, socket, embedding=lambda: prepare(settings.memory.embedder, gateway, embedder_key))

@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--api-key", help="the only key accepted; any by default")
     for name, kind in _FAULT_OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=kind)
-    parser.add_argument("--malformed", action="store_true", default=None)
+    for name in ("malformed", "nan"):
+        parser.add_argument(f"--{name}", action="store_true", default=None)
     options = parser.parse_args(arguments)
     try:
         faults = Faults(**{name: getattr(options, name) for name in Faults.model_fields})
@@ -48,6 +49,8 @@ _FAULT_OPTIONS: dict[str, type] = {
     "cut_after_events": int,
     "stall": int,
     "chunk_bytes": int,
+    "dimension": int,
+    "missing": int,
 }
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trunkline.model_server import openai_errors, tokens
+from trunkline.model_server.faults import Faults
 from trunkline.model_server.fields import Fields, InvalidField, checked
 
 DEFAULT_DIMENSIONS = 384
@@ -44,11 +45,16 @@ def parse(body: Mapping[str, Any]) -> EmbeddingsCall:
         raise openai_errors.invalid(fault) from fault
 
 
-def body(call: EmbeddingsCall) -> dict[str, Any]:
-    """Return the answer, with one vector for each input."""
+def body(call: EmbeddingsCall, wanted: Faults) -> dict[str, Any]:
+    """Return the answer, with one vector for each input but for what the faults ask."""
+    vectors = [vector(text, wanted.dimension or call.dimensions) for text in call.inputs]
+    if wanted.nan:
+        vectors = [[math.nan, *values[1:]] for values in vectors]
+    if wanted.missing:
+        vectors = vectors[: -wanted.missing]
     data = [
-        {"object": "embedding", "index": index, "embedding": _encoded(vector(text, call.dimensions), call.encoding)}
-        for index, text in enumerate(call.inputs)
+        {"object": "embedding", "index": index, "embedding": _encoded(values, call.encoding)}
+        for index, values in enumerate(vectors)
     ]
     usage = {"prompt_tokens": call.input_tokens, "total_tokens": call.input_tokens}
     return {"object": "list", "data": data, "model": call.model, "usage": usage}

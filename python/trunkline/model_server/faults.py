@@ -27,6 +27,9 @@ class Faults(BaseModel):
     cut_after_events: int | None = Field(default=None, ge=0)  # the socket is closed; 0: before any byte
     stall: int | None = Field(default=None, ge=0)  # after that many events nothing more comes, the socket stays open
     chunk_bytes: int | None = Field(default=None, ge=1)  # the body is sent in pieces of that many bytes
+    nan: bool | None = None  # embeddings: the first number of each vector is none
+    dimension: int | None = Field(default=None, ge=1, le=16_384)  # embeddings: numbers a vector, whatever was asked for
+    missing: int | None = Field(default=None, ge=1)  # embeddings: so many vectors are left out at the end
     malformed: bool | None = None  # the body, or the second event, is no valid JSON
 
     def over(self, weaker: Faults) -> Faults:
@@ -47,6 +50,9 @@ _PIECES: dict[str, tuple[str, int]] = {
     "stall": ("stall", 3),
     "chunk": ("chunk_bytes", 7),
     "malformed": ("malformed", 1),
+    "nan": ("nan", 1),
+    "dimension": ("dimension", 8),
+    "missing": ("missing", 1),
 }
 
 

@@ -234,7 +234,8 @@ class ModelServer:
         self._apply_faults(asked, NO_FAULTS, call.model)
         self._fail(asked, streaming=False)
         asked.usage = Usage(call.input_tokens, 0)
-        return Delivery(embeddings.body(call), {self._chat.request_id_header: asked.ids.make("req_")}, asked.faults)
+        headers = {self._chat.request_id_header: asked.ids.make("req_")}
+        return Delivery(embeddings.body(call, asked.faults), headers, asked.faults)
 
     async def _list_models(self, request: Request) -> _Json:
         models = [_model(name, request) for name in self._script.models]

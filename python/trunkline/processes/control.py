@@ -5,37 +5,52 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import uvloop
 
 from trunkline.api import app
-from trunkline.api.app import ControlSettings
+from trunkline.api.app import ControlSettings, OpenEmbedding
 from trunkline.errors import SetupError
+from trunkline.memory_settings import Memory
 from trunkline.processes import lifeline, logs
+from trunkline.processes.embedding import prepare
 from trunkline.store.leases import wake
 
 
-def serve(settings: ControlSettings, listener: socket.socket, *, supervised: bool = False) -> None:
+def serve(
+    settings: ControlSettings,
+    listener: socket.socket,
+    *,
+    embedding: Callable[[], OpenEmbedding | None] | None = None,
+    supervised: bool = False,
+) -> None:
     """Serve on a listening socket until SIGTERM or SIGINT, then finish the requests under way. Raises SetupError."""
     logs.start()
+    open_embedding = embedding() if embedding is not None else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, listener, supervised=supervised))
+        runner.run(_serve(settings, listener, open_embedding, supervised=supervised))
 
 
-async def _serve(settings: ControlSettings, listener: socket.socket, *, supervised: bool) -> None:
+async def _serve(
+    settings: ControlSettings, listener: socket.socket, open_embedding: OpenEmbedding | None, *, supervised: bool
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     if supervised:
         lifeline.on_loss(lambda: loop.call_soon_threadsafe(stop.set))
-    await app.serve(settings, listener=listener, wake=wake, stop=stop)
+    await app.serve(settings, listener=listener, wake=wake, open_embedding=open_embedding, stop=stop)
 
 
 def _supervised() -> None:
     configuration = lifeline.receive()
     settings = ControlSettings(configuration["database"], configuration["max_body_bytes"])
     try:
+        memory = Memory.model_validate(configuration["memory"])
+        embedding = partial(prepare, memory.embedder, configuration["base_url"], configuration["embedder_key"])
         with socket.socket(fileno=configuration["descriptor"]) as listener:
-            serve(settings, listener, supervised=True)
+            serve(settings, listener, embedding=embedding, supervised=True)
     except SetupError as error:
         sys.exit(error.message)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
+from secrets import token_urlsafe
 from typing import Any
 
 from trunkline._core import known_providers
@@ -104,8 +105,10 @@ class Supervisor:
         control_url = f"http://127.0.0.1:{control_socket.getsockname()[1]}"
         known = [KnownProvider.model_validate(provider) for provider in json.loads(known_providers())]
 
+        made_key = token_urlsafe(32)
+
         def gateway_config(settings: Settings) -> dict[str, Any]:
-            return settings.gateway_config("", control_url, known)
+            return settings.gateway_config("", control_url, known, embedder_key=made_key)
 
         config = gateway_config(self._settings) | {"listen": listen}
 
@@ -130,12 +133,16 @@ class Supervisor:
         seconds["migrations"] = time.monotonic() - began
 
         config |= {"database": addresses.gateway}
+        memory = self._settings.memory.model_dump(mode="json", exclude={"embedder": {"api_key"}})
         gateway.configure(config)
         control.configure(
             {
                 "database": addresses.control,
                 "descriptor": control_socket.fileno(),
                 "max_body_bytes": self._settings.limits.max_body_bytes,
+                "base_url": url,
+                "memory": memory,
+                "embedder_key": self._settings.embedder_key(made_key),
             }
         )
         self._await(gateway, url, "/readyz")
@@ -143,7 +150,7 @@ class Supervisor:
         self._await(control, control_url, "/internal/healthz")
         seconds["control"] = time.monotonic() - began
         worker.start()
-        worker.configure({"database": addresses.control, "base_url": url})
+        worker.configure({"database": addresses.control, "base_url": url, "memory": memory})
         run = self._write_run(url, control_url)
         providers = tuple(str(provider["name"]) for provider in config["providers"])
         self._reload = Reload(

@@ -327,7 +327,7 @@ class Settings(File):
             key = self._environ.get(provider.key_env)
             base_url, missing = _filled(provider.base_url, self._environ)
             if key and not missing:
-                more = {"api_key": key, "drop_params": self.drop_params or None}
+                more = {"api_key": key, "drop_params": self.drop_params or None, "reach": _reach(provider.base_url)}
                 available.append(_provider_entry(provider.name, provider, base_url, more))
         return available
 
@@ -371,7 +371,8 @@ class Settings(File):
             quirks=own.quirks if own.quirks is not None else template.quirks if template else (),
         )
         drop = own.drop_params if own.drop_params is not None else self.drop_params
-        more = credentials | {"api_version": own.api_version, "drop_params": drop or None}
+        reach = None if own.base_url else _reach(pattern)
+        more = credentials | {"api_version": own.api_version, "drop_params": drop or None, "reach": reach}
         return _provider_entry(name, resolved, base_url, more)
 
     def _key(self, name: str, own: Provider, template: KnownProvider | None) -> str:
@@ -436,6 +437,11 @@ def _provider_entry(name: str, provider: KnownProvider, base_url: str, more: Map
 
 
 _PLACEHOLDER = re.compile(r"\{([A-Z][A-Z0-9_]*)\}")
+
+
+def _reach(known_url: str) -> str | None:
+    """Return where a known provider's URL may lead: to public addresses only, unless the user names its host."""
+    return "public" if known_url.startswith("https://") else None
 
 
 def _filled(pattern: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:

@@ -56,6 +56,7 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
                 "wire": "anthropic_messages",
                 "base_url": "https://api.anthropic.com/v1",
                 "api_key": "sk-secret",
+                "reach": "public",
             }
         ],
         "models": [],
@@ -247,7 +248,7 @@ def test_a_base_url_takes_its_variables_from_the_environment(home: Path) -> None
 
 
 def test_bedrock_takes_a_token_or_keys_from_the_file_or_the_environment(home: Path) -> None:
-    bedrock = {"wire": "openai_chat", "family": "bedrock", "api_key": None}
+    bedrock = {"wire": "openai_chat", "family": "bedrock", "api_key": None, "reach": "public"}
     url = "https://bedrock-runtime.{}.amazonaws.com"
     settings = load(None, {"TRUNKLINE_HOME": str(home), "AWS_BEARER_TOKEN_BEDROCK": "t", "AWS_REGION": "eu-west-1"})
     assert entries(settings) == {"bedrock": bedrock | {"api_key": "t", "base_url": url.format("eu-west-1")}}
@@ -262,6 +263,20 @@ def test_bedrock_takes_a_token_or_keys_from_the_file_or_the_environment(home: Pa
         "access_key_id": "A",
         "secret_access_key": "B",
     }
+
+
+def test_a_known_host_is_a_public_one_unless_the_user_names_it(home: Path) -> None:
+    def reach(yaml: str, **environ: str) -> object:
+        (entry,) = entries(read(home, yaml, **environ)).values()
+        return entry.get("reach")
+
+    assert reach("providers: {cohere: {api_key: k}}") == "public"
+    assert reach("providers: {mine: {like: cohere, api_key: k}}") == "public"
+    assert reach("", CO_KEY="k") == "public"
+    # The same URL, but in the user's own hand: a company's DNS may lead it to a proxy inside.
+    assert reach("providers: {cohere: {api_key: k, base_url: 'https://cohere/v1'}}") is None
+    assert reach("providers: {ollama: {}}") is None
+    assert reach("", AZURE_OPENAI_API_KEY="k", AZURE_OPENAI_ENDPOINT="https://private.example") is None
 
 
 @pytest.mark.parametrize(
@@ -289,6 +304,7 @@ def test_local_servers_need_no_key_and_quirks_are_passed_on(home: Path) -> None:
             "base_url": "https://cohere/v1",
             "api_key": "k",
             "quirks": ["no_stream_options"],
+            "reach": "public",
         },
     }
     settings = read(home, "providers: {cohere: {api_key: k, quirks: []}}")

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 
 pub use self::routing::{AliasConfig, RetryPolicy, RoutingConfig, Strategy};
 use crate::{
+    connections::Reach,
     providers::{Family, Quirk},
     usage::PriceRow,
     wire::Wire,
@@ -114,6 +115,9 @@ pub struct ProviderConfig {
     pub wire: Wire,
     /// Up to and including the version, such as `https://api.openai.com/v1`.
     pub base_url: String,
+    /// Which addresses that URL's host may stand for: only public ones where it is a known provider's, not the operator's word.
+    #[serde(default)]
+    pub reach: Reach,
     /// Our key for it; none for a host that asks for none.
     #[serde(default)]
     pub api_key: Option<String>,

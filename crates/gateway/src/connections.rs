@@ -8,7 +8,9 @@ mod dial;
 mod head;
 mod http1;
 mod http2;
+mod place;
 mod received;
+mod sent;
 
 use std::{
     collections::HashMap,
@@ -23,9 +25,11 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use serde::Deserialize;
 use tokio::time::Instant;
 
-pub use self::{dial::Tls, received::Received};
+pub use self::{dial::Tls, received::Received, sent::Sent};
 use self::{
     dial::{Dialer, Opened},
     http1::Http1,
@@ -44,23 +48,41 @@ const STREAMS: usize = 100;
 #[derive(Debug)]
 pub struct ConnectionError {
     reason: String,
-    unsent: bool,
+    stage: Stage,
+}
+
+/// How far a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The host's name leads where requests to it may not go.
+    Forbidden,
+    /// The host cannot have seen the request: it may be sent again, also to another one.
+    Unsent,
+    /// The request is on its way, and may be at work.
+    Broken,
 }
 
 impl ConnectionError {
-    /// The host cannot have seen the request: it may be sent again, also to another one.
-    fn unsent(reason: impl fmt::Display) -> Self {
-        Self { reason: reason.to_string(), unsent: true }
+    fn forbidden(reason: impl fmt::Display) -> Self {
+        Self { reason: reason.to_string(), stage: Stage::Forbidden }
     }
 
-    /// The request is on its way, and may be at work.
+    fn unsent(reason: impl fmt::Display) -> Self {
+        Self { reason: reason.to_string(), stage: Stage::Unsent }
+    }
+
     fn broken(reason: impl fmt::Display) -> Self {
-        Self { reason: reason.to_string(), unsent: false }
+        Self { reason: reason.to_string(), stage: Stage::Broken }
     }
 
     /// Whether the host surely has not begun to work on the request.
     pub fn is_connect(&self) -> bool {
-        self.unsent
+        self.stage != Stage::Broken
+    }
+
+    /// Whether the host's name led only to addresses that it may not stand for.
+    pub fn is_forbidden(&self) -> bool {
+        self.stage == Stage::Forbidden
     }
 }
 
@@ -72,13 +94,17 @@ impl fmt::Display for ConnectionError {
 
 impl std::error::Error for ConnectionError {}
 
-/// Which addresses a host's name may stand for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// Which addresses a host's name may stand for. Asked of each address that is connected to, so that a name which changes its
+/// address between two look-ups wins nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reach {
-    /// Any: the operator has named the host.
+    /// The operator has named the host: any address, those of a company's own network too. A cloud's metadata service, and
+    /// whatever else is on the link, is reached only by a URL that says its address itself.
     #[default]
-    Any,
-    /// Public ones: a known provider's name that leads into the operator's own network is a mistake or an attack.
+    Configured,
+    /// Only those of the internet at large: a known provider's name that leads into the operator's own network is a mistake
+    /// or an attack.
     Public,
 }
 
@@ -169,6 +195,11 @@ impl Host {
         shared.iter().find_map(Http2::place)
     }
 
+    /// Tells that a connection that was kept is of no use any more.
+    fn replaces(&self, reason: &str) {
+        tracing::debug!(host = &*self.origin.host, reason, "a kept connection was closed; a new one is opened");
+    }
+
     fn prune(&self, now: Instant) {
         // The newest are at the end.
         let mut idle = locked(&self.idle);
@@ -205,19 +236,7 @@ impl Connections {
     ///
     /// # Errors
     /// Where there is no answer; [`ConnectionError::is_connect`] tells whether the request may be sent again.
-    pub async fn request(&self, request: Request<Full<Bytes>>) -> Result<Response<Received>, ConnectionError> {
-        self.request_within(Reach::Any, request).await
-    }
-
-    /// The same to a host whose name may stand for some addresses only.
-    ///
-    /// # Errors
-    /// As above.
-    pub async fn request_within(
-        &self,
-        reach: Reach,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Received>, ConnectionError> {
+    pub async fn request(&self, reach: Reach, request: Request<Full<Bytes>>) -> Result<Response<Received>, ConnectionError> {
         let host = self.host(request.uri(), reach)?;
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(|never| match never {})?.to_bytes();
@@ -231,21 +250,44 @@ impl Connections {
             let failed = match opened {
                 Opened::Http1(connection) => match connection.exchange(&host, &head, &body).await {
                     Ok(response) => return Ok(response),
-                    Err(failed) => ConnectionError { reason: failed.reason, unsent: failed.unseen },
+                    Err(failed) if failed.unseen => ConnectionError::unsent(failed.reason),
+                    Err(failed) => ConnectionError::broken(failed.reason),
                 },
                 Opened::Http2(place) => match Box::pin(place.exchange(&head, &body)).await {
                     Ok(response) => return Ok(response),
                     Err(failed) => failed,
                 },
             };
-            if fresh || !failed.unsent {
+            if fresh || !failed.is_connect() {
                 return Err(failed);
             }
-            tracing::debug!(
-                host = &*host.origin.host,
-                reason = failed.reason,
-                "a kept connection was closed; a new one is opened"
-            );
+            host.replaces(&failed.reason);
+            fresh = true;
+        }
+    }
+
+    /// The same for a request whose body is still coming from a client. What went out of it cannot be sent again, so that over
+    /// HTTP/1.1 it has a connection of its own, which is new: a kept one may be closed by its host at any moment.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn stream(&self, reach: Reach, request: Request<Incoming>) -> Result<Response<Received>, ConnectionError> {
+        let host = self.host(request.uri(), reach)?;
+        let mut request = request.map(Sent::Streams);
+        let mut fresh = false;
+        loop {
+            let (failed, unsent) = match self.open(&host).await? {
+                Opened::Http1(connection) => return connection.stream(request).await,
+                Opened::Http2(place) => match place.stream(request).await {
+                    Ok(response) => return Ok(response),
+                    Err(failed) => *failed,
+                },
+            };
+            match unsent {
+                Some(unsent) if !fresh => request = unsent,
+                _ => return Err(failed),
+            }
+            host.replaces(&failed.reason);
             fresh = true;
         }
     }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
-use crate::{body::Body, error::Refusal, gateway::Worker};
+use crate::{body::Body, connections::Reach, error::Refusal, gateway::Worker};
 
 /// How long a read waits for turns that this gateway has recorded and Postgres does not have yet.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -66,7 +66,7 @@ pub async fn relay(worker: &Worker, request: Request<Incoming>) -> Result<Respon
         Limited::new(body, gateway.config.max_body_bytes).collect().await.map_err(|error| gateway.body_refusal(&*error))?;
     head.headers.remove(header::CONTENT_LENGTH);
     let request = Request::from_parts(head, http_body_util::Full::new(body.to_bytes()));
-    let answer = worker.client.request(request).await;
+    let answer = worker.client.request(Reach::Configured, request).await;
     if changes_memory {
         // The next call may come before Postgres has told of the change.
         gateway.memories.forget_all();

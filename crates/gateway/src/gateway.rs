@@ -6,8 +6,8 @@ use arc_swap::ArcSwap;
 use http::StatusCode;
 
 use crate::{
-    config::Config, database::Readers, decode::DecodeError, error::Refusal, leases::Leases, metrics::Metrics, passthrough,
-    remember::Memories, routing::Routes, snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
+    config::Config, database::Readers, decode::DecodeError, error::Refusal, leases::Leases, metrics::Metrics, remember::Memories,
+    routing::Routes, snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
 };
 
 /// What all threads share.
@@ -76,8 +76,6 @@ pub struct Worker {
     pub gateway: Arc<Gateway>,
     /// Connections to providers and the control plane.
     pub client: Client,
-    /// Connections to providers for requests whose bodies stream.
-    pub relays: passthrough::Client,
     /// Connections for reading memory.
     pub readers: Readers,
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     auth,
+    connections::Reach,
     upstream::Client,
     wire::{ToolCall, ToolResult},
 };
@@ -90,7 +91,7 @@ async fn ask(client: &Client, subject: &Subject<'_>, event: Uuid, call: &ToolCal
         value.set_sensitive(true);
         request.headers_mut().insert("x-api-key", value);
     }
-    let response = client.request(request).await.map_err(|error| error.to_string())?;
+    let response = client.request(Reach::Configured, request).await.map_err(|error| error.to_string())?;
     let status = response.status();
     let body =
         Limited::new(response.into_body(), MAX_RESULT_BYTES).collect().await.map_err(|error| error.to_string())?.to_bytes();

@@ -14,10 +14,8 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::{Either, Full};
-use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::{self, connect::HttpConnector};
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
 use self::named::Named;
@@ -33,14 +31,9 @@ use crate::{
     record::{Call, Recorder},
     request, routing,
     routing::Upstream,
-    upstream::{Answer, Received},
+    upstream::{Answer, unreachable},
     wire::Wire,
 };
-
-/// The body of a request that is passed on: read before, or as it comes.
-pub type Sent = Either<Full<Bytes>, Incoming>;
-/// Connections to providers for requests whose bodies stream; one pool a thread.
-pub type Client = legacy::Client<HttpsConnector<HttpConnector>, Sent>;
 
 /// Paths under a provider's name: the provider, if a path is one.
 pub fn host(worker: &Worker, path: &str) -> Option<Arc<Upstream>> {
@@ -103,23 +96,25 @@ async fn stages(
             headers.remove(header::CONTENT_ENCODING);
             let (bytes, hides_usage) = with_usage(&host, path, &named, bytes);
             host.endpoint.sign(&head.method, &uri, &mut headers, &bytes);
-            (Sent::Left(Full::new(bytes)), hides_usage)
+            (Whole::Read(bytes), hides_usage)
         }
-        Whole::Streams(body) => (Sent::Right(body), false),
+        Whole::Streams(body) => (Whole::Streams(body), false),
     };
-    let mut request = Request::new(body);
+    let mut request = Request::new(());
     (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (head.method, uri, headers);
 
     let begun = Instant::now();
     let first_byte = gateway.config.timeouts.first_byte();
-    let response = match timeout(first_byte, worker.relays.request(request)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => {
-            tracing::warn!(provider = host.provider.name, %error, "a provider could not be reached");
-            let message =
-                format!("The provider '{}' could not be reached. Its base_url is set in trunkline.yaml.", host.provider.name);
-            return Err(ended(record, Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_unreachable")));
+    let reach = host.endpoint.reach();
+    let sent = async {
+        match body {
+            Whole::Read(bytes) => worker.client.request(reach, request.map(|()| Full::new(bytes))).await,
+            Whole::Streams(body) => worker.client.stream(reach, request.map(|()| body)).await,
         }
+    };
+    let response = match timeout(first_byte, sent).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(ended(record, unreachable(&host, &error))),
         Err(_) => {
             let message = format!("The provider '{}' did not answer within {} s.", host.provider.name, first_byte.as_secs());
             let refusal = Refusal::new(StatusCode::GATEWAY_TIMEOUT, "api_error", message).code("upstream_timeout");
@@ -130,7 +125,7 @@ async fn stages(
         Some(model) => Arc::new(Upstream { model, ..Upstream::clone(&host) }),
         None => host,
     };
-    let answer = Answer { response: response.map(Received::from), upstream, waited: begun.elapsed(), retries: 0, busy: None };
+    let answer = Answer { response, upstream, waited: begun.elapsed(), retries: 0, busy: None };
     answer::pass_on(worker, answer, record, answer::Reading { model_call, hides_usage }, under_way)
 }
 
@@ -175,11 +170,14 @@ impl Whole {
 }
 
 /// Reads the body where something must be known of it: JSON, for its model; a form, for a key that may not use every model;
-/// anything that is to be signed. All else streams.
+/// anything that is to be signed. All else streams; what has no body need not.
 async fn read(worker: &Worker, key: &Key, host: &Upstream, head: &Parts, body: Incoming) -> Result<Whole, Refusal> {
     let kind = content_type(&head.headers);
     let json = kind == "application/json" || kind.ends_with("+json");
     let form = kind == "multipart/form-data" && key.models.is_some() && named::is_model_call(head.uri.path());
+    if body.is_end_stream() {
+        return Ok(Whole::Read(Bytes::new()));
+    }
     if json || form || host.endpoint.signs() {
         return pipeline::read(worker, &head.headers, body).await.map(Whole::Read);
     }

@@ -43,7 +43,6 @@ use crate::{
     snapshot::{Snapshot, Snapshots},
     spool::Spool,
     traces::Traces,
-    upstream,
     usage::PriceRow,
     wire::Wire,
 };
@@ -125,7 +124,7 @@ impl Server {
             snapshots: Snapshots::default(),
             spool,
             metrics: Metrics::new()?,
-            traces: config.traces.as_ref().map(Traces::new),
+            traces: config.traces.as_ref().map(|traces| Traces::new(traces, Connections::new(&config.timeouts, tls.clone()))),
             memories: Memories::default(),
             begun,
             config,
@@ -183,12 +182,7 @@ fn runtime() -> io::Result<Runtime> {
 async fn accept(gateway: Arc<Gateway>, tls: Tls, listener: TcpListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let readers = Readers::new(&gateway.config.database, READERS);
-    let worker = Arc::new(Worker {
-        client: Connections::new(&gateway.config.timeouts, tls),
-        relays: upstream::client(&gateway.config.timeouts),
-        readers,
-        gateway,
-    });
+    let worker = Arc::new(Worker { client: Connections::new(&gateway.config.timeouts, tls), readers, gateway });
     tokio::spawn(tend(Arc::clone(&worker)));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();

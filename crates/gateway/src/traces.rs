@@ -2,25 +2,33 @@
 //! Nothing of this runs unless an endpoint is configured. What was said in a call is never part of its span.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 
-use http::HeaderMap;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
 use opentelemetry::{
     InstrumentationScope, KeyValue,
     trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState},
 };
-use opentelemetry_http::hyper::HyperClient;
+use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
     trace::{SpanData, SpanEvents, SpanExporter as _, SpanLinks},
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use crate::config::TracesConfig;
+use crate::{
+    config::TracesConfig,
+    connections::{Connections, Reach},
+};
 
 /// Spans that may wait; more are dropped and counted, as tracing must not cost memory without bound.
 const WAITING: usize = 8192;
@@ -30,6 +38,8 @@ const BATCH: usize = 512;
 const EVERY: Duration = Duration::from_secs(1);
 /// How long the collector may take: OTLP's default.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest answer of a collector that is read, in bytes.
+const ANSWER: usize = 1 << 20;
 
 /// Where a call that is traced belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,15 +88,45 @@ pub struct Told<'a> {
 /// The spans that wait to be sent.
 pub struct Traces {
     config: TracesConfig,
+    connections: Arc<Connections>,
     scope: InstrumentationScope,
     waiting: Mutex<Vec<SpanData>>,
 }
 
+/// The way to a collector.
+struct Collector(Arc<Connections>);
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Collector")
+    }
+}
+
+impl HttpClient for Collector {
+    fn send_bytes<'life, 'sent>(
+        &'life self,
+        request: Request<Bytes>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'sent>>
+    where
+        'life: 'sent,
+        Self: 'sent,
+    {
+        Box::pin(async move {
+            let exchange = async {
+                let (head, body) = self.0.request(Reach::Configured, request.map(Full::new)).await?.into_parts();
+                let body = Limited::new(body, ANSWER).collect().await?.to_bytes();
+                Ok(Response::from_parts(head, body))
+            };
+            timeout(TIMEOUT, exchange).await?
+        })
+    }
+}
+
 impl Traces {
-    /// Spans for the endpoint of `config`.
-    pub fn new(config: &TracesConfig) -> Self {
+    /// Spans for the endpoint of `config`, over `connections` of their own.
+    pub fn new(config: &TracesConfig, connections: Connections) -> Self {
         let scope = InstrumentationScope::builder("trunkline.gateway").with_version(env!("CARGO_PKG_VERSION")).build();
-        Self { config: config.clone(), scope, waiting: Mutex::new(Vec::new()) }
+        Self { config: config.clone(), connections: Arc::new(connections), scope, waiting: Mutex::new(Vec::new()) }
     }
 
     /// The place of a call; none where it is not traced. A client that traces decides for itself (W3C Trace Context,
@@ -146,6 +186,7 @@ impl Traces {
         };
         loop {
             sleep(EVERY).await;
+            self.connections.prune();
             self.send(&exporter).await;
         }
     }
@@ -169,11 +210,9 @@ impl Traces {
     }
 
     fn exporter(&self) -> Result<SpanExporter, String> {
-        let connector = hyper_rustls::HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().build();
-        let client = HyperClient::new(connector, TIMEOUT, None);
         let mut exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(client)
+            .with_http_client(Collector(Arc::clone(&self.connections)))
             .with_endpoint(format!("{}/v1/traces", self.config.endpoint.trim_end_matches('/')))
             .with_headers(self.config.headers.clone())
             .with_timeout(TIMEOUT)
@@ -245,12 +284,15 @@ mod tests {
     use super::*;
 
     fn traces(sample: f64) -> Traces {
-        Traces::new(&TracesConfig {
+        let config = TracesConfig {
             endpoint: "http://127.0.0.1:9".to_owned(),
             headers: std::collections::HashMap::new(),
             service_name: "trunkline".to_owned(),
             sample,
-        })
+        };
+        let timeouts = serde_json::json!({"connect_ms": 1, "first_byte_ms": 1, "idle_ms": 1, "total_ms": 1});
+        let timeouts = serde_json::from_value(timeouts).unwrap();
+        Traces::new(&config, Connections::new(&timeouts, crate::connections::Tls::new(None).unwrap()))
     }
 
     fn told(call: Uuid) -> Told<'static> {

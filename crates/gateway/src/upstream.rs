@@ -6,12 +6,7 @@ mod send;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response};
-use hyper_rustls::HttpsConnector;
-use hyper_util::{
-    client::legacy::{self, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 pub use self::{
     failure::Failure,
@@ -19,27 +14,28 @@ pub use self::{
 };
 pub use crate::connections::{Connections as Client, Received};
 use crate::{
-    config::Timeouts,
+    connections::ConnectionError,
     error::Refusal,
     providers::Operation,
     routing::{Busy, Upstream},
     wire::Wire,
 };
 
-/// How long an idle connection is kept: shorter than the minute after which common servers close theirs.
-const IDLE: Duration = Duration::from_secs(50);
-
-/// Makes a pool, for whichever kind of request bodies.
-pub fn client<Sent: http_body::Body<Data: Send> + Send>(
-    timeouts: &Timeouts,
-) -> legacy::Client<HttpsConnector<HttpConnector>, Sent> {
-    let mut http = HttpConnector::new();
-    http.set_nodelay(true);
-    http.enforce_http(false);
-    http.set_connect_timeout(Some(Duration::from_millis(timeouts.connect_ms)));
-    let connector =
-        hyper_rustls::HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_all_versions().wrap_connector(http);
-    legacy::Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).build(connector)
+/// What a client is told of a provider that there is no answer from; the log says why.
+pub fn unreachable(upstream: &Upstream, error: &ConnectionError) -> Refusal {
+    let provider = &upstream.provider.name;
+    tracing::warn!(provider, %error, "a provider could not be reached");
+    let (message, code) = if error.is_forbidden() {
+        let message = format!(
+            "The provider '{provider}' was not asked: its host's name leads to an address inside the gateway's own network. Where that \
+             is meant, write its base_url in trunkline.yaml."
+        );
+        (message, "upstream_forbidden")
+    } else {
+        let message = format!("The provider '{provider}' could not be reached. Its base_url is set in trunkline.yaml.");
+        (message, "upstream_unreachable")
+    };
+    Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code(code)
 }
 
 /// A provider's answer to a model call: its head is here and says 200, its body is to come.

@@ -71,7 +71,7 @@ async fn a_kept_connection_that_the_host_has_closed_is_replaced() {
     let (address, close, closed) = closing_host();
     let (pool, url) = (connections(None), format!("http://{address}/"));
     for noticed in [false, true, false] {
-        assert_eq!(text(pool.request(post(&url)).await.unwrap()).await, "ok");
+        assert_eq!(text(pool.request(Reach::Configured, post(&url)).await.unwrap()).await, "ok");
         // While this thread waits here, nothing can tell the pool: the next request goes out on a connection that is closed.
         close.send(()).unwrap();
         closed.recv().unwrap();
@@ -79,7 +79,7 @@ async fn a_kept_connection_that_the_host_has_closed_is_replaced() {
             sleep(Duration::from_millis(20)).await;
         }
     }
-    assert_eq!(text(pool.request(post(&url)).await.unwrap()).await, "ok");
+    assert_eq!(text(pool.request(Reach::Configured, post(&url)).await.unwrap()).await, "ok");
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn a_new_connection_that_ends_without_an_answer_is_an_error_and_not_tried_
             let _ = stream.unwrap().read(&mut [0; 1024]);
         }
     });
-    let error = connections(None).request(post(&url)).await.err().unwrap();
+    let error = connections(None).request(Reach::Configured, post(&url)).await.err().unwrap();
     assert!(!error.is_connect(), "{error}");
     assert_eq!(accepted.load(SeqCst), 1);
 }
@@ -102,7 +102,7 @@ async fn a_new_connection_that_ends_without_an_answer_is_an_error_and_not_tried_
 #[tokio::test]
 async fn nobody_at_the_address_is_told_from_a_broken_answer() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = connections(None).request(post(&format!("http://{address}/"))).await.err().unwrap();
+    let error = connections(None).request(Reach::Configured, post(&format!("http://{address}/"))).await.err().unwrap();
     assert!(error.is_connect(), "{error}");
 }
 
@@ -116,7 +116,7 @@ async fn a_redirect_is_an_answer_and_not_followed() {
         let head = format!("HTTP/1.1 302 Found\r\nlocation: http://{address}/other\r\ncontent-length: 0\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
     });
-    let response = connections(None).request(post(&format!("http://{address}/"))).await.unwrap();
+    let response = connections(None).request(Reach::Configured, post(&format!("http://{address}/"))).await.unwrap();
     assert_eq!(response.status(), StatusCode::FOUND);
 }
 
@@ -125,10 +125,10 @@ async fn a_public_name_is_not_connected_to_a_private_address() {
     let (address, ..) = closing_host();
     let url = format!("http://localhost:{}/", address.port());
     let pool = connections(None);
-    assert!(pool.request_within(Reach::Public, post(&url)).await.is_err_and(|error| error.is_connect()));
-    assert_eq!(text(pool.request(post(&url)).await.unwrap()).await, "ok");
+    assert!(pool.request(Reach::Public, post(&url)).await.is_err_and(|error| error.is_connect()));
+    assert_eq!(text(pool.request(Reach::Configured, post(&url)).await.unwrap()).await, "ok");
     // What is open for one is not lent to the other.
-    assert!(pool.request_within(Reach::Public, post(&url)).await.is_err());
+    assert!(pool.request(Reach::Public, post(&url)).await.is_err());
 }
 
 /// A host that speaks HTTP/2 over TLS, with a certificate of its own.
@@ -203,11 +203,11 @@ async fn more_streams_than_a_connection_takes_open_another() {
     let host = Http2Host::start(60, 150).await;
     let pool = Arc::new(connections(Some(&host.certificate)));
     // One call first, so that the host's limit is known.
-    pool.request(post(&host.url)).await.unwrap();
+    pool.request(Reach::Configured, post(&host.url)).await.unwrap();
     let calls: Vec<_> = (0..150)
         .map(|_| {
             let (pool, url) = (Arc::clone(&pool), format!("{}/together", host.url));
-            tokio::spawn(async move { text(pool.request(post(&url)).await.unwrap()).await })
+            tokio::spawn(async move { text(pool.request(Reach::Configured, post(&url)).await.unwrap()).await })
         })
         .collect();
     // Each answer waits until all 150 requests are there.
@@ -226,16 +226,16 @@ async fn a_connection_that_goes_away_finishes_its_calls_and_gets_no_new_ones() {
     let pool = Arc::new(connections(Some(&host.certificate)));
     let held = {
         let (pool, url) = (Arc::clone(&pool), format!("{}/hold", host.url));
-        tokio::spawn(async move { text(pool.request(post(&url)).await.unwrap()).await })
+        tokio::spawn(async move { text(pool.request(Reach::Configured, post(&url)).await.unwrap()).await })
     };
     while host.connections.load(SeqCst) == 0 {
         sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(text(pool.request(post(&host.url)).await.unwrap()).await, "ok");
+    assert_eq!(text(pool.request(Reach::Configured, post(&host.url)).await.unwrap()).await, "ok");
     assert_eq!(host.connections.load(SeqCst), 1, "both calls share a connection");
     host.leave.notify_waiters();
     for _ in 0..200 {
-        assert_eq!(text(pool.request(post(&host.url)).await.unwrap()).await, "ok");
+        assert_eq!(text(pool.request(Reach::Configured, post(&host.url)).await.unwrap()).await, "ok");
     }
     assert_eq!(host.connections.load(SeqCst), 2);
     host.release.notify_waiters();
@@ -245,5 +245,5 @@ async fn a_connection_that_goes_away_finishes_its_calls_and_gets_no_new_ones() {
 #[tokio::test]
 async fn a_certificate_of_nobody_known_is_refused() {
     let host = Http2Host::start(100, 1).await;
-    assert!(connections(None).request(post(&host.url)).await.is_err_and(|error| error.is_connect()));
+    assert!(connections(None).request(Reach::Configured, post(&host.url)).await.is_err_and(|error| error.is_connect()));
 }

@@ -23,6 +23,7 @@ use super::{
     ConnectionError, Origin, Reach,
     http1::{Http1, Stream},
     http2::Http2,
+    place,
 };
 use crate::config::Timeouts;
 
@@ -105,37 +106,22 @@ fn bare(host: &str) -> &str {
 
 async fn addresses(origin: &Origin) -> Result<Vec<SocketAddr>, ConnectionError> {
     let host = bare(&origin.host);
-    let mut found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
-        Ok(address) => vec![SocketAddr::new(address, origin.port)],
-        Err(_) => lookup_host((host, origin.port)).await.map_err(ConnectionError::unsent)?.collect(),
+    let (all, literal): (Vec<SocketAddr>, bool) = match host.parse::<IpAddr>() {
+        Ok(address) => (vec![SocketAddr::new(address, origin.port)], true),
+        Err(_) => (lookup_host((host, origin.port)).await.map_err(ConnectionError::unsent)?.collect(), false),
     };
-    if origin.reach == Reach::Public {
-        found.retain(|address| is_public(address.ip()));
-    }
-    if found.is_empty() {
-        return Err(ConnectionError::unsent(format!("'{host}' stands for no address that may be connected to")));
-    }
-    Ok(found)
-}
-
-/// Whether an address is one of the internet at large: neither this host, nor its network, nor a cloud's metadata service.
-fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(address) => {
-            let [first, second, ..] = address.octets();
-            !(address.is_loopback()
-                || address.is_private()
-                || address.is_link_local()
-                || address.is_multicast()
-                || address.is_documentation()
-                || first == 0
-                || first >= 240
-                // Shared by carriers (RFC 6598), some clouds' metadata among them; benchmarking (RFC 2544).
-                || (first == 100 && second & 0xc0 == 64)
-                || (first == 198 && second & 0xfe == 18))
+    let allowed = |address: &IpAddr| match origin.reach {
+        Reach::Public => place::is_public(*address),
+        Reach::Configured => literal || !place::is_on_the_link(*address),
+    };
+    let (found, others): (Vec<SocketAddr>, Vec<SocketAddr>) = all.into_iter().partition(|address| allowed(&address.ip()));
+    match (found.is_empty(), others.first()) {
+        (false, _) => Ok(found),
+        (true, Some(other)) => {
+            let other = other.ip();
+            Err(ConnectionError::forbidden(format!("'{host}' stands for {other}, where requests to it may not go")))
         }
-        // The only block that is given out (2000::/3), without 6to4 and NAT64, which hide an IPv4 address.
-        IpAddr::V6(address) => address.segments()[0] & 0xe000 == 0x2000 && address.segments()[0] != 0x2002,
+        (true, None) => Err(ConnectionError::unsent(format!("'{host}' stands for no address"))),
     }
 }
 
@@ -172,23 +158,29 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_addresses_of_the_internet_are_public() {
-        for text in ["8.8.8.8", "100.63.0.1", "172.32.0.1", "2606:4700::1111"] {
-            assert!(is_public(text.parse().unwrap()), "{text}");
-        }
-        let inner = "127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.100.100.200 0.0.0.0 224.0.0.1 255.255.255.255 \
-            ::1 :: fe80::1 fd00::1 ::ffff:127.0.0.1 ::ffff:169.254.169.254 64:ff9b::7f00:1 2002:7f00:1::";
-        for text in inner.split_whitespace() {
-            assert!(!is_public(text.parse().unwrap()), "{text}");
-        }
+    async fn found(host: &str, reach: Reach) -> Result<Vec<SocketAddr>, ConnectionError> {
+        addresses(&Origin { tls: true, host: host.into(), port: 443, reach }).await
     }
 
     #[tokio::test]
     async fn a_known_provider_does_not_lead_into_the_own_network() {
-        let origin = |reach| Origin { tls: true, host: "localhost".into(), port: 443, reach };
-        assert!(addresses(&origin(Reach::Any)).await.is_ok());
-        assert!(addresses(&origin(Reach::Public)).await.is_err_and(|error| error.is_connect()));
+        for host in ["localhost", "127.0.0.1", "[::1]", "10.1.2.3", "2130706433"] {
+            assert!(found(host, Reach::Configured).await.is_ok(), "{host}");
+            assert!(found(host, Reach::Public).await.is_err_and(|error| error.is_forbidden()), "{host}");
+        }
+        assert!(found("8.8.8.8", Reach::Public).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn metadata_services_are_reached_by_their_address_only() {
+        for host in ["169.254.169.254", "[fd00:ec2::254]"] {
+            assert!(found(host, Reach::Configured).await.is_ok(), "{host}");
+            assert!(found(host, Reach::Public).await.is_err(), "{host}");
+        }
+        // Names, as far as a resolver is concerned: it knows the old ways to write an address.
+        for host in ["2852039166", "0xa9fea9fe", "169.254.43518", "0251.0376.0251.0376"] {
+            assert!(found(host, Reach::Configured).await.is_err_and(|error| error.is_forbidden()), "{host}");
+        }
     }
 
     #[test]

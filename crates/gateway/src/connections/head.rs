@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, request::Parts};
 use httparse::{ParserConfig, Status};
 
 /// The largest head taken, in bytes.
@@ -69,6 +69,21 @@ pub fn write(head: &Parts, length: usize) -> BytesMut {
     }
     out.put_slice(b"\r\n");
     out
+}
+
+/// Gives a request that hyper writes its target and host, and says that its connection serves no other.
+///
+/// # Errors
+/// Where its URL has a host that no header can hold.
+pub fn complete<Body>(request: &mut Request<Body>) -> Result<(), http::Error> {
+    let mut host = BytesMut::new();
+    authority(request.uri(), &mut host);
+    let host = HeaderValue::from_maybe_shared(host.freeze())?;
+    let path = request.uri().path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from(path);
+    request.headers_mut().insert(header::HOST, host);
+    request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Ok(())
 }
 
 fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {

@@ -10,7 +10,9 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Response, request::Parts};
+use http::{Request, Response, request::Parts};
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
@@ -19,7 +21,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use super::{
-    Host, Received,
+    ConnectionError, Host, Received, Sent,
     head::{self, Head},
 };
 
@@ -160,6 +162,16 @@ impl Http1 {
         Ok(response)
     }
 
+    /// Sends a request whose body is still coming. hyper drives the connection, which serves no other request: the body goes
+    /// out also while nobody reads the answer.
+    pub(super) async fn stream(self, mut request: Request<Sent>) -> Result<Response<Received>, ConnectionError> {
+        head::complete(&mut request).map_err(ConnectionError::unsent)?;
+        match self.stream {
+            Stream::Plain(stream) => drive(stream, request).await,
+            Stream::Tls(stream) => drive(*stream, request).await,
+        }
+    }
+
     /// Whether the host had closed the connection before it read all of the request. Its end of the stream comes also from a
     /// host that dies at work; but only one that had closed earlier resets what reaches it afterwards, and the kernel tells
     /// the one from the other: after the stream's end a reset is `EPIPE`, not `ECONNRESET` (`tcp_reset` in Linux). The reset
@@ -203,6 +215,19 @@ impl Http1 {
             }
         }
     }
+}
+
+async fn drive(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Sent>,
+) -> Result<Response<Received>, ConnectionError> {
+    let (mut send, connection) = handshake(TokioIo::new(stream)).await.map_err(ConnectionError::unsent)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to a provider ended");
+        }
+    });
+    Ok(send.send_request(request).await.map_err(ConnectionError::broken)?.map(Received::from))
 }
 
 /// What is still to be written.

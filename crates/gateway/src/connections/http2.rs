@@ -13,14 +13,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, header, request::Parts};
+use http::{HeaderMap, Request, Response, header, request::Parts};
 use http_body_util::Full;
-use hyper::client::conn::http2::{Builder, Connection, SendRequest};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{Builder, Connection, SendRequest},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::client::TlsStream;
 
-use super::{ConnectionError, Received, locked};
+use super::{ConnectionError, Received, Sent, locked};
 
 /// How often a connection with calls under way is asked whether it lives, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(30);
@@ -43,11 +46,13 @@ impl Drop for Place {
     }
 }
 
-type Driven = Connection<TokioIo<TlsStream<TcpStream>>, Full<Bytes>, TokioExecutor>;
+type Driven = Connection<TokioIo<TlsStream<TcpStream>>, Sent, TokioExecutor>;
+/// A request that was not sent, where that is sure, and why.
+type Unsent = Box<(ConnectionError, Option<Request<Sent>>)>;
 
 /// A connection, or a call's hold on one.
 pub struct Http2 {
-    send: SendRequest<Full<Bytes>>,
+    send: SendRequest<Sent>,
     /// Driven by a task of its own; held here to be asked how many calls the host takes at a time.
     connection: Arc<Mutex<Option<Driven>>>,
     /// The same number as all connections to the host last knew it.
@@ -115,21 +120,42 @@ impl Http2 {
 
     /// Sends a request and waits for the head of the answer.
     pub async fn exchange(mut self, parts: &Parts, body: &Bytes) -> Result<Response<Received>, ConnectionError> {
-        let mut request = Request::from_parts(parts.clone(), Full::new(body.clone()));
-        // What these say is said by HTTP/2 itself.
-        for name in [header::HOST, header::CONNECTION, header::TRANSFER_ENCODING, header::CONTENT_LENGTH] {
-            request.headers_mut().remove(name);
-        }
-        request.headers_mut().remove("keep-alive");
+        let mut request = Request::from_parts(parts.clone(), Sent::Whole(Full::new(body.clone())));
+        strip(request.headers_mut());
         let place = self.place.take();
-        let response = self
-            .send
-            .send_request(request)
-            .await
-            .map_err(|error| if unseen(&error) { ConnectionError::unsent(error) } else { ConnectionError::broken(error) })?;
-        let Some(place) = place else { return Err(ConnectionError::unsent("the connection had no place")) };
-        Ok(response.map(|body| Received::http2(body, place)))
+        let response = self.send.send_request(request).await.map_err(|error| failed(&error))?;
+        received(response, place)
     }
+
+    /// Sends a request whose body is still coming.
+    pub async fn stream(mut self, mut request: Request<Sent>) -> Result<Response<Received>, Unsent> {
+        strip(request.headers_mut());
+        let place = self.place.take();
+        match self.send.try_send_request(request).await {
+            Ok(response) => received(response, place).map_err(|error| Box::new((error, None))),
+            Err(mut error) => {
+                let unsent = error.take_message();
+                Err(Box::new((failed(error.error()), unsent)))
+            }
+        }
+    }
+}
+
+/// Takes out what HTTP/2 says itself.
+fn strip(headers: &mut HeaderMap) {
+    for name in [header::HOST, header::CONNECTION, header::TRANSFER_ENCODING, header::CONTENT_LENGTH] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+}
+
+fn received(response: Response<Incoming>, place: Option<Place>) -> Result<Response<Received>, ConnectionError> {
+    let Some(place) = place else { return Err(ConnectionError::unsent("the connection had no place")) };
+    Ok(response.map(|body| Received::http2(body, place)))
+}
+
+fn failed(error: &hyper::Error) -> ConnectionError {
+    if unseen(error) { ConnectionError::unsent(error) } else { ConnectionError::broken(error) }
 }
 
 /// Whether the host has told that it did not take the request up, or it never left.

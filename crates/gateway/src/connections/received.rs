@@ -78,7 +78,7 @@ impl Received {
     }
 }
 
-/// An answer to a request whose own body was passed on in pieces.
+/// An answer to a request whose own body streamed.
 impl From<Incoming> for Received {
     fn from(body: Incoming) -> Self {
         Self(Kind::Relayed(body))

@@ -10,6 +10,7 @@ use http_body_util::Full;
 use super::{Family, anthropic, azure, bedrock, gemini, openai, percent, sigv4::Signer};
 use crate::{
     config::{ProviderConfig, UpstreamConfig},
+    connections::Reach,
     error::Refusal,
     wire::Wire,
 };
@@ -60,6 +61,7 @@ pub struct Endpoint {
     family: Family,
     wire: Wire,
     base: String,
+    reach: Reach,
     version: Option<String>,
     /// Routes that are the same for every model.
     fixed: Vec<(Operation, Uri)>,
@@ -82,6 +84,7 @@ impl Endpoint {
         let family = given.family.unwrap_or_else(|| Family::of(given.wire));
         let given_base = own.base_url.as_ref().unwrap_or(&given.base_url);
         let base = given_base.trim_end_matches('/').to_owned();
+        let reach = if own.base_url.is_some() { Reach::Configured } else { given.reach };
         let wrong = |what: &str| format!("provider '{}': {what}", given.name);
         let uri: Uri = base.parse().map_err(|_| wrong(&format!("'{given_base}' is not a URL")))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
@@ -121,7 +124,8 @@ impl Endpoint {
         }
         let signer = if family == Family::Bedrock && own.api_key.is_none() { bedrock::signer(given)? } else { None };
         let (name, version) = (given.name.clone(), given.api_version.clone());
-        let mut endpoint = Self { name, family, wire: given.wire, base, version, fixed: Vec::new(), headers, bearer, signer };
+        let mut endpoint =
+            Self { name, family, wire: given.wire, base, reach, version, fixed: Vec::new(), headers, bearer, signer };
         for operation in Operation::CALLS {
             let urls = (endpoint.url(operation, "a"), endpoint.url(operation, "b"));
             if let (Some(url), Some(other)) = urls
@@ -134,6 +138,11 @@ impl Endpoint {
             return Err(wrong(&format!("its family has no route for the wire {}", given.wire)));
         }
         Ok(endpoint)
+    }
+
+    /// Which addresses its host may stand for.
+    pub fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// How it is addressed.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use tokio::time::{sleep, timeout};
 
-use super::{Answer, Failed, Failure, Outgoing, Received, Words, failure::retry_after};
+use super::{Answer, Failed, Failure, Outgoing, Received, Words, failure::retry_after, unreachable};
 use crate::{
     config::RetryPolicy,
     error::Refusal,
@@ -214,7 +214,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
         let limit = if self.made > 1 { limit.min(left(gateway.config.timeouts.total())) } else { limit };
         let busy = several.then(|| Busy::new(&upstream.state));
         let sent = several.then(Instant::now);
-        match timeout(limit, self.worker.client.request(request)).await {
+        match timeout(limit, self.worker.client.request(upstream.endpoint.reach(), request)).await {
             Ok(Ok(response)) if response.status() == StatusCode::OK => {
                 if let Some(sent) = sent {
                     upstream.state.answered_after(self.now(), u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
@@ -224,11 +224,8 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
             }
             Ok(Ok(response)) => Err(self.refused(upstream, response).await),
             Ok(Err(error)) => {
-                tracing::warn!(provider = provider.name, %error, "an upstream could not be reached");
-                let message =
-                    format!("The provider '{}' could not be reached. Its base_url is set in trunkline.yaml.", provider.name);
-                let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_unreachable");
-                Err(ours(if error.is_connect() { Failure::Connect } else { Failure::Timeout }, refusal))
+                let failure = if error.is_connect() { Failure::Connect } else { Failure::Timeout };
+                Err(ours(failure, unreachable(upstream, &error)))
             }
             Err(_) => {
                 let message = format!("The provider '{}' did not answer within {} s.", provider.name, limit.as_secs_f64());

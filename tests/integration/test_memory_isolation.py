@@ -142,8 +142,8 @@ def test_row_level_security_needs_no_filter(control: ControlPlane, database: Dat
         ok(write(http, agent, "customer", {"op": "set", "field": "name", "value": "Mine"}, user_id="u"))
     with psycopg.connect(database.admin_url) as admin:
         admin.execute(
-            "insert into trunkline.passages (tenant_id, store_id, id, role, content, tokens, terms, created_at) "
-            "select tenant_id, id, gen_random_uuid(), 'user', 'x', 1, '', now() from trunkline.memory_stores"
+            "insert into trunkline.passages (tenant_id, store_id, id, role, content, tokens, created_at) "
+            "select tenant_id, id, gen_random_uuid(), 'user', 'x', 1, now() from trunkline.memory_stores"
         )
         tenants: dict[str, UUID] = dict(admin.execute("select name, id from trunkline.tenants").fetchall())
     select = f"select distinct tenant_id from trunkline.{table}"

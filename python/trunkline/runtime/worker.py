@@ -1,4 +1,7 @@
-"""The worker: takes jobs, carries out sessions' turns, and looks for sessions that others have left."""
+"""The worker: takes jobs, carries out sessions' turns, and looks after what others have left undone.
+
+That is sessions whose worker is gone, and passages that are not in recall's index yet.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from trunkline.runtime.credentials import Credentials
 from trunkline.runtime.loop import Runtime, work
 from trunkline.runtime.model import open_model
 from trunkline.runtime.queue import Queue
-from trunkline.store import leases
+from trunkline.store import leases, passages
 from trunkline.store.pool import Database, open_database
 
 _logger = logging.getLogger(__name__)
@@ -94,9 +97,11 @@ async def serve(
 
         queue.on_session(on_session)
         looking = asyncio.create_task(_look(database))
+        folding = asyncio.create_task(_fold(database))
         working = asyncio.create_task(_work(queue))
         await stop.wait()
         looking.cancel()
+        folding.cancel()
         working.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await working
@@ -123,4 +128,17 @@ async def _look(database: Database) -> None:
                 _logger.info("%d sessions were without a worker", woken)
         except Unavailable as error:
             _logger.info("looking for sessions again after: %s", error)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _fold(database: Database) -> None:
+    """Fold what was written into recall's index: searches find it before, but take longer the more of it there is."""
+    while True:
+        try:
+            folded = 1
+            while folded:
+                async with database.transaction() as connection:
+                    folded = await passages.fold_tail(connection)
+        except Unavailable as error:
+            _logger.info("folding again after: %s", error)
         await asyncio.sleep(LOOK_SECONDS)

@@ -42,3 +42,10 @@ async def insert(connection: Connection, tenant_id: UUID, store_id: UUID, passag
             passage.created_at,
         ),
     )
+
+
+async def fold_tail(connection: Connection) -> int:
+    """Fold what was written to one store into its index. Returns how many passages; 0 when no store needs it."""
+    cursor = await connection.execute(queries("passages")["fold_tail"])
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row["folded"])

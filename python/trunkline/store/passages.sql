@@ -7,5 +7,9 @@ select passage_id as id, session_id, role, content, tokens, created_at, score
 
 -- name: insert_passage
 -- Keep a text for recall; searchable when the transaction commits.
-insert into trunkline.passages (tenant_id, store_id, id, session_id, event_id, role, content, tokens, terms, created_at)
-values ($1, $2, $3, $4, $5, $6, $7::text, $8, to_tsvector('english', left($7::text, 65536)), $9);
+insert into trunkline.passages (tenant_id, store_id, id, session_id, event_id, role, content, tokens, created_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: fold_tail
+-- Fold what was written to one store, of any tenant, into the index that searches read; 0 when no store needs it.
+select trunkline.fold_tail() as folded;

@@ -69,9 +69,56 @@ def test_keys_come_and_go(said: pytest.CaptureFixture[str]) -> None:
     assert "key" not in listed["bob"]
 
 
+def test_teams_share_limits_until_they_are_archived(said: pytest.CaptureFixture[str]) -> None:
+    made = ["teams", "create", "crew", "--budget-usd", "50", "--period", "month", "--rpm", "60", "--model", "gpt-*"]
+    assert run(made) == 0
+    shown = said.readouterr().out
+    assert "limits: $50.00 a month, 60 rpm, models gpt-*" in shown
+    assert "spent: $0.000000 in 0 requests" in shown
+    assert run(made) == 4, "the name is in use"
+    assert said.readouterr().err.count("\n") == 1
+    assert run(["keys", "create", "of the crew", "--team", "crew", "--json"]) == 0
+    key = json.loads(said.readouterr().out)
+    change = ["teams", "update", "crew", "--name", "band", "--tpm", "900", "--no-limit", "rpm", "--no-limit", "models"]
+    assert run([*change, "--json"]) == 0
+    changed = json.loads(said.readouterr().out)
+    assert [changed[name] for name in ("name", "budget_usd", "rpm", "tpm", "models")] == ["band", 50, None, 900, None]
+    assert run(["teams", "show", changed["id"]]) == 0
+    assert "limits: $50.00 a month, 900 tpm" in said.readouterr().out
+    assert run(["teams", "list"]) == 0
+    assert "band" in said.readouterr().out
+    assert run(["teams", "archive", "band"]) == 0
+    assert "archived" in said.readouterr().out
+    assert run(["keys", "list", "--json"]) == 0
+    assert {known["id"]: known["revoked_at"] for known in json.loads(said.readouterr().out)}[key["id"]] is not None
+    assert run(["teams", "list", "--json"]) == 0
+    assert "band" not in {team["name"] for team in json.loads(said.readouterr().out)}
+    assert run(["teams", "update", changed["id"], "--rpm", "1"]) == 4
+
+
+def test_users_have_limits_of_their_own_until_they_are_removed(said: pytest.CaptureFixture[str]) -> None:
+    user = "ada@example.com"
+    assert run(["users", "limits", "set", user, "--parallel", "2", "--budget-usd", "0.5", "--period", "3600"]) == 0
+    assert said.readouterr().out == f"{user}: $0.50 each 3600 s, 2 at once\n"
+    assert run(["users", "limits", "list", user, "--json"]) == 0
+    (found,) = json.loads(said.readouterr().out)
+    assert (found["user_id"], found["parallel"], found["budget_period"]) == (user, 2, 3600)
+    assert run(["users", "limits", "set", user, "--rpm", "5", "--json"]) == 0
+    assert json.loads(said.readouterr().out)["parallel"] is None, "they take the place of those before"
+    assert run(["users", "limits", "list"]) == 0
+    assert "5 rpm" in said.readouterr().out
+    assert run(["users", "limits", "remove", user]) == 0
+    assert run(["users", "limits", "list", user, "--json"]) == 0
+    assert said.readouterr().out.endswith("[]\n")
+    assert run(["users", "limits", "remove", user]) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
+        (["teams", "show", "nobody"], 3),
+        (["teams", "update", "nobody", "--no-limit", "odd"], 2),
+        (["users", "limits", "set", "u", "--period", "fortnight"], 2),
         (["sessions", "show", "sesn_" + "0" * 32], 3),
         (["keys", "revoke", "key_" + "0" * 32], 3),
         (["memory", "show", "nobody", "--user", "u"], 3),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from support.control_plane import ControlPlane
@@ -77,6 +79,25 @@ def test_a_broken_schema_and_a_stale_precondition_are_their_errors(client: Trunk
         client.memory.operations("support-resolver", "customer", [stale], user_id=USER)
     assert caught.value.details
     assert client.memory.get("support-resolver", user_id=USER)[0].value == {"name": "Ada"}
+
+
+def test_teams_and_users_have_limits(client: Trunkline) -> None:
+    team = client.teams.create("desk", budget_usd=5, budget_period="day", users={"rpm": 2})
+    assert (team.budget_usd, team.users and team.users.rpm) == (5, 2)
+    assert client.teams.update("desk", users=None, tpm=10).users is None
+    assert [known.name for known in client.teams.list()] == ["desk"]
+    ends = datetime(2100, 1, 1, tzinfo=UTC)
+    assert client.teams.update(team.id, expires_at=ends).expires_at == ends
+    assert client.teams.archive("desk").archived_at is not None
+    with pytest.raises(NotFound):
+        client.teams.get("desk")
+    with pytest.raises(InvalidRequest):
+        client.teams.create("odd", rpmm=1)
+    assert client.users.set_limits("ada", parallel=1).parallel == 1
+    assert [known.user_id for known in client.users.limits()] == ["ada"]
+    client.users.remove_limits("ada")
+    with pytest.raises(NotFound):
+        client.users.remove_limits("ada")
 
 
 def test_keys_are_made_listed_and_revoked(client: Trunkline, control: ControlPlane) -> None:

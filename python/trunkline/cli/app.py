@@ -4,7 +4,22 @@ import sys
 
 import typer
 
-from trunkline.cli import agent, config, control, demo, keys, memory, migrate, model_server, sessions, up, usage, worker
+from trunkline.cli import (
+    agent,
+    config,
+    control,
+    demo,
+    keys,
+    memory,
+    migrate,
+    model_server,
+    sessions,
+    teams,
+    up,
+    usage,
+    users,
+    worker,
+)
 from trunkline.cli.failure import INTERRUPTED, USAGE, exit_status, tell
 from trunkline.cli.gateway import main as gateway_main
 from trunkline.errors import TrunklineError
@@ -39,6 +54,8 @@ def build() -> typer.Typer:
     app.add_typer(keys.app, name="keys")
     app.add_typer(memory.app, name="memory")
     app.add_typer(sessions.app, name="sessions")
+    app.add_typer(teams.app, name="teams")
+    app.add_typer(users.app, name="users")
     usage.register(app)
     return app
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from trunkline.cli import limits
 from trunkline.cli.output import AsJson, print_json, print_table
 
 app = typer.Typer(help="API keys of the tenant.", no_args_is_help=True)
@@ -18,14 +19,12 @@ def create(
         typer.Option(help="inference, memory, manage, passthrough or operator; again for more. Default: inference."),
     ] = None,
     agent: Annotated[str | None, typer.Option(help="The only agent (name or id) that the key may act for.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model that the key may ask for; again for more.")] = None,
-    budget_usd: Annotated[float | None, typer.Option(help="What its calls may cost a period, in US dollars.")] = None,
-    period: Annotated[
-        str, typer.Option(help="When the budget begins anew (UTC): total, day, week, month, or a number of seconds.")
-    ] = "total",
-    rpm: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
-    tpm: Annotated[int | None, typer.Option(help="Tokens a minute, input and output.")] = None,
-    parallel: Annotated[int | None, typer.Option(help="Calls under way at once.")] = None,
+    model: limits.Model = None,
+    budget_usd: limits.Budget = None,
+    period: limits.Period = None,
+    rpm: limits.Rpm = None,
+    tpm: limits.Tpm = None,
+    parallel: limits.Parallel = None,
     team: Annotated[str | None, typer.Option(help="The team (name or id) whose limits it shares.")] = None,
     user: Annotated[str | None, typer.Option(help="The only end user that the key speaks for.")] = None,
     as_json: AsJson = False,
@@ -38,14 +37,9 @@ def create(
             name,
             scopes=scope or ["inference"],
             agent_id=agent,
-            models=model or None,
-            budget_usd=budget_usd,
-            budget_period=int(period) if period.isdecimal() else period,
-            rpm=rpm,
-            tpm=tpm,
-            parallel=parallel,
             team_id=team,
             user_id=user,
+            **limits.given(models=model, budget_usd=budget_usd, period=period, rpm=rpm, tpm=tpm, parallel=parallel),
         )
     if as_json:
         print_json(key.to_json())

@@ -1,4 +1,4 @@
-"""The SDK: `Trunkline()` talks to a running gateway about agents, memory, sessions, keys and usage.
+"""The SDK: `Trunkline()` talks to a running gateway about agents, memory, sessions, keys, teams, users and usage.
 
 Model calls need no SDK of ours: point `openai` or `anthropic` at the same base URL.
 """
@@ -7,6 +7,7 @@ from trunkline.client.agents import Agent, AppliedAgent, read_agents
 from trunkline.client.client import Trunkline
 from trunkline.client.connection import Connection
 from trunkline.client.keys import Key, NewKey
+from trunkline.client.limits import Limits, Team, UserLimits
 from trunkline.client.memory import Actor, BlockVersion, StoredBlock
 from trunkline.client.sessions import Event, Session
 from trunkline.client.usage import Usage
@@ -19,10 +20,13 @@ __all__ = [
     "Connection",
     "Event",
     "Key",
+    "Limits",
     "NewKey",
     "Session",
     "StoredBlock",
+    "Team",
     "Trunkline",
     "Usage",
+    "UserLimits",
     "read_agents",
 ]

@@ -11,6 +11,7 @@ import httpx
 from trunkline.client.agents import Agents
 from trunkline.client.connection import resolve
 from trunkline.client.keys import Keys
+from trunkline.client.limits import Teams, Users
 from trunkline.client.memory import Memory
 from trunkline.client.sessions import Sessions
 from trunkline.client.transport import Transport
@@ -40,6 +41,8 @@ class Trunkline:
         self.memory = Memory(self._transport)
         self.sessions = Sessions(self._transport)
         self.keys = Keys(self._transport)
+        self.teams = Teams(self._transport)
+        self.users = Users(self._transport)
 
     def usage(self, *, since: datetime | None = None, until: datetime | None = None, **filters: Any) -> Usage:
         """Return what the tenant's model calls used, from `since` up to `until`.

@@ -13,7 +13,8 @@ from trunkline.config_file import faults, key_of, read_mapping, resolve, words_o
 from trunkline.errors import SetupError
 from trunkline.litellm_config import LitellmConfig, is_litellm
 from trunkline.litellm_keys import Finding
-from trunkline.settings import File, KnownProvider, load
+from trunkline.provider_settings import KnownProvider
+from trunkline.settings import File, load
 
 
 def check(

@@ -143,6 +143,8 @@ class LitellmConfig:
             elif key == "model_info" and isinstance(value, dict):
                 for inner in value:
                     use = MODEL_INFO.get(inner, Use("ignored", "it only describes the model"))
+                    if inner == "mode" and _only_responses(entry):
+                        use = USED
                     yield Finding(f"{at}.{key}.{inner}", *use)
             elif key != "litellm_params":
                 yield Finding(f"{at}.{key}", *UNKNOWN)
@@ -179,6 +181,8 @@ class LitellmConfig:
             params = resolve(used, environ, self.path, f"model_list[{index}].litellm_params")
             params.setdefault("stream_timeout", said.get("stream_timeout"))
             upstream = _upstream(provider, model, params)
+            if _only_responses(entry):
+                upstream["wires"] = ["openai_responses"]
             upstream["provider"] = _named(providers, provider, _host(provider, params))
             deployments.setdefault(upstream["provider"], []).append(upstream)
             models.setdefault(entry["model_name"], []).append(upstream)
@@ -286,10 +290,19 @@ def _provider(params: Mapping[str, Any]) -> tuple[str | None, str]:
     if named:
         return _PREFIXES.get(named, named), rest if slash and prefix == named else model
     if slash:
-        if prefix == "bedrock" and rest.startswith(("converse/", "invoke/")):
+        begins = {"bedrock": ("converse/", "invoke/"), "openai": ("responses/",), "azure": ("responses/",)}
+        if rest.startswith(begins.get(prefix, ())):
             rest = rest.partition("/")[2]
         return _PREFIXES.get(prefix, prefix), rest
     return next((name for beginning, name in _BEGINNINGS.items() if model.startswith(beginning)), None), model
+
+
+def _only_responses(entry: Mapping[str, Any]) -> bool:
+    """Tell whether a deployment is marked as one that OpenAI's responses alone reach: by its name or its mode."""
+    prefix, _, rest = str(entry["litellm_params"]["model"]).partition("/")
+    return prefix in ("openai", "azure") and (
+        rest.startswith("responses/") or (entry.get("model_info") or {}).get("mode") == "responses"
+    )
 
 
 def _host(provider: str, params: Mapping[str, Any]) -> dict[str, Any]:

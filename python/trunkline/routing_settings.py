@@ -14,6 +14,9 @@ Count = Annotated[int, Field(ge=0)]
 Millis = Annotated[int, Field(gt=0)]
 
 
+Wire = Literal["openai_chat", "anthropic_messages", "openai_responses", "gemini", "bedrock_converse"]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -23,6 +26,8 @@ class Upstream(_Frozen):
 
     provider: str
     model: str
+    wires: tuple[Wire, ...] | None = None
+    """The wires that the model is served in, where they are not all of its provider's."""
     api_key: SecretStr | None = None
     """Instead of the provider's."""
     base_url: Annotated[str | None, Field(pattern=r"^https?://[^\s]+$")] = None
@@ -38,6 +43,8 @@ class Upstream(_Frozen):
     def entry(self) -> dict[str, Any]:
         """Return it as the gateway reads it; what is not set is left out."""
         entry = self.model_dump(exclude_defaults=True)
+        if self.wires is not None:
+            entry["wires"] = list(self.wires)
         if self.api_key is not None:
             key = self.api_key.get_secret_value()
             entry["api_key"] = key
@@ -46,11 +53,12 @@ class Upstream(_Frozen):
         return entry
 
 
-def _one_or_more(value: object) -> object:
+def one_or_more(value: object) -> object:
+    """Take one for a list of one."""
     return value if isinstance(value, list | tuple) else [value]
 
 
-Upstreams = Annotated[tuple[Upstream, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+Upstreams = Annotated[tuple[Upstream, ...], BeforeValidator(one_or_more), Field(min_length=1)]
 
 
 class RetryPolicy(_Frozen):

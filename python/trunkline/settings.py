@@ -5,11 +5,10 @@ Read once, at the start of a command, and passed on as one frozen value.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 from urllib.parse import unquote
 
 from pydantic import (
@@ -27,63 +26,14 @@ from trunkline.errors import SetupError
 from trunkline.litellm_config import LitellmConfig, is_litellm
 from trunkline.litellm_keys import Finding
 from trunkline.memory_settings import Memory, gateway_entries
+from trunkline.provider_settings import KnownProvider, Provider
 from trunkline.routing_settings import Routing, Upstreams
 
 DEFAULT_LISTEN = "127.0.0.1:4000"
 
-Wire = Literal["openai_chat", "anthropic_messages", "openai_responses", "gemini", "bedrock_converse"]
-Family = Literal["openai", "anthropic", "gemini", "azure", "bedrock"]
-"""Hosts that are addressed alike; without one, a provider is addressed as its wire's inventor is."""
-Quirk = Literal["max_tokens", "no_stream_options", "no_developer_role"]
-"""Where a host departs from its wire; see `providers/quirks.rs`."""
-
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class KnownProvider(BaseModel):
-    """A host that Trunkline knows without configuration; an entry of `trunkline._core.known_providers()`."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    name: str
-    wire: Wire
-    family: Family | None = None
-    base_url: str
-    """`{NAME}` in it stands for an environment variable."""
-    key_env: str | None = None
-    """The environment variable that holds the provider's key; None for a host that asks for none."""
-    models: tuple[str, ...] = ()
-    """Patterns of the model names that go to this provider: `gpt-*`."""
-    default_model: str | None = None
-    """What an agent that names no model runs on, if no model is configured."""
-    quirks: tuple[Quirk, ...] = ()
-
-
-class Provider(_Frozen):
-    """A provider under `providers:`; what it leaves out comes from the known provider of the same name."""
-
-    like: str | None = None
-    """The known provider that it takes the rest from, where that is not the one of its own name."""
-    wire: Wire | None = None
-    family: Family | None = None
-    base_url: Annotated[str | None, Field(pattern=r"^https?://[^\s]+$")] = None
-    api_key: SecretStr | None = None
-    """`none` is for hosts that ask for no key."""
-    models: tuple[str, ...] | None = None
-    """Patterns of the model names that go to this provider without its prefix: `llama-*`."""
-    api_version: str | None = None
-    """Azure's dated API version; with it the deployment stands in the path, without it the v1 API is used."""
-    region: Annotated[str | None, Field(pattern=r"^[a-z0-9-]+$")] = None
-    """The AWS region; without it AWS_REGION or AWS_DEFAULT_REGION."""
-    access_key_id: str | None = None
-    secret_access_key: SecretStr | None = None
-    session_token: SecretStr | None = None
-    """What requests to Bedrock are signed with, where there is no bearer token in `api_key`."""
-    quirks: tuple[Quirk, ...] | None = None
-    drop_params: bool | None = None
-    """Instead of the file's `drop_params`, for this provider."""
 
 
 class Price(_Frozen):
@@ -320,92 +270,16 @@ class Settings(File):
         known = {provider.name: provider for provider in known_providers}
         available: list[dict[str, Any]] = []
         for name, own in self.providers.items():
-            available.append(self._configured(name, own, known.get(own.like or name)))
+            try:
+                entry = own.entry(name, known.get(own.like or name), self._environ, drop_params=self.drop_params)
+            except SetupError as error:
+                raise SetupError(f"{self._where()}: {error}") from error
+            available.append(entry)
         for provider in known_providers:
-            if provider.name in self.providers or provider.key_env is None:
-                continue
-            key = self._environ.get(provider.key_env)
-            base_url, missing = _filled(provider.base_url, self._environ)
-            if key and not missing:
-                more = {"api_key": key, "drop_params": self.drop_params or None, "reach": _reach(provider.base_url)}
-                available.append(_provider_entry(provider.name, provider, base_url, more))
+            if provider.name not in self.providers:
+                found = provider.available(self._environ, drop_params=self.drop_params)
+                available += [found] if found else []
         return available
-
-    def _configured(self, name: str, own: Provider, template: KnownProvider | None) -> dict[str, Any]:
-        """Return the gateway's entry for a provider of the file. Raises SetupError that says what it lacks."""
-        wire = own.wire or (template.wire if template else None)
-        pattern = own.base_url or (template.base_url if template else None)
-        if wire is None or pattern is None:
-            raise SetupError(
-                f"{self._where()}: provider {name!r} is not one that Trunkline knows; give it `wire` "
-                f"({' or '.join(get_args(Wire))}) and `base_url`."
-            )
-        family = own.family or (template.family if template else None)
-        environ = dict(self._environ)
-        credentials: dict[str, Any] = {}
-        if family == "bedrock" or (family is None and wire == "bedrock_converse"):
-            region = own.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
-            if not region:
-                raise SetupError(
-                    f"{self._where()}: provider {name!r} has no region; give it `region` or set AWS_REGION."
-                )
-            environ["AWS_REGION"] = region
-            credentials = self._aws(name, own, region)
-        else:
-            for key in ("region", "access_key_id", "secret_access_key", "session_token"):
-                if getattr(own, key) is not None:
-                    raise SetupError(
-                        f"{self._where()}: provider {name!r}: `{key}` is for Bedrock; set `family: bedrock`."
-                    )
-            credentials["api_key"] = self._key(name, own, template)
-        if own.api_version is not None and family != "azure":
-            raise SetupError(f"{self._where()}: provider {name!r}: `api_version` is Azure's; set `family: azure`.")
-        base_url, missing = (own.base_url, []) if own.base_url else _filled(pattern, environ)
-        if missing:
-            raise SetupError(f"{self._where()}: provider {name!r} needs {' and '.join(missing)} set, or `base_url`.")
-        resolved = KnownProvider(
-            name=name,
-            wire=wire,
-            family=family,
-            base_url=pattern,
-            quirks=own.quirks if own.quirks is not None else template.quirks if template else (),
-        )
-        drop = own.drop_params if own.drop_params is not None else self.drop_params
-        reach = None if own.base_url else _reach(pattern)
-        more = credentials | {"api_version": own.api_version, "drop_params": drop or None, "reach": reach}
-        return _provider_entry(name, resolved, base_url, more)
-
-    def _key(self, name: str, own: Provider, template: KnownProvider | None) -> str:
-        key = own.api_key.get_secret_value() if own.api_key else None
-        if key is None and template is not None:
-            key = self._environ.get(template.key_env) if template.key_env else "none"
-        if not key:
-            variable = f" or set {template.key_env}" if template else ", or `api_key: none` if it asks for none"
-            raise SetupError(f"{self._where()}: provider {name!r} has no key; give it `api_key`{variable}.")
-        return key
-
-    def _aws(self, name: str, own: Provider, region: str) -> dict[str, Any]:
-        """Return what requests to Bedrock show: the file's token or keys, else the environment's."""
-        own_keys = {
-            "access_key_id": own.access_key_id,
-            "secret_access_key": own.secret_access_key.get_secret_value() if own.secret_access_key else None,
-            "session_token": own.session_token.get_secret_value() if own.session_token else None,
-        }
-        if any(own_keys.values()):
-            if own.api_key is not None:
-                raise SetupError(f"{self._where()}: provider {name!r}: give it either `api_key` or access keys.")
-            keys: dict[str, str | None] = own_keys
-        elif own.api_key is not None or self._environ.get("AWS_BEARER_TOKEN_BEDROCK"):
-            token = own.api_key.get_secret_value() if own.api_key else self._environ["AWS_BEARER_TOKEN_BEDROCK"]
-            return {"api_key": token}
-        else:
-            keys = {key: self._environ.get(f"AWS_{key.upper()}") for key in own_keys}
-        if not keys["access_key_id"] or not keys["secret_access_key"]:
-            raise SetupError(
-                f"{self._where()}: provider {name!r} has no credentials; set AWS_BEARER_TOKEN_BEDROCK, or both "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give it `access_key_id` and `secret_access_key`."
-            )
-        return {"region": region, "aws": {key: value for key, value in keys.items() if value}}
 
     def _unavailable(self, model: str, provider: str, known_providers: Sequence[KnownProvider]) -> SetupError:
         variable = next((known.key_env for known in known_providers if known.name == provider), None)
@@ -421,33 +295,6 @@ class Settings(File):
 def _traces_entry(traces: Traces) -> dict[str, Any]:
     headers = {name: value.get_secret_value() for name, value in traces.headers.items()}
     return {**traces.model_dump(exclude={"headers"}), "headers": headers}
-
-
-def _provider_entry(name: str, provider: KnownProvider, base_url: str, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a provider as the gateway reads it; what is not set is left out, but for the key."""
-    entry: dict[str, Any] = {"name": name, "wire": provider.wire, "base_url": base_url.rstrip("/"), "api_key": None}
-    if provider.family is not None:
-        entry["family"] = provider.family
-    if provider.quirks:
-        entry["quirks"] = list(provider.quirks)
-    entry.update({key: value for key, value in more.items() if value is not None})
-    if entry["api_key"] == "none":
-        entry["api_key"] = None
-    return entry
-
-
-_PLACEHOLDER = re.compile(r"\{([A-Z][A-Z0-9_]*)\}")
-
-
-def _reach(known_url: str) -> str | None:
-    """Return where a known provider's URL may lead: to public addresses only, unless the user names its host."""
-    return "public" if known_url.startswith("https://") else None
-
-
-def _filled(pattern: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Return a known base URL with its variables filled in, and the names of those that are not set."""
-    missing = [name for name in _PLACEHOLDER.findall(pattern) if not environ.get(name)]
-    return _PLACEHOLDER.sub(lambda found: environ.get(found[1], ""), pattern), missing
 
 
 def load(config: Path | None, environ: Mapping[str, str]) -> Settings:

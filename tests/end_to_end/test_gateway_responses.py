@@ -14,7 +14,7 @@ from support.stack import Stack, eventually
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL: Any = {"type": "function", "name": "get_weather", "parameters": WEATHER, "strict": False}
-ON_EACH_PROVIDER = pytest.mark.parametrize("model", ["gpt", "claude"])
+ON_EACH_PROVIDER = pytest.mark.parametrize("model", ["gpt", "claude", "duo"])
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_an_earlier_response_is_gone_on_with(stack: Stack, agent: str) -> None:
     assert raw.headers["x-trunkline-session"] != session
 
 
-@pytest.mark.parametrize("model", ["gpt", "claude", "gemini", "bedrock"])
+@pytest.mark.parametrize("model", ["gpt", "claude", "gemini", "bedrock", "duo"])
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
 def test_memory_tools_are_carried_out_and_never_shown(stack: Stack, model: str, *, streams: bool) -> None:
     name = f"keeper-{uuid4().hex[:8]}"

@@ -28,6 +28,7 @@ CONFIGURATION = """\
 providers:
   oai: {{wire: openai_chat, base_url: "{model_url}/v1", api_key: {key}}}
   ant: {{wire: anthropic_messages, base_url: "{model_url}/v1", api_key: {key}}}
+  duo: {{wires: [openai_chat, openai_responses, anthropic_messages], base_url: "{model_url}/v1", api_key: {key}}}
   gem: {{wire: gemini, base_url: "{model_url}/v1beta", api_key: {key}}}
   bed:
     wire: bedrock_converse
@@ -38,6 +39,7 @@ providers:
 models:
   gpt: {{provider: oai, model: gpt-scripted}}
   claude: {{provider: ant, model: claude-scripted}}
+  duo: {{provider: duo, model: duo-scripted}}
   gemini: {{provider: gem, model: gemini-3-scripted}}
   bedrock: {{provider: bed, model: "eu.anthropic.claude-scripted-v1:0"}}
 prices:

@@ -12,7 +12,8 @@ from trunkline._core import check_config, known_providers
 from trunkline.cli.app import run
 from trunkline.config_check import check
 from trunkline.errors import SetupError
-from trunkline.settings import KnownProvider, load
+from trunkline.provider_settings import KnownProvider
+from trunkline.settings import load
 
 KNOWN = [KnownProvider.model_validate(provider) for provider in json.loads(known_providers())]
 
@@ -370,3 +371,34 @@ def test_the_command_tells_each_key_and_fails_for_what_is_not_done(
     path.write_text("{")
     assert run(["config", "check", str(path)]) == 1
     assert "is not YAML" in capsys.readouterr().err
+
+
+def test_prefixes_lead_to_the_providers_own_wires(tmp_path: Path) -> None:
+    azure = {"api_base": "https://x.openai.azure.com", "api_version": "2025-04-01-preview"}
+    deployments: list[dict[str, str]] = [
+        {"model": "openai/responses/gpt-5-codex"},
+        {"model": "azure/responses/codex", **azure},
+        {"model": "openai/o1-pro", "mode": "responses"},
+        {"model": "openai/gpt-4o"},
+        {"model": "gemini/gemini-2.5-pro"},
+        {"model": "bedrock/converse/amazon.nova-pro-v1:0", "aws_region_name": "us-east-1"},
+    ]
+    entries = []
+    for index, params in enumerate(deployments):
+        info = {"mode": params.pop("mode", "chat")}
+        entries.append({"model_name": str(index), "model_info": info, "litellm_params": {"api_key": "k", **params}})
+    text = json.dumps({"model_list": entries})
+    config = gateway(tmp_path, text, AWS_BEARER_TOKEN_BEDROCK="t")
+    wires = {provider["name"]: provider["wires"] for provider in config["providers"]}
+    assert (wires["gemini"], wires["bedrock"]) == (["gemini"], ["bedrock_converse"])
+    assert wires["openai"] == wires["azure"] == ["openai_chat", "openai_responses"]
+    found = [(model["upstreams"][0]["model"], model["upstreams"][0].get("wires")) for model in config["models"]]
+    responses = ["openai_responses"]
+    assert found == [
+        ("gpt-5-codex", responses),
+        ("codex", responses),
+        ("o1-pro", responses),
+        ("gpt-4o", None),
+        ("gemini-2.5-pro", None),
+        ("amazon.nova-pro-v1:0", None),
+    ]

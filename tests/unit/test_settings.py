@@ -3,12 +3,13 @@ from pathlib import Path
 import pytest
 
 from trunkline.errors import SetupError
-from trunkline.settings import KnownProvider, Settings, load
+from trunkline.provider_settings import KnownProvider
+from trunkline.settings import Settings, load
 
 KNOWN = [
     KnownProvider(
         name="openai",
-        wire="openai_chat",
+        wires=("openai_chat",),
         base_url="https://api.openai.com/v1",
         key_env="OPENAI_API_KEY",
         models=("gpt-*", "o3*"),
@@ -16,7 +17,7 @@ KNOWN = [
     ),
     KnownProvider(
         name="anthropic",
-        wire="anthropic_messages",
+        wires=("anthropic_messages",),
         base_url="https://api.anthropic.com/v1",
         key_env="ANTHROPIC_API_KEY",
         models=("claude-*",),
@@ -53,7 +54,7 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
         "providers": [
             {
                 "name": "anthropic",
-                "wire": "anthropic_messages",
+                "wires": ["anthropic_messages"],
                 "base_url": "https://api.anthropic.com/v1",
                 "api_key": "sk-secret",
                 "reach": "public",
@@ -154,7 +155,7 @@ def test_secrets_stay_out_of_the_repr(home: Path) -> None:
         ("listen: localhost:4000", "`listen`: expected IP:PORT"),
         (
             "providers: {x: {wire: soap}}",
-            "`providers.x.wire`: Input should be 'openai_chat', 'anthropic_messages'",
+            "`providers.x.wires[0]`: Input should be 'openai_chat', 'anthropic_messages'",
         ),
         ("providers: {x: {base_url: 'ftp://x'}}", "`providers.x.base_url`"),
         ("providers: {openai: {api_key: os.environ/NOT_SET}}", "environment variable NOT_SET, which is not set"),
@@ -180,7 +181,7 @@ def test_a_bad_value_is_not_repeated_in_the_message(home: Path) -> None:
     ("text", "fault"),
     [
         ("providers: {openai: {}}", "provider 'openai' has no key; give it `api_key` or set OPENAI_API_KEY"),
-        ("providers: {mine: {api_key: x}}", "provider 'mine' is not one that Trunkline knows; give it `wire`"),
+        ("providers: {mine: {api_key: x}}", "provider 'mine' is not one that Trunkline knows; give it `wires`"),
         ("models: {m: {provider: openai, model: gpt-6}}", "set OPENAI_API_KEY or add it under `providers`"),
         ("models: {m: {provider: mine, model: x}}", "needs provider 'mine', which is not available; add it"),
     ],
@@ -210,22 +211,27 @@ FAMILIES = [
     *KNOWN,
     KnownProvider(
         name="azure",
-        wire="openai_chat",
+        wires=("openai_chat",),
         family="azure",
         base_url="{AZURE_OPENAI_ENDPOINT}",
         key_env="AZURE_OPENAI_API_KEY",
     ),
     KnownProvider(
         name="bedrock",
-        wire="openai_chat",
+        wires=("openai_chat",),
         family="bedrock",
         base_url="https://bedrock-runtime.{AWS_REGION}.amazonaws.com",
         key_env="AWS_BEARER_TOKEN_BEDROCK",
     ),
     KnownProvider(
-        name="cohere", wire="openai_chat", base_url="https://cohere/v1", key_env="CO_KEY", quirks=("no_stream_options",)
+        name="cohere",
+        wires=("openai_chat", "openai_responses"),
+        base_url="https://cohere/v1",
+        base_urls={"openai_responses": "https://cohere/v2"},
+        key_env="CO_KEY",
+        quirks=("no_stream_options",),
     ),
-    KnownProvider(name="ollama", wire="openai_chat", base_url="http://127.0.0.1:11434/v1"),
+    KnownProvider(name="ollama", wires=("openai_chat",), base_url="http://127.0.0.1:11434/v1"),
 ]
 
 
@@ -238,7 +244,7 @@ def test_a_base_url_takes_its_variables_from_the_environment(home: Path) -> None
     environ = {"TRUNKLINE_HOME": str(home), "AZURE_OPENAI_API_KEY": "k"}
     assert entries(load(None, environ)) == {}, "without its endpoint Azure is not there"
     with_endpoint = environ | {"AZURE_OPENAI_ENDPOINT": "https://mine.openai.azure.com/"}
-    azure = {"wire": "openai_chat", "family": "azure", "base_url": "https://mine.openai.azure.com", "api_key": "k"}
+    azure = {"wires": ["openai_chat"], "family": "azure", "base_url": "https://mine.openai.azure.com", "api_key": "k"}
     assert entries(load(None, with_endpoint)) == {"azure": azure}
     settings = read(home, "providers: {azure: {api_version: '2024-10-21', api_key: k}}")
     with pytest.raises(SetupError, match="needs AZURE_OPENAI_ENDPOINT set, or `base_url`"):
@@ -248,7 +254,7 @@ def test_a_base_url_takes_its_variables_from_the_environment(home: Path) -> None
 
 
 def test_bedrock_takes_a_token_or_keys_from_the_file_or_the_environment(home: Path) -> None:
-    bedrock = {"wire": "openai_chat", "family": "bedrock", "api_key": None, "reach": "public"}
+    bedrock = {"wires": ["openai_chat"], "family": "bedrock", "api_key": None, "reach": "public"}
     url = "https://bedrock-runtime.{}.amazonaws.com"
     settings = load(None, {"TRUNKLINE_HOME": str(home), "AWS_BEARER_TOKEN_BEDROCK": "t", "AWS_REGION": "eu-west-1"})
     assert entries(settings) == {"bedrock": bedrock | {"api_key": "t", "base_url": url.format("eu-west-1")}}
@@ -298,10 +304,11 @@ def test_what_a_provider_cannot_have_is_an_error(home: Path, provider: str, said
 
 def test_local_servers_need_no_key_and_quirks_are_passed_on(home: Path) -> None:
     assert entries(read(home, "providers: {ollama: {}}", CO_KEY="k")) == {
-        "ollama": {"wire": "openai_chat", "base_url": "http://127.0.0.1:11434/v1", "api_key": None},
+        "ollama": {"wires": ["openai_chat"], "base_url": "http://127.0.0.1:11434/v1", "api_key": None},
         "cohere": {
-            "wire": "openai_chat",
+            "wires": ["openai_chat", "openai_responses"],
             "base_url": "https://cohere/v1",
+            "base_urls": {"openai_responses": "https://cohere/v2"},
             "api_key": "k",
             "quirks": ["no_stream_options"],
             "reach": "public",
@@ -309,6 +316,20 @@ def test_local_servers_need_no_key_and_quirks_are_passed_on(home: Path) -> None:
     }
     settings = read(home, "providers: {cohere: {api_key: k, quirks: []}}")
     assert "quirks" not in entries(settings)["cohere"]
+
+
+def test_a_providers_wires_are_its_own_or_those_that_are_known(home: Path) -> None:
+    one = read(home, "providers: {cohere: {api_key: k, wire: openai_chat}}")
+    assert (entries(one)["cohere"]["wires"], "base_urls" in entries(one)["cohere"]) == (["openai_chat"], False)
+    elsewhere = read(home, "providers: {cohere: {api_key: k, base_url: 'https://mine/v1'}}")
+    assert "base_urls" not in entries(elsewhere)["cohere"], "another host's paths are not the known one's"
+    wires = "wires: [openai_chat, anthropic_messages]"
+    text = f"providers: {{x: {{{wires}, base_url: 'https://x/v1', api_key: k, base_urls: %s}}}}"
+    several = entries(read(home, text % "{anthropic_messages: 'https://x/anthropic/v1/'}"))["x"]
+    assert several["wires"] == ["openai_chat", "anthropic_messages"]
+    assert several["base_urls"] == {"anthropic_messages": "https://x/anthropic/v1"}
+    with pytest.raises(SetupError, match="`base_urls` has gemini, which is not among its `wires`"):
+        entries(read(home, text % "{gemini: 'https://x/g'}"))
 
 
 def test_traces_go_where_the_file_or_opentelemetrys_variables_say(home: Path) -> None:

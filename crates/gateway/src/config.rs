@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 pub use self::routing::{AliasConfig, RetryPolicy, RoutingConfig, Strategy};
 use crate::{
     connections::Reach,
-    providers::{Family, Quirk},
+    providers::{self, Family, Quirk},
     usage::PriceRow,
     wire::Wire,
 };
@@ -111,13 +111,17 @@ pub struct TracesConfig {
 pub struct ProviderConfig {
     /// Its name in `PROVIDER/model`.
     pub name: String,
-    /// The wire it speaks.
-    pub wire: Wire,
+    /// The wires it speaks: a client of one of them is not translated, the first is spoken for all others.
+    #[serde(alias = "wire", deserialize_with = "providers::wires")]
+    pub wires: Vec<Wire>,
     /// Up to and including the version, such as `https://api.openai.com/v1`.
     pub base_url: String,
     /// Which addresses that URL's host may stand for: only public ones where it is a known provider's, not the operator's word.
     #[serde(default)]
     pub reach: Reach,
+    /// Where single wires are, if not there.
+    #[serde(default)]
+    pub base_urls: BTreeMap<Wire, String>,
     /// Our key for it; none for a host that asks for none.
     #[serde(default)]
     pub api_key: Option<String>,
@@ -172,6 +176,9 @@ pub struct UpstreamConfig {
     pub provider: String,
     /// The model's name there; in a pattern its `*` stands for what the name asked for has there.
     pub model: String,
+    /// The wires that the model is served in, where they are not all of the provider's.
+    #[serde(default)]
+    pub wires: Option<Vec<Wire>>,
     /// Our key for it, instead of the provider's.
     #[serde(default)]
     pub api_key: Option<String>,
@@ -211,6 +218,7 @@ impl UpstreamConfig {
         Self {
             provider: provider.to_owned(),
             model: model.to_owned(),
+            wires: None,
             api_key: None,
             base_url: None,
             headers: BTreeMap::new(),

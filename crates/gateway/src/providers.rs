@@ -2,7 +2,7 @@
 //! its wire (where its routes are, how a key is shown) is a file here, and [`Endpoint`] is the one place that asks them.
 
 mod anthropic;
-mod azure;
+pub mod azure;
 mod bedrock;
 mod endpoint;
 mod gemini;
@@ -11,7 +11,9 @@ mod percent;
 mod quirks;
 pub mod sigv4;
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 pub use self::{
     endpoint::{Endpoint, Operation, Outline},
@@ -41,13 +43,17 @@ pub enum Family {
 pub struct KnownProvider {
     /// Its name in `PROVIDER/model`.
     pub name: String,
-    /// The wire it speaks.
-    pub wire: Wire,
+    /// The wires it speaks, the one that others are translated to first.
+    #[serde(alias = "wire", deserialize_with = "wires")]
+    pub wires: Vec<Wire>,
     /// How it is addressed; by its wire where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<Family>,
     /// Up to and including the version. `{NAME}` stands for the environment variable of that name.
     pub base_url: String,
+    /// Where single wires are, if not there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub base_urls: BTreeMap<Wire, String>,
     /// The environment variable that its users keep its key in; none for a host that asks for no key, which is there only
     /// where it is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,6 +67,27 @@ pub struct KnownProvider {
     /// Where it departs from its wire.
     #[serde(default)]
     pub quirks: Vec<Quirk>,
+}
+
+/// Wires that a provider speaks: one, or several of which none comes twice.
+///
+/// # Errors
+/// Where there is none, or one comes twice.
+pub fn wires<'de, D: Deserializer<'de>>(given: D) -> Result<Vec<Wire>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        One(Wire),
+        Several(Vec<Wire>),
+    }
+    let wires = match Given::deserialize(given)? {
+        Given::One(wire) => vec![wire],
+        Given::Several(wires) => wires,
+    };
+    if wires.is_empty() || wires.iter().enumerate().any(|(place, wire)| wires[..place].contains(wire)) {
+        return Err(D::Error::custom("wires must name at least one wire, and each once"));
+    }
+    Ok(wires)
 }
 
 /// What a segment of a path stands for.
@@ -103,7 +130,10 @@ mod tests {
                 provider.name
             );
             assert_eq!(provider.key_env.is_none(), local, "{}", provider.name);
-            assert!(!provider.base_url.ends_with('/'), "{}", provider.name);
+            for url in provider.base_urls.values().chain([&provider.base_url]) {
+                assert!(!url.ends_with('/'), "{}", provider.name);
+            }
+            assert!(provider.base_urls.keys().all(|wire| provider.wires.contains(wire)), "{}", provider.name);
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
             assert!(provider.name.bytes().all(plain), "{}", provider.name);
         }

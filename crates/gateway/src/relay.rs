@@ -3,9 +3,9 @@
 
 mod affinity;
 mod defaults;
+mod echo;
 mod listener;
 mod member;
-mod response_id;
 mod source;
 mod streamed;
 mod untold;
@@ -20,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use uuid::Uuid;
 
+use self::echo::Echo;
 pub use self::{
     streamed::streamed,
     whole::{collect, whole},
@@ -68,6 +69,11 @@ pub struct Outbound {
 }
 
 impl Outbound {
+    /// What a response repeats of its request, where it does and something of that is ours.
+    fn echo(&self) -> Option<Echo<'_>> {
+        self.response_id.as_ref().map(|id| Echo::new(id, &self.body))
+    }
+
     fn agent(&self) -> Option<&Agent> {
         self.target.agent.as_deref()
     }

@@ -6,7 +6,7 @@ mod support;
 use serde_json::{Value, json};
 use support::{
     Gateway, KEY, PROVIDER_KEY,
-    upstream::{Received, Upstream, json as answer},
+    upstream::{Received, Step, Upstream, json as answer},
 };
 use trunkline_gateway::providers;
 
@@ -47,6 +47,86 @@ fn azure_without_a_version_is_its_v1_api_from_whichever_address_is_given() {
         assert_eq!(request.line, "POST /openai/v1/chat/completions HTTP/1.1");
         assert_eq!(serde_json::from_str::<Value>(&request.body).unwrap()["model"], "gpt");
     }
+}
+
+#[test]
+fn azure_has_responses_in_its_v1_api_and_in_the_dated_one_since_it_has_them() {
+    for (version, line) in [
+        (None, "POST /openai/v1/responses HTTP/1.1"),
+        (Some("2025-04-01-preview"), "POST /openai/responses?api-version=2025-04-01-preview HTTP/1.1"),
+        (Some("2024-10-21"), "POST /openai/deployments/gpt/chat/completions?api-version=2024-10-21 HTTP/1.1"),
+    ] {
+        let wires = ["openai_chat", "openai_responses"];
+        let provider = json!({"wires": wires, "family": "azure", "api_version": version, "api_key": PROVIDER_KEY});
+        let upstream = Upstream::answering(answer(200, "", REPLY));
+        let own = json!({"provider": "it", "model": "gpt", "base_url": format!("http://{}", upstream.address)});
+        let gateway = speaking(&provider, "http://127.0.0.1:9", &own);
+        gateway.post("/v1/responses", r#"{"model":"m","input":"hi"}"#);
+        assert_eq!(upstream.received()[0].line, line);
+    }
+}
+
+/// A gateway with one provider `it`, whose model `m` has what is given of its own.
+fn speaking(provider: &Value, base_url: &str, own: &Value) -> Gateway {
+    let mut provider = provider.clone();
+    (provider["name"], provider["base_url"]) = (json!("it"), json!(base_url));
+    Gateway::configured(&json!({"providers": [provider], "models": [{"name": "m", "upstreams": [own]}]}), &json!({}))
+}
+
+const RESPONSES_REPLY: &str = r#"{ "id":"resp_0123","object":"response","model":"m","odd":[1.0,-0],"status":"completed","output":[{"type":"message","id":"msg_1","role":"assistant","status":"completed","content":[{"type":"output_text","text":"a\u0062","annotations":[]}]}],"usage":{"input_tokens":7,"output_tokens":3,"total_tokens":10} }"#;
+const MESSAGES_REPLY: &str = r#"{ "id":"msg_1","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"a\u0062"}],"stop_reason":"end_turn","usage":{"input_tokens":7,"output_tokens":3},"odd":1e400 }"#;
+
+#[test]
+fn a_client_of_any_wire_that_the_provider_speaks_is_not_translated() {
+    let upstream = Upstream::start(|request, _| {
+        let reply = match request.line.as_str() {
+            "POST /v1/responses HTTP/1.1" => RESPONSES_REPLY,
+            "POST /anthropic/v1/messages HTTP/1.1" => MESSAGES_REPLY,
+            "POST /v1/chat/completions HTTP/1.1" => REPLY,
+            other => panic!("{other}"),
+        };
+        vec![Step::Send(answer(200, "", reply))]
+    });
+    let root = format!("http://{}", upstream.address);
+    let provider = json!({
+        "wires": ["openai_chat", "openai_responses", "anthropic_messages"], "api_key": PROVIDER_KEY,
+        "base_urls": {"anthropic_messages": format!("{root}/anthropic/v1")}, "quirks": ["max_tokens", "no_developer_role"],
+    });
+    let gateway = speaking(&provider, &format!("{root}/v1"), &json!({"provider": "it", "model": "m"}));
+    let responses =
+        r#"{ "model" :"m","input":"caf\u00e9","previous_response_id":"resp_theirs","store":true,"seed":1.0,"odd":-0}"#;
+    let messages = r#"{ "model" :"m","max_tokens":9,"messages":[{"role":"user","content":"caf\u00e9"}],"odd":1e400}"#;
+    for (path, body, reply) in [("/v1/responses", responses, RESPONSES_REPLY), ("/v1/messages", messages, MESSAGES_REPLY)] {
+        let response = gateway.post(path, body);
+        assert_eq!((response.status, response.text()), (200, reply));
+        assert_eq!(upstream.received().pop().unwrap().body, body, "not a byte of it changed");
+        assert_eq!(gateway.records().pop().unwrap()["output_tokens"], 3);
+    }
+    let received = upstream.received();
+    assert_eq!(received[0].header("authorization"), Some(format!("Bearer {PROVIDER_KEY}").as_str()));
+    assert_eq!((received[1].header("x-api-key"), received[1].header("authorization")), (Some(PROVIDER_KEY), None));
+    // By the provider's name as well; and one that it does not speak is translated to the first.
+    assert_eq!(gateway.post("/v1/responses", &responses.replace(r#""m""#, r#""it/m""#)).text(), RESPONSES_REPLY);
+    let gemini = r#"{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}"#;
+    let response = gateway.post("/v1beta/models/m:generateContent", gemini);
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(upstream.received().pop().unwrap().line, "POST /v1/chat/completions HTTP/1.1");
+}
+
+#[test]
+fn a_model_may_be_served_in_fewer_wires_than_its_provider_speaks() {
+    let upstream = Upstream::answering(answer(200, "", RESPONSES_REPLY));
+    let base = format!("http://{}/v1", upstream.address);
+    let provider = json!({"wires": ["openai_chat", "openai_responses"]});
+    let gateway = speaking(&provider, &base, &json!({"provider": "it", "model": "m", "wires": ["openai_responses"]}));
+    let response = gateway.post(CHAT, &body("m"));
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert!(response.text().contains(r#""object":"chat.completion""#), "{}", response.text());
+    assert_eq!(upstream.received()[0].line, "POST /v1/responses HTTP/1.1");
+    // Another host under the provider's name is only known to speak the first.
+    let own = json!({"provider": "it", "model": "m", "base_url": base});
+    speaking(&provider, "http://127.0.0.1:9", &own).post("/v1/responses", r#"{"model":"m","input":"hi"}"#);
+    assert_eq!(upstream.received()[1].line, "POST /v1/chat/completions HTTP/1.1");
 }
 
 #[test]

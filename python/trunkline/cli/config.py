@@ -23,7 +23,7 @@ def check(
     """
     from trunkline._core import check_config, known_providers
     from trunkline.config_check import check as check_file
-    from trunkline.settings import KnownProvider
+    from trunkline.provider_settings import KnownProvider
 
     known = [KnownProvider.model_validate(provider) for provider in json.loads(known_providers())]
     findings = check_file(file, os.environ, known, check_config)

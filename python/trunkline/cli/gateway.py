@@ -55,7 +55,8 @@ def _serve(options: argparse.Namespace) -> None:
     from trunkline.processes.gateway import serve
     from trunkline.processes.ports import base_url
     from trunkline.processes.reload import Reload
-    from trunkline.settings import KnownProvider, load
+    from trunkline.provider_settings import KnownProvider
+    from trunkline.settings import load
 
     environ = dict(os.environ)
     if options.listen:

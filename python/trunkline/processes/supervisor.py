@@ -24,7 +24,8 @@ from trunkline.processes.ports import base_url, claim, listener, status_of
 from trunkline.processes.postgres import Postgres
 from trunkline.processes.reload import Reload
 from trunkline.processes.signals import Signals
-from trunkline.settings import KnownProvider, Settings
+from trunkline.provider_settings import KnownProvider
+from trunkline.settings import Settings
 from trunkline.store.home_lock import HomeLock
 
 _POLL_S = 0.01

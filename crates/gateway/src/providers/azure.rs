@@ -1,5 +1,6 @@
 //! Azure `OpenAI`. With an `api_version`, the dated API: the deployment in the path, the version in the query. Without, the
-//! v1 API, whose paths are `OpenAI`'s and whose deployment is the model of the body.
+//! v1 API, whose paths are `OpenAI`'s and whose deployment is the model of the body. The dated API has responses since
+//! 2025-03-01, with the deployment in the body too.
 
 use http::HeaderName;
 
@@ -17,10 +18,16 @@ pub(super) fn url(base: &str, wire: Wire, operation: Operation, deployment: &str
     let (root, path) = (root(base), openai::path(wire, operation)?);
     Some(match version {
         None => format!("{root}/openai/v1/{path}"),
+        Some(version) if path == "responses" => format!("{root}/openai/{path}?api-version={}", segment(version)),
         Some(version) => {
             format!("{root}/openai/deployments/{}/{path}?api-version={}", segment(deployment), segment(version))
         }
     })
+}
+
+/// Whether the API of this version has responses.
+pub fn has_responses(version: Option<&str>) -> bool {
+    version.is_none_or(|version| version >= "2025-03-01")
 }
 
 /// How a key is shown.

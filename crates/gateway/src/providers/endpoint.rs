@@ -76,13 +76,13 @@ pub struct Endpoint {
 const SECRET: [&str; 5] = ["key", "api_key", "api-key", "apikey", "access_token"];
 
 impl Endpoint {
-    /// The routes of a configured provider, with what an upstream has of its own.
+    /// The routes of a configured provider in one of its wires, with what an upstream has of its own.
     ///
     /// # Errors
     /// Where its URL, a header or its credentials cannot be used.
-    pub fn new(given: &ProviderConfig, own: &UpstreamConfig) -> Result<Self, String> {
-        let family = given.family.unwrap_or_else(|| Family::of(given.wire));
-        let given_base = own.base_url.as_ref().unwrap_or(&given.base_url);
+    pub fn new(given: &ProviderConfig, own: &UpstreamConfig, wire: Wire) -> Result<Self, String> {
+        let family = given.family.unwrap_or_else(|| Family::of(wire));
+        let given_base = own.base_url.as_ref().or_else(|| given.base_urls.get(&wire)).unwrap_or(&given.base_url);
         let base = given_base.trim_end_matches('/').to_owned();
         let reach = if own.base_url.is_some() { Reach::Configured } else { given.reach };
         let wrong = |what: &str| format!("provider '{}': {what}", given.name);
@@ -107,7 +107,7 @@ impl Endpoint {
             let (name, text) = match family {
                 Family::Openai | Family::Bedrock => openai::credential(key),
                 Family::Anthropic => anthropic::credential(key),
-                Family::Gemini => gemini::credential(given.wire, key),
+                Family::Gemini => gemini::credential(wire, key),
                 Family::Azure => azure::credential(key),
             };
             let mut value = HeaderValue::try_from(text).map_err(|_| wrong("its key holds characters that no header can"))?;
@@ -124,8 +124,7 @@ impl Endpoint {
         }
         let signer = if family == Family::Bedrock && own.api_key.is_none() { bedrock::signer(given)? } else { None };
         let (name, version) = (given.name.clone(), given.api_version.clone());
-        let mut endpoint =
-            Self { name, family, wire: given.wire, base, reach, version, fixed: Vec::new(), headers, bearer, signer };
+        let mut endpoint = Self { name, family, wire, base, reach, version, fixed: Vec::new(), headers, bearer, signer };
         for operation in Operation::CALLS {
             let urls = (endpoint.url(operation, "a"), endpoint.url(operation, "b"));
             if let (Some(url), Some(other)) = urls
@@ -135,7 +134,7 @@ impl Endpoint {
             }
         }
         if endpoint.url(Operation::Chat { streamed: false }, "a").is_none() {
-            return Err(wrong(&format!("its family has no route for the wire {}", given.wire)));
+            return Err(wrong(&format!("its family has no route for the wire {wire}")));
         }
         Ok(endpoint)
     }

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::{
     Outbound, failed, joined,
     listener::Listener,
-    response, response_id,
+    response,
     source::{Source, broken},
     too_long, unrecorded,
     untold::untold,
@@ -102,6 +102,7 @@ fn source(outbound: &Outbound, wire: Wire, response: Response<Received>) -> Resu
 async fn pass_on(outbound: &Outbound, record: &mut Recorder, answer: Answer, listener: &mut Listener) -> Ended {
     let wire = outbound.wire;
     let hides_usage = wire == Wire::OpenaiChat && !outbound.scan.include_usage(&outbound.body);
+    let echo = outbound.echo();
     let mut source = source(outbound, wire, answer.response)?;
     let mut heard = Accumulator::default();
     let mut frames = Vec::new();
@@ -122,8 +123,8 @@ async fn pass_on(outbound: &Outbound, record: &mut Recorder, answer: Answer, lis
                 note(record, &mut source, &event);
                 heard.push(event);
             }
-            pieces.extend(match &outbound.response_id {
-                Some(id) => Some(response_id::renamed_event(&frame, id)),
+            pieces.extend(match &echo {
+                Some(echo) => Some(echo.event(&frame)),
                 None if hides_usage => untold(&frame),
                 None => Some(frame.raw),
             });

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::IgnoredAny;
 use tokio::time::timeout;
 
-use super::{Outbound, failed, joined, json, refused, response, response_id, too_long, unrecorded};
+use super::{Outbound, failed, joined, json, refused, response, too_long, unrecorded};
 use crate::{
     body::Body,
     decode::{DecodeError, Decoded},
@@ -107,11 +107,11 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Fai
                 reply.id.clone_from(id);
             }
             let bytes = if from == outbound.wire {
-                wire::rewrite_reply(from, &bytes, &reply).map_err(refused)?
+                named(outbound, Bytes::from(wire::rewrite_reply(from, &bytes, &reply).map_err(refused)?))
             } else {
-                wire::write_reply(outbound.wire, &reply, record.call().at_us / 1_000_000)
+                Bytes::from(wire::write_reply(outbound.wire, &reply, record.call().at_us / 1_000_000))
             };
-            return Ok((Bytes::from(bytes), head.headers, upstream));
+            return Ok((bytes, head.headers, upstream));
         }
         let sent = match request.take() {
             Some(sent) => sent,
@@ -125,10 +125,10 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Fai
     Err(Refusal::unavailable("The model did not come to an answer.").into())
 }
 
-/// The provider's bytes, with our id where the client goes on by it.
+/// The provider's bytes, with what they repeat of the request as the client knows it.
 fn named(outbound: &Outbound, bytes: Bytes) -> Bytes {
-    match &outbound.response_id {
-        Some(id) => response_id::renamed(&bytes, id),
+    match outbound.echo() {
+        Some(echo) => echo.whole(&bytes),
         None => bytes,
     }
 }

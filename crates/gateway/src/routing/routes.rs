@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Provider, State, Upstream};
+use super::{State, Upstream};
 use crate::{
     config::{AliasConfig, Config, ModelConfig, ProviderConfig, RetryPolicy, RoutingConfig, UpstreamConfig},
     upstream::Failure,
@@ -92,12 +92,11 @@ impl Routes {
             .flat_map(Self::upstreams)
             .map(|(model, upstream)| ((model, upstream.hash), &upstream.state))
             .collect();
-        let hosts: HashMap<&str, (&ProviderConfig, Arc<Provider>)> =
-            config.providers.iter().map(|given| (given.name.as_str(), (given, Arc::new(Provider::new(given))))).collect();
+        let hosts: HashMap<&str, &ProviderConfig> = config.providers.iter().map(|given| (given.name.as_str(), given)).collect();
         let upstream = |model: &str, own: &UpstreamConfig| {
-            let found = hosts.get(own.provider.as_str());
-            let (given, provider) = found.ok_or_else(|| format!("the provider '{}' is not configured", own.provider))?;
-            let mut upstream = Upstream::new(provider, given, own)?;
+            let given = hosts.get(own.provider.as_str());
+            let given = given.ok_or_else(|| format!("the provider '{}' is not configured", own.provider))?;
+            let mut upstream = Upstream::new(given, own)?;
             if let Some(state) = fared.get(&(model, upstream.hash)) {
                 upstream.state = Arc::clone(state);
             }

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::State;
 use crate::{
     config::{ProviderConfig, UpstreamConfig},
-    providers::{Endpoint, Quirks},
+    providers::{Endpoint, Family, Quirk, Quirks, azure},
     wire::Wire,
 };
 
@@ -15,24 +15,33 @@ use crate::{
 pub struct Provider {
     /// Its name in `PROVIDER/model`.
     pub name: String,
-    /// The wire it speaks.
+    /// The wire that is spoken with it.
     pub wire: Wire,
     /// Where it departs from that.
     pub quirks: Quirks,
 }
 
 impl Provider {
-    /// The host of this configuration.
-    pub fn new(given: &ProviderConfig) -> Self {
-        Self { name: given.name.clone(), wire: given.wire, quirks: Quirks::from(given.quirks.as_slice()) }
+    /// The host of this configuration, in one of its wires. Departures are from `OpenAI`'s chat wire.
+    fn new(given: &ProviderConfig, wire: Wire) -> Self {
+        let quirks: &[Quirk] = if wire == Wire::OpenaiChat { &given.quirks } else { &[] };
+        Self { name: given.name.clone(), wire, quirks: Quirks::from(quirks) }
     }
 }
 
-/// A place where a model is served.
+/// A host in one of the wires it speaks.
+pub struct Speech {
+    provider: Arc<Provider>,
+    endpoint: Arc<Endpoint>,
+}
+
+/// A place where a model is served, in the wire that is spoken with it.
 #[derive(Clone)]
 pub struct Upstream {
     /// The host.
     pub provider: Arc<Provider>,
+    /// The same in the other wires that it speaks.
+    pub others: Arc<[Speech]>,
     /// The model's name there.
     pub model: String,
     /// Where requests go, and our credentials.
@@ -57,15 +66,23 @@ impl Upstream {
     /// Makes one.
     ///
     /// # Errors
-    /// Where its URL, key or a header cannot be used.
-    pub fn new(provider: &Arc<Provider>, given: &ProviderConfig, own: &UpstreamConfig) -> Result<Self, String> {
+    /// Where its URL, key or a header cannot be used, or it is to speak a wire that its provider does not.
+    pub fn new(given: &ProviderConfig, own: &UpstreamConfig) -> Result<Self, String> {
+        let speech = |wire: &Wire| {
+            let (provider, endpoint) = (Arc::new(Provider::new(given, *wire)), Arc::new(Endpoint::new(given, own, *wire)?));
+            Ok::<_, String>(Speech { provider, endpoint })
+        };
+        let wires = spoken(given, own)?;
+        let (first, others) = wires.split_first().ok_or_else(|| format!("provider '{}' speaks no wire", given.name))?;
+        let Speech { provider, endpoint } = speech(first)?;
         let millis = |millis: Option<u64>| millis.map(Duration::from_millis);
         let whole = millis(own.first_byte_ms);
         let body = own.body.iter().map(|(name, value)| (name.clone(), value.get().to_owned())).collect();
         Ok(Self {
-            provider: Arc::clone(provider),
+            provider,
+            others: others.iter().map(speech).collect::<Result<_, _>>()?,
             model: own.model.clone(),
-            endpoint: Arc::new(Endpoint::new(given, own)?),
+            endpoint,
             weight: own.weight,
             order: own.order.unwrap_or(u32::MAX),
             first_byte: [whole, millis(own.stream_first_byte_ms).or(whole)],
@@ -76,10 +93,41 @@ impl Upstream {
         })
     }
 
+    /// The same place in the wire of a client, where it speaks that.
+    pub fn speaking(self: &Arc<Self>, wire: Wire) -> Arc<Self> {
+        match self.others.iter().find(|other| other.provider.wire == wire) {
+            Some(other) if self.provider.wire != wire => {
+                let (provider, endpoint) = (Arc::clone(&other.provider), Arc::clone(&other.endpoint));
+                Arc::new(Self { provider, endpoint, ..Self::clone(self) })
+            }
+            _ => Arc::clone(self),
+        }
+    }
+
     /// The same place for the model of this name: what stood for `*` in the name that the client asked for takes its place.
     #[must_use]
     pub fn named(&self, star: &str) -> Self {
         Self { model: self.model.replacen('*', star, 1), ..self.clone() }
+    }
+}
+
+/// The wires in which an upstream is spoken with. One with a URL of its own is another host than the provider's, of which only
+/// the first wire is known, unless all such hosts are alike.
+fn spoken<'a>(given: &'a ProviderConfig, own: &'a UpstreamConfig) -> Result<&'a [Wire], String> {
+    match &own.wires {
+        Some(wires) => match wires.iter().find(|wire| !given.wires.contains(wire)) {
+            Some(wire) => {
+                Err(format!("provider '{}' does not speak {wire}, which '{}' is to be served in", given.name, own.model))
+            }
+            None => Ok(wires),
+        },
+        None if given.family == Some(Family::Azure) => {
+            let lacks = |wire: &Wire| *wire == Wire::OpenaiResponses && !azure::has_responses(given.api_version.as_deref());
+            let length = given.wires.iter().skip(1).position(lacks).map_or(given.wires.len(), |place| place + 1);
+            Ok(&given.wires[..length])
+        }
+        None if own.base_url.is_some() => Ok(&given.wires[..1]),
+        None => Ok(&given.wires),
     }
 }
 

@@ -197,6 +197,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
         let ours = |failure, refusal| (failure, Words::Ours(Box::new(refusal)), None);
         let invalid = |refusal| ours(Failure::BadRequest, refusal);
         let outgoing = self.outgoing;
+        let upstream = &upstream.speaking(outgoing.wire);
         let (gateway, provider) = (&self.worker.gateway, &upstream.provider);
         let same = provider.wire == outgoing.wire;
         let outline = Outline {

@@ -29,7 +29,7 @@ pub use reply::{Opaque, Part, Reply, Signature, StopReason, ToolCall, ToolResult
 pub use tap::{Accumulator, Tap};
 
 /// A protocol of model calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Wire {
     /// `OpenAI`'s `POST /v1/chat/completions`, spoken by most providers.

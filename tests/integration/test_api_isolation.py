@@ -35,6 +35,10 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/agents/{agent}"): {"system": "Taken over."},
     ("PATCH", "/v1/agents/{agent}"): {"system": "Taken over."},
     ("POST", "/v1/agents/{agent}/archive"): {},
+    ("POST", "/v1/agents/{agent}/memory"): {
+        "user_id": "cus_1",
+        "operations": [{"op": "set", "block": "customer", "field": "name", "value": "x"}],
+    },
     ("POST", "/v1/agents/{agent}/memory/{block}"): SET,
     ("POST", "/v1/agents/{agent}/memory/{block}/operations"): SET,
     ("POST", "/v1/agents/{agent}/memory_tools"): {"name": "memory_read", "input": {}, "user_id": "cus_1"},

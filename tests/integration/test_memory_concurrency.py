@@ -14,11 +14,10 @@ from support.control_plane import ControlPlane
 from support.memory import SESSION, new_agent, ok, write
 from support.postgres import DatabaseUrls
 from trunkline.domain import ids
-from trunkline.domain.memory import Actor, AgentMemory, Source, Subject
+from trunkline.domain.memory import Actor, Source, Subject
 from trunkline.domain.principal import Principal
 from trunkline.memory.operations import parse_operations
 from trunkline.memory.writes import apply_operations
-from trunkline.store.blocks import agent_memory
 from trunkline.store.pool import Database, open_database
 
 WRITERS = 50
@@ -34,13 +33,10 @@ def tenant_of(database: DatabaseUrls) -> UUID:
 
 
 @asynccontextmanager
-async def agent_at(urls: DatabaseUrls, agent: str) -> AsyncIterator[tuple[Database, UUID, AgentMemory]]:
-    tenant = tenant_of(urls)
-    principal = Principal(tenant, ids.new(), "test", frozenset({"memory"}))
+async def agent_at(urls: DatabaseUrls, agent: str) -> AsyncIterator[tuple[Database, Principal, str]]:
+    principal = Principal(tenant_of(urls), ids.new(), "test", frozenset({"memory"}))
     async with open_database(urls.control_url, min_size=20, max_size=20, timeout_s=60) as database:
-        async with database.tenant(tenant) as connection:
-            memory = await agent_memory(connection, principal, agent)
-        yield database, tenant, memory
+        yield database, principal, agent
 
 
 async def all_at_once(count: int, act: Callable[[int], Awaitable[Any]]) -> list[Any]:
@@ -58,14 +54,14 @@ def test_fifty_writers_lose_nothing(control: ControlPlane, database: DatabaseUrl
     agent = new_agent(control)
 
     async def main() -> list[int]:
-        async with agent_at(database, agent) as (pool, tenant, memory):
+        async with agent_at(database, agent) as (pool, who, helper):
 
             async def append(number: int) -> int:
                 given = [{"op": "append", "field": "recent_purchases", "value": f"item {number}"}]
-                async with pool.tenant(tenant) as connection:
+                async with pool.tenant(who.tenant_id) as connection:
                     operations = parse_operations(given, "customer")
                     actor = Actor("agent", agent)
-                    (state,) = await apply_operations(connection, tenant, memory, operations, WHO, actor=actor)
+                    (state,) = await apply_operations(connection, who, helper, operations, WHO, actor=actor)
                     assert state.changed
                     return state.version
 
@@ -94,14 +90,14 @@ def test_writers_of_many_blocks_in_any_order_do_not_deadlock(control: ControlPla
     ]
 
     async def main() -> None:
-        async with agent_at(database, agent) as (pool, tenant, memory):
+        async with agent_at(database, agent) as (pool, who, helper):
 
             async def write_all(number: int) -> None:
                 order = every[number % 4 :] + every[: number % 4]
                 given = [{**operation, "value": str(number)} for operation in (order if number % 2 else order[::-1])]
-                async with pool.tenant(tenant) as connection:
+                async with pool.tenant(who.tenant_id) as connection:
                     states = await apply_operations(
-                        connection, tenant, memory, parse_operations(given), WHO, actor=Actor("agent", agent)
+                        connection, who, helper, parse_operations(given), WHO, actor=Actor("agent", agent)
                     )
                     assert [state.changed for state in states] == [True] * 4
 
@@ -118,14 +114,14 @@ def test_of_writers_with_one_precondition_one_wins(control: ControlPlane, databa
     agent = new_agent(control)
 
     async def main() -> list[str]:
-        async with agent_at(database, agent) as (pool, tenant, memory):
+        async with agent_at(database, agent) as (pool, who, helper):
 
             async def set_name(number: int) -> str:
                 given = [{"op": "set", "field": "name", "value": str(number), "expect_version": 0}]
                 try:
-                    async with pool.tenant(tenant) as connection:
+                    async with pool.tenant(who.tenant_id) as connection:
                         operations = parse_operations(given, "customer")
-                        await apply_operations(connection, tenant, memory, operations, WHO, actor=Actor("agent", agent))
+                        await apply_operations(connection, who, helper, operations, WHO, actor=Actor("agent", agent))
                 except Exception as error:  # noqa: BLE001 - counted by kind
                     return type(error).__name__
                 return "won"
@@ -142,10 +138,10 @@ def test_writers_survive_deleters(control: ControlPlane, database: DatabaseUrls)
     agent = new_agent(control)
 
     async def main() -> list[str]:
-        async with agent_at(database, agent) as (pool, tenant, memory):
+        async with agent_at(database, agent) as (pool, who, helper):
 
             async def act(number: int) -> str:
-                async with pool.tenant(tenant) as connection:
+                async with pool.tenant(who.tenant_id) as connection:
                     if number % 5 == 0:
                         await connection.execute(
                             "delete from trunkline.memory_stores where id = "
@@ -157,7 +153,7 @@ def test_writers_survive_deleters(control: ControlPlane, database: DatabaseUrls)
                         {"op": "append", "block": "team", "field": "members", "value": str(number)},
                     ]
                     await apply_operations(
-                        connection, tenant, memory, parse_operations(given), WHO, actor=Actor("agent", agent)
+                        connection, who, helper, parse_operations(given), WHO, actor=Actor("agent", agent)
                     )
                     return "written"
 
@@ -178,7 +174,7 @@ def test_a_retry_of_the_same_event_is_recognised(
     source = Source(WHO.session_id, ids.new())
 
     async def main() -> list[bool]:
-        async with agent_at(database, agent) as (pool, tenant, memory):
+        async with agent_at(database, agent) as (pool, who, helper):
             changed = []
             given = [{"op": "append", "field": "recent_purchases", "value": "lamp"}]
             operations = parse_operations(given, "customer")
@@ -190,14 +186,14 @@ def test_a_retry_of_the_same_event_is_recognised(
                                 http, agent, "customer", {"op": "set", "field": "name", "value": "A"}, user_id="cus_42"
                             )
                         )
-                async with pool.tenant(tenant) as connection:
+                async with pool.tenant(who.tenant_id) as connection:
                     (state,) = await apply_operations(
-                        connection, tenant, memory, operations, WHO, actor=Actor("agent", agent), source=source
+                        connection, who, helper, operations, WHO, actor=Actor("agent", agent), source=source
                     )
                     changed.append(state.changed)
             return changed
 
-    assert asyncio.run(main()) == [True, meanwhile], "only the latest version is looked at"
+    assert asyncio.run(main()) == [True, False]
 
 
 def test_paths_that_overlap_are_not_made_at_once(control: ControlPlane) -> None:

@@ -36,7 +36,7 @@ def test_the_tools_tell_the_model_what_it_may_write(control: ControlPlane, datab
         assert line in told.splitlines()
     operation = tools["memory_update"]["input_schema"]["properties"]["operations"]["items"]
     assert operation["properties"]["block"]["enum"] == ["customer"]
-    assert operation["properties"]["op"]["enum"] == ["set", "append", "remove", "merge"]
+    assert operation["properties"]["op"]["enum"] == ["set", "append", "remove", "merge", "increment"]
 
 
 @pytest.mark.parametrize(

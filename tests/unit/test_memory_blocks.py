@@ -245,6 +245,8 @@ def test_a_class_with_an_unknown_scope_cannot_be_made() -> None:
 
 def test_what_is_stored_becomes_the_same_definition() -> None:
     customer = Customer.definition()
-    stored = AgentBlock(customer.name, customer.scope, customer.description, canonical(customer.schema), "", 0)
+    stored = AgentBlock(
+        customer.name, customer.scope, customer.description, canonical(customer.schema), "{}", "", None, True
+    )
     assert stored_block(stored).problems({"name": 1}) == customer.problems({"name": 1})
     assert stored_block(stored) is stored_block(stored), "compiled once"

@@ -13,11 +13,11 @@ from trunkline.api import paging
 from trunkline.api.deps import Caller, Manager
 from trunkline.api.idempotency import once
 from trunkline.domain import ids
-from trunkline.domain.agents import Agent, AgentDefinition, AgentUpdate, AgentVersion, DeclaredBlock
+from trunkline.domain.agents import Agent, AgentDefinition, AgentUpdate, AgentVersion
 from trunkline.domain.times import now
 from trunkline.errors import Conflict, Forbidden, InvalidRequest
-from trunkline.memory import render
 from trunkline.memory.blocks import parse_memory
+from trunkline.memory.declarations import declared
 from trunkline.memory.tools import tool_definitions
 from trunkline.store import agents
 from trunkline.store.agents import AgentFilter
@@ -161,20 +161,17 @@ def _version(definition: AgentDefinition) -> AgentVersion:
                 "or set `memory.tools` to false.",
                 param=f"tools[{index}].name",
             )
-    blocks = []
-    for block in memory.blocks:
-        rendered = render.empty(block)
-        blocks.append(
-            DeclaredBlock(block.name, block.scope, block.description, block.schema, rendered.text, rendered.tokens)
-        )
     return AgentVersion(
         definition=definition.model_dump(mode="json"),
         memory_enabled=memory.enabled,
-        memory_refresh=memory.refresh,
+        # A copy that the gateway keeps is told of writes, and not of the time that makes a field stale.
+        memory_refresh=memory.refresh
+        or any(rule.stale_after for block in memory.blocks for rule in block.rules.values()),
         memory_fail=memory.on_unavailable == "fail",
         recall_tokens=memory.recall_tokens,
+        memory_budget=memory.token_budget,
         memory_tools=tools,
-        blocks=tuple(blocks),
+        blocks=tuple(declared(block) for block in memory.blocks),
     )
 
 

@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from trunkline.api.deps import Caller
-from trunkline.api.memory_caller import MemoryCaller, UserId, actor, subject
+from trunkline.api.memory_caller import BlockWriter, MemoryCaller, UserId, actor, subject
 from trunkline.domain import ids
-from trunkline.domain.memory import MemoryVersion
+from trunkline.domain.memory import MemoryVersion, Source
 from trunkline.domain.times import now, to_wire
 from trunkline.errors import Conflict, InvalidRequest
 from trunkline.memory.blocks import stored_block
-from trunkline.memory.operations import parse_operations
+from trunkline.memory.operations import Operation, parse_operations
 from trunkline.memory.reads import BlockState, declared_block, read_blocks, readable
 from trunkline.memory.values import canonical, check_value
 from trunkline.memory.writes import apply_operations
@@ -30,10 +30,11 @@ UserQuery = Annotated[UserId | None, Query()]
 
 
 class BlockOperations(BaseModel):
-    """Operations on one block: `{"op": set|append|remove|merge, "field", "value"}`.
+    """Operations: `{"op": set|append|remove|merge|increment, "field", "value"}`; for several blocks, with `block`.
 
-    Each may have an `expect_sha256` or `expect_version`. A request with an `idempotency_key` seen before is not carried
-    out again.
+    Each may have preconditions (`expect_sha256`, `expect_version`, `expect`, `expect_absent`, `expect_value_sha256`),
+    say when its value holds (`valid_from`, `valid_to`), and what a contradiction does (`on_conflict`). A request with
+    an `idempotency_key` seen before is not carried out again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,44 +84,64 @@ async def retrieve(
     return JSONResponse(states[0].to_wire() | {"schema": stored_block(declared).schema})
 
 
+@router.post("")
+async def operate_on_several(request: Request, agent: str, given: BlockOperations, caller: BlockWriter) -> JSONResponse:
+    """Carry out operations on several blocks, all or none, and return those blocks."""
+    operations = parse_operations(given.operations)
+    states = await _carry_out(request, caller, agent, given, operations)
+    return JSONResponse({"blocks": [_told(state) for state in states]})
+
+
 @router.post("/{block}")
 @router.post("/{block}/operations")
 async def operate(
-    request: Request, agent: str, block: str, given: BlockOperations, caller: MemoryCaller
+    request: Request, agent: str, block: str, given: BlockOperations, caller: BlockWriter
 ) -> JSONResponse:
     """Carry out operations on a block, all or none, and return it.
 
     400 when one cannot be applied or the schema would be broken; 409, with the `current` block, when a precondition
     does not hold. What holds already succeeds and makes no version (`changed` is false).
     """
-    memory = await agent_memory(caller.connection, caller.principal, agent)
-    declared_block(memory, block)
     operations = parse_operations(given.operations, block)
-    tenant_id = caller.principal.tenant_id
+    states = await _carry_out(request, caller, agent, given, operations)
+    return JSONResponse(_told(states[0]))
+
+
+async def _carry_out(
+    request: Request,
+    caller: Caller,
+    agent: str,
+    given: BlockOperations,
+    operations: list[Operation],
+) -> list[BlockState]:
+    principal, connection = caller.principal, caller.connection
     who = subject(given.user_id, given.session_id)
-
-    async def act() -> BlockState:
-        states = await apply_operations(caller.connection, tenant_id, memory, operations, who, actor=actor(caller))
-        return states[0]
-
+    source = Source(session_id=who.session_id)
     key = given.idempotency_key or request.headers.get("idempotency-key")
     if key is None:
-        return JSONResponse(_told(await act()))
+        return await apply_operations(connection, principal, agent, operations, who, actor=actor(caller), source=source)
+    if not 1 <= len(key) <= 255:
+        raise InvalidRequest("An idempotency key has 1 to 255 characters.", param="idempotency-key")
     # What is kept under the key is that the request was carried out, not what it wrote: erasure need not look there.
-    digest = _digest(caller, ids.encode("agent", memory.agent_id), block, given)
-    kept = await idempotency.claim(caller.connection, tenant_id, key, digest, now())
+    digest = _digest(caller, request.url.path, given)
+    kept = await idempotency.claim(connection, principal.tenant_id, key, digest, now())
     if kept is None:
-        state = await act()
-        await idempotency.complete(caller.connection, tenant_id, key, digest, {"changed": state.changed})
-        return JSONResponse(_told(state))
+        states = await apply_operations(
+            connection, principal, agent, operations, who, actor=actor(caller), source=source
+        )
+        changed = any(state.changed for state in states)
+        await idempotency.complete(connection, principal.tenant_id, key, digest, {"changed": changed})
+        return states
     if kept["request"] != digest:
         raise Conflict(
             "This idempotency key was used for another request less than a day ago; send a new key with a new request.",
             param="idempotency_key",
             code="idempotency_key_reused",
         )
-    states = await read_blocks(caller.connection, tenant_id, memory, [declared_block(memory, block)], who)
-    return JSONResponse(_told(states[0]))
+    memory = await agent_memory(connection, principal, agent)
+    names = {operation.block for operation in operations}
+    wanted = [declared for declared in memory.blocks if declared.name in names]
+    return await read_blocks(connection, principal.tenant_id, memory, wanted, who)
 
 
 @router.get("/{block}/history")
@@ -169,8 +190,8 @@ def _version_to_wire(version: MemoryVersion) -> dict[str, Any]:
     }
 
 
-def _digest(caller: Caller, agent_id: str, block: str, given: BlockOperations) -> str:
-    """Return what tells requests apart: who asks, for which block, and what."""
+def _digest(caller: Caller, path: str, given: BlockOperations) -> str:
+    """Return what tells requests apart: who asks, where, and what."""
     check_value(given.operations, "operations")
-    asked = canonical([agent_id, block, given.user_id, given.session_id, given.operations])
+    asked = canonical([path, given.user_id, given.session_id, given.operations])
     return hashlib.sha256(caller.principal.key_id.bytes + asked.encode()).hexdigest()

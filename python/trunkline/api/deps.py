@@ -108,12 +108,12 @@ async def _principal(request: Request, database: Annotated[Database, Depends(_da
         return await authenticate(connection, text)
 
 
-def calling_with(scope: str) -> Callable[..., AsyncIterator[Caller]]:
-    """Return the dependency that gives a caller whose key has this scope."""
+def calling_with(scope: str, *, pipelined: bool = False) -> Callable[..., AsyncIterator[Caller]]:
+    """Return the dependency that gives a caller whose key has this scope; `pipelined` as in `Database.transaction`."""
 
     async def caller(request: Request, database: Annotated[Database, Depends(_database)]) -> AsyncIterator[Caller]:
         text = key_text(request)
-        async with database.transaction() as connection:
+        async with database.transaction(pipelined=pipelined) as connection:
             principal = await authenticate(connection, text)
             principal.require(scope)
             yield Caller(principal, connection)

@@ -13,6 +13,7 @@ from trunkline.domain import ids
 from trunkline.domain.memory import Actor, Subject
 
 MemoryCaller = Annotated[Caller, Depends(calling_with("memory"), scope="function")]
+BlockWriter = Annotated[Caller, Depends(calling_with("memory", pipelined=True), scope="function")]
 InferenceCaller = Annotated[Caller, Depends(calling_with("inference"), scope="function")]
 
 

@@ -37,7 +37,7 @@ async def call(agent: str, given: ToolCall, caller: InferenceCaller) -> JSONResp
     memory = await agent_memory(caller.connection, caller.principal, agent)
     result = await carry_out(
         caller.connection,
-        caller.principal.tenant_id,
+        caller.principal,
         memory,
         given.name,
         {} if given.input is None else given.input,

@@ -12,7 +12,7 @@ from trunkline.api import paging
 from trunkline.api.memories import MAX_FULL, View
 from trunkline.api.memory_caller import MemoryCaller
 from trunkline.domain import ids
-from trunkline.domain.memory import Actor, MemoryVersion, VersionOperation
+from trunkline.domain.memory import MemoryVersion, VersionOperation, actor_to_wire
 from trunkline.domain.times import now, to_wire
 from trunkline.errors import Conflict, NotFound
 from trunkline.store import memories, memory_stores, memory_versions
@@ -121,7 +121,7 @@ def version_to_wire(version: MemoryVersion, view: View) -> dict[str, Any]:
         "content_sha256": version.content_sha256,
         "content_size_bytes": version.content_bytes,
         "created_at": to_wire(version.created_at),
-        "created_by": _actor_to_wire(version),
+        "created_by": actor_to_wire(version.actor, version.session_id),
         "redacted_at": to_wire(version.redacted_at),
         "redacted_by": (
             None if version.redacted_by is None else {"type": "api_actor", "api_key_id": version.redacted_by}
@@ -131,16 +131,3 @@ def version_to_wire(version: MemoryVersion, view: View) -> dict[str, Any]:
         "session_id": None if version.session_id is None else ids.encode("sesn", version.session_id),
         "event_id": None if version.event_id is None else ids.encode("sevt", version.event_id),
     }
-
-
-def _actor_to_wire(version: MemoryVersion) -> dict[str, str] | None:
-    """Return who wrote. An agent or the runtime is named by the session it acted in; without one, not at all."""
-    match version.actor:
-        case Actor(type="api_key", id=key_id):
-            return {"type": "api_actor", "api_key_id": key_id}
-        case Actor(type="user", id=user_id):
-            return {"type": "user_actor", "user_id": user_id}
-        case _ if version.session_id is not None:
-            return {"type": "session_actor", "session_id": ids.encode("sesn", version.session_id)}
-        case _:
-            return None

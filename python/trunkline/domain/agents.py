@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -195,7 +195,7 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredBlock:
-    """A memory block as an agent version declares it."""
+    """A memory block as an agent version declares it; the columns of `agent_blocks`."""
 
     name: str
     scope: str
@@ -203,6 +203,20 @@ class DeclaredBlock:
     schema: Mapping[str, Any]
     empty_rendered: str
     empty_tokens: int
+    head: str
+    fields: Sequence[str]
+    keep_order: Sequence[str]
+    required: Sequence[str]
+    token_budget: int | None
+    priority: int
+    options: Mapping[str, Any]
+    digest: str
+    owner_id: UUID | None = None
+    writable: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the block as JSON by column."""
+        return asdict(self) | {"owner_id": None if self.owner_id is None else str(self.owner_id)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +228,7 @@ class AgentVersion:
     memory_refresh: bool
     memory_fail: bool
     recall_tokens: int
+    memory_budget: int
     memory_tools: tuple[Mapping[str, Any], ...]
     blocks: tuple[DeclaredBlock, ...]
 

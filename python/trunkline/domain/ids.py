@@ -61,3 +61,11 @@ def decode(prefix: Prefix, text: str) -> UUID:
             code="malformed_id",
         )
     return UUID(hex=digits)
+
+
+def decode_or_name(prefix: Prefix, text: str) -> tuple[UUID | None, str | None]:
+    """Return the id in a text that may be a wire id or a name, or else the name."""
+    try:
+        return decode(prefix, text), None
+    except NotFound:
+        return None, text

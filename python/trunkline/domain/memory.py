@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Final, Literal
 from uuid import UUID
 
+from trunkline.domain import ids
 from trunkline.errors import Conflict, InvalidRequest
 
 Scope = Literal["org", "agent", "user", "session"]
@@ -16,7 +17,7 @@ SCOPES: Final[tuple[Scope, ...]] = ("org", "agent", "user", "session")
 """In the order in which blocks stand in a prompt: from what changes least to what changes most."""
 
 FieldState = Literal["unknown", "asserted", "stale", "conflicted"]
-"""What is known of a field. Today it is `unknown` (no value) or `asserted`; the others are for later writers."""
+"""What is known of a field: no value; a value; a value that is past its time; values that contradict each other."""
 
 ActorType = Literal["agent", "api_key", "user", "runtime"]
 VersionOperation = Literal["created", "modified", "deleted"]
@@ -54,6 +55,22 @@ class Actor:
 
     type: ActorType
     id: str
+
+
+def actor_to_wire(actor: Actor, session_id: UUID | None) -> dict[str, str] | None:
+    """Return who wrote, as the Managed Agents wire has it.
+
+    An agent or the runtime is named by the session it acted in; without one, not at all.
+    """
+    match actor.type:
+        case "api_key":
+            return {"type": "api_actor", "api_key_id": actor.id}
+        case "user":
+            return {"type": "user_actor", "user_id": actor.id}
+        case _ if session_id is not None:
+            return {"type": "session_actor", "session_id": ids.encode("sesn", session_id)}
+        case _:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +140,20 @@ def store_owner(scope: Scope, agent_id: UUID, subject: Subject) -> StoreOwner:
 
 @dataclass(frozen=True, slots=True)
 class AgentBlock:
-    """A block as an agent's version declares it. `schema` is a JSON Schema object, as text."""
+    """A block as an agent's version declares it. `schema` is a JSON Schema object and `options` an object, as text.
+
+    `digest` names all that its rendering depends on; `owner_id` is the agent whose block it is, None for the agent's
+    own; what is not `writable` can only be read.
+    """
 
     name: str
     scope: Scope
     description: str
     schema: str
-    empty_rendered: str
-    empty_tokens: int
+    options: str
+    digest: str
+    owner_id: UUID | None
+    writable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +185,9 @@ class MemoryStore:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The current state at a path. A block (`block` is its name) has `states`, `rendered` and `rendered_tokens`.
+    """The current state at a path. A block (`block` is its name) has `states`.
 
-    `states` maps each known field to `{"state": FieldState, "version_id": "memver_…", "at": RFC 3339}`.
+    `states` maps each known field to what `memory/states.py` says of it.
     """
 
     id: UUID
@@ -174,9 +197,7 @@ class Memory:
     content_sha256: str
     content_bytes: int
     block: str | None
-    states: dict[str, dict[str, str]] | None
-    rendered: str | None
-    rendered_tokens: int | None
+    states: dict[str, dict[str, Any]] | None
     version: int
     version_id: UUID
     created_at: datetime
@@ -204,6 +225,7 @@ class MemoryVersion:
     content_sha256: str | None
     content_bytes: int | None
     block: bool
+    states: dict[str, dict[str, Any]] | None
     actor: Actor
     session_id: UUID | None
     event_id: UUID | None

@@ -17,6 +17,7 @@ from trunkline.domain.memory import SCOPES, AgentBlock, Scope
 from trunkline.errors import InvalidRequest
 from trunkline.memory import schema as json_schema
 from trunkline.memory.problems import problems
+from trunkline.memory.rules import FIELD_KEYS, Access, FieldRule, parse_priority, parse_rule, parse_sharing
 from trunkline.memory.values import canonical, check_value, shown
 
 MAX_BLOCKS: Final = 50
@@ -39,20 +40,39 @@ _MEMORY_KEYS: Final = (
     "recall_tokens",
     "blocks",
 )
-_BLOCK_KEYS: Final = ("scope", "description", "fields", "required", "$defs")
+_BLOCK_KEYS: Final = (
+    "scope",
+    "description",
+    "fields",
+    "required",
+    "$defs",
+    "priority",
+    "token_budget",
+    "shared_with",
+)
+_ORDINARY: Final = FieldRule()
 
 
 @dataclass(frozen=True)
 class BlockDefinition:
     """A named set of typed fields. `schema` is a JSON Schema object without `$ref`.
 
-    Required means that the agent is told while the field is unknown; a write may leave it so.
+    Required means that the agent is told while the field is unknown; a write may leave it so. `token_budget` bounds the
+    block's text, None: not; where all blocks do not fit the agent's, those of a higher `priority` are kept.
     """
 
     name: str
     scope: Scope
     description: str
     schema: dict[str, Any]
+    rules: Mapping[str, FieldRule] = field(default_factory=dict)
+    priority: int = 0
+    token_budget: int | None = None
+    shared_with: Mapping[str, Access] = field(default_factory=dict)
+
+    def rule(self, name: str) -> FieldRule:
+        """Return how the values of a field live."""
+        return self.rules.get(name, _ORDINARY)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -81,11 +101,27 @@ class BlockDefinition:
 
     def to_json(self) -> dict[str, Any]:
         """Return the definition as it stands under `memory.blocks.NAME` of an agent."""
+        fields = {
+            name: {**declared, **self.rules[name].to_json()} if name in self.rules else declared
+            for name, declared in self.fields.items()
+        }
         return {
             "scope": self.scope,
             "description": self.description,
-            "fields": self.fields,
+            "fields": fields,
             "required": list(self.required),
+            "priority": self.priority,
+            "token_budget": self.token_budget,
+            "shared_with": dict(self.shared_with),
+        }
+
+    def options(self) -> dict[str, Any]:
+        """Return what is stored beside the schema for `stored_block`."""
+        return {
+            "rules": {name: rule.to_json() for name, rule in self.rules.items()},
+            "priority": self.priority,
+            "token_budget": self.token_budget,
+            "shared_with": dict(self.shared_with),
         }
 
 
@@ -114,17 +150,27 @@ class Block(BaseModel):
     """Base of blocks written as classes: `class Customer(Block, scope="user")`.
 
     Fields without a default are required. The block's name is the class's in snake case unless `name=` says otherwise;
-    its description is the docstring.
+    its description is the docstring. `options` are the block's other keys, such as `priority` and `token_budget`; those
+    of a field go into `Field(json_schema_extra={"stale_after": "30d"})`.
     """
 
     __block_scope__: ClassVar[Scope] = "user"
     __block_name__: ClassVar[str] = "block"
+    __block_options__: ClassVar[Mapping[str, Any]] = {}
 
-    def __init_subclass__(cls, *, scope: Scope = "user", name: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        scope: Scope = "user",
+        name: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init_subclass__(**kwargs)
         if scope not in SCOPES:
             raise TypeError(f"{cls.__name__}: scope must be one of {', '.join(SCOPES)}, not {scope!r}")
         cls.__block_scope__ = scope
+        cls.__block_options__ = dict(options or {})
         cls.__block_name__ = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     @classmethod
@@ -135,6 +181,7 @@ class Block(BaseModel):
         return parse_block(
             cls.__block_name__,
             {
+                **cls.__block_options__,
                 "scope": cls.__block_scope__,
                 "description": (cls.__doc__ or "").strip() if cls.__doc__ != Block.__doc__ else "",
                 "fields": {
@@ -208,6 +255,7 @@ def parse_block(name: Any, definition: Any, where: str) -> BlockDefinition:
         raise _invalid(f"{where}.fields", f"must declare 1 to {MAX_FIELDS} fields, has {len(fields)}")
     definitions = _mapping(given.get("$defs") or {}, f"{where}.$defs")
     properties: dict[str, Any] = {}
+    rules: dict[str, FieldRule] = {}
     required = _required(given.get("required") or [], fields, f"{where}.required")
     for field_name, declared in fields.items():
         place = f"{where}.fields.{field_name}"
@@ -216,12 +264,20 @@ def parse_block(name: Any, definition: Any, where: str) -> BlockDefinition:
             if declared["required"] and field_name not in required:
                 required.append(field_name)
             declared = {key: value for key, value in declared.items() if key != "required"}  # noqa: PLW2901
+        if isinstance(declared, dict) and (rule := parse_rule(declared, place)) != _ORDINARY:
+            rules[field_name] = rule
+        if isinstance(declared, dict):
+            declared = {key: value for key, value in declared.items() if key not in FIELD_KEYS}  # noqa: PLW2901
         properties[field_name] = json_schema.inline(declared, definitions, place)
     block = BlockDefinition(
         name,
         next(known for known in SCOPES if known == scope),
         " ".join(description.split()),
         {"type": "object", "properties": properties, "required": sorted(required), "additionalProperties": False},
+        rules,
+        parse_priority(given.get("priority", 0), f"{where}.priority"),
+        None if given.get("token_budget") is None else _integer(given, "token_budget", 0, where),
+        parse_sharing(given.get("shared_with") or {}, f"{where}.shared_with"),
     )
     size = len(canonical(block.schema).encode())
     if size > MAX_SCHEMA_BYTES:
@@ -233,7 +289,17 @@ def parse_block(name: Any, definition: Any, where: str) -> BlockDefinition:
 @lru_cache(maxsize=1024)
 def stored_block(block: AgentBlock) -> BlockDefinition:
     """Return the definition that an agent's version stored; each is compiled once, since versions do not change."""
-    return BlockDefinition(block.name, block.scope, block.description, json.loads(block.schema))
+    options = json.loads(block.options)
+    return BlockDefinition(
+        block.name,
+        block.scope,
+        block.description,
+        json.loads(block.schema),
+        {name: FieldRule(**rule) for name, rule in options.get("rules", {}).items()},
+        options.get("priority", 0),
+        options.get("token_budget"),
+        options.get("shared_with", {}),
+    )
 
 
 def _required(names: Any, fields: Mapping[str, Any], where: str) -> list[str]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from trunkline.domain import ids
-from trunkline.domain.memory import Actor, Memory, MemoryPreconditionFailed, MemoryStore, sha256
+from trunkline.domain.memory import Actor, AgentBlock, Memory, MemoryPreconditionFailed, MemoryStore, sha256
 from trunkline.domain.principal import Principal
 from trunkline.domain.times import now
 from trunkline.errors import InvalidRequest, Unavailable
@@ -22,6 +23,7 @@ from trunkline.memory.paths import block_name, check_path, reserved
 from trunkline.memory.values import check_text, check_value, shown
 from trunkline.memory.writes import check_size, delete, next_state, put
 from trunkline.store import blocks, memories, memory_stores
+from trunkline.store.memories import WrittenMemory
 from trunkline.store.pool import Connection
 
 
@@ -35,18 +37,18 @@ async def create_document(
     check_path(path)
     check_document(content)
     store = await _writable(connection, principal, store_id)
-    definition = await _definition(connection, principal, store, path)
+    declared = await _declared(connection, principal, store, path)
+    if declared is not None:
+        await memories.lock_new_path(connection, store.id, declared.name)
     await memories.refuse_overlap(connection, principal.tenant_id, store.id, path)
     written = (
-        _text(store.id, path, content)
-        if definition is None
-        else next_state(definition, store.id, None, block_value(definition, content))
+        WrittenMemory(_text(store.id, path, content), new=True)
+        if declared is None
+        else next_state(declared, store.id, None, block_value(stored_block(declared), content), actor=actor)
     )
-    if not await put(connection, principal.tenant_id, None, written, actor=actor):
-        # A block's first writer, who does not lock the store, was faster; the look names its memory.
-        await memories.refuse_overlap(connection, principal.tenant_id, store.id, path)
+    if not await put(connection, principal.tenant_id, written, actor=actor):
         raise Unavailable(f"{path} is being written by others; try again.")
-    return written
+    return written.memory
 
 
 async def update_document(
@@ -72,14 +74,14 @@ async def update_document(
     store = await _writable(connection, principal, store_id)
     memory = await memories.lock(connection, tenant_id, store.id, memory_id)
     target = memory.path if path is None else path
-    definition = await _definition(connection, principal, store, memory.path)
-    if target != memory.path and (definition is not None or (store.managed and reserved(target))):
+    declared = await _declared(connection, principal, store, memory.path)
+    if target != memory.path and (declared is not None or (store.managed and reserved(target))):
         raise InvalidRequest(
             f"{memory.path} cannot become {target}: in this store the paths under /blocks belong to the agent's blocks "
             "and stay with them.",
             param="path",
         )
-    value = None if definition is None or content is None else block_value(definition, content)
+    value = None if declared is None or content is None else block_value(stored_block(declared), content)
     if target == memory.path and (
         content in (None, memory.content) or (value is not None and same(value, memory.value))
     ):
@@ -88,17 +90,22 @@ async def update_document(
         raise precondition_failed(memory)
     if target != memory.path:
         await memories.refuse_overlap(connection, tenant_id, store.id, target, memory.id)
-    if definition is not None and value is not None:
-        written = next_state(definition, store.id, memory, value)
+    if declared is not None and value is not None:
+        written = next_state(declared, store.id, memory, value, actor=actor)
     else:
-        written = replace(
-            _text(store.id, target, memory.content if content is None else content),
-            id=memory.id,
-            version=memory.version + 1,
-            created_at=memory.created_at,
+        text = _text(store.id, target, memory.content if content is None else content)
+        written = WrittenMemory(
+            replace(
+                text,
+                id=memory.id,
+                version=memory.version + 1,
+                created_at=memory.created_at,
+                updated_at=max(text.updated_at, memory.updated_at + timedelta(microseconds=1)),
+            ),
+            new=False,
         )
-    await put(connection, tenant_id, memory, written, actor=actor)
-    return written
+    await put(connection, tenant_id, written, actor=actor)
+    return written.memory
 
 
 async def delete_document(
@@ -177,9 +184,7 @@ async def _writable(connection: Connection, principal: Principal, store_id: UUID
     return store
 
 
-async def _definition(
-    connection: Connection, principal: Principal, store: MemoryStore, path: str
-) -> BlockDefinition | None:
+async def _declared(connection: Connection, principal: Principal, store: MemoryStore, path: str) -> AgentBlock | None:
     """Return the block that belongs at a path of a managed store; None where text belongs. Raises InvalidRequest."""
     if not store.managed or not reserved(path):
         return None
@@ -195,7 +200,7 @@ async def _definition(
             "Choose a path outside /blocks, or declare the block in the agent's memory.",
             param="path",
         )
-    return stored_block(declared)
+    return declared
 
 
 def _text(store_id: UUID, path: str, content: str) -> Memory:
@@ -209,8 +214,6 @@ def _text(store_id: UUID, path: str, content: str) -> Memory:
         content_bytes=check_size(content, "content"),
         block=None,
         states=None,
-        rendered=None,
-        rendered_tokens=None,
         version=1,
         version_id=ids.new(),
         created_at=at,

@@ -1,4 +1,4 @@
-"""Block operations: `set`, `append`, `remove` and `merge`, as pure functions from a value to the next.
+"""Block operations: `set`, `append`, `remove`, `merge` and `increment`, as pure functions from a value to the next.
 
 - `set` puts a value at a field or path; objects on the way are made.
 - `append` adds one item to an array; to an array with `uniqueItems` that has it already, it adds nothing.
@@ -6,27 +6,48 @@
   field if it holds just that). Removing what is not there succeeds.
 - `merge` is a JSON Merge Patch (RFC 7396) of an object: keys are added or replaced, null forgets a key. Without a
   field, it patches the whole block.
+- `increment` adds a number (a negative one subtracts) to the number at a field or path; what is unknown counts as 0.
 
 A path is written `preferences.colour`, or as a list (`["preferences", "a.b"]`) for keys with dots; a number steps into
-an array. What all operations of a call leave behind is validated, so they may pass through states that do not fit.
+an array. Each operation may carry preconditions, which speak of the block before the call; one without any never fails
+for what others wrote, but by the schema. What all operations of a call leave behind is validated, so they may pass
+through states that do not fit.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
+from trunkline.domain.memory import sha256
+from trunkline.domain.times import from_wire, to_wire
 from trunkline.errors import InvalidRequest
 from trunkline.memory.blocks import BlockDefinition
+from trunkline.memory.rules import OnConflict
 from trunkline.memory.values import MAX_DEPTH, canonical, check_text, check_value, identity, shown
 
-Op = Literal["set", "append", "remove", "merge"]
+Op = Literal["set", "append", "remove", "merge", "increment"]
 OPS: Final[tuple[str, ...]] = get_args(Op)
 MAX_OPERATIONS: Final = 100
 
-_KEYS: Final = ("op", "block", "field", "value", "expect_sha256", "expect_version")
+_KEYS: Final = (
+    "op",
+    "block",
+    "field",
+    "value",
+    "expect_sha256",
+    "expect_version",
+    "expect",
+    "expect_absent",
+    "expect_value_sha256",
+    "valid_from",
+    "valid_to",
+    "on_conflict",
+)
 
 
 class _Absent:
@@ -40,7 +61,10 @@ ABSENT: Final = _Absent()
 class Operation:
     """One change of one field. The preconditions speak of the block as it was before the call's first operation.
 
-    `expect_version` 0 and `expect_sha256` "" expect that nobody has written the block yet.
+    Of the block: `expect_version` 0 and `expect_sha256` "" expect that nobody has written it yet. Of what is at the
+    path: `expect` is its value, `expect_value_sha256` the hash of its canonical text, `expect_absent` that it is not
+    (or is) there. `valid_from` and `valid_to` say when the value holds; `on_conflict`, what becomes of a `set` that
+    contradicts the value there (None: what the field's declaration says).
     """
 
     op: Op
@@ -49,12 +73,30 @@ class Operation:
     value: Any = ABSENT
     expect_sha256: str | None = None
     expect_version: int | None = None
+    expect: Any = ABSENT
+    expect_absent: bool | None = None
+    expect_value_sha256: str | None = None
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    on_conflict: OnConflict | None = None
+
+    @property
+    def has_precondition(self) -> bool:
+        """Tell whether the writer said what it expects."""
+        expected = (self.expect_sha256, self.expect_version, self.expect_absent, self.expect_value_sha256)
+        return self.expect is not ABSENT or any(given is not None for given in expected)
 
     def to_json(self) -> dict[str, Any]:
         """Return the operation as a version records it."""
         record: dict[str, Any] = {"op": self.op, "field": _written(self.path)}
         if self.value is not ABSENT:
             record["value"] = self.value
+        if self.valid_from is not None:
+            record["valid_from"] = to_wire(self.valid_from)
+        if self.valid_to is not None:
+            record["valid_to"] = to_wire(self.valid_to)
+        if self.on_conflict is not None:
+            record["on_conflict"] = self.on_conflict
         return record
 
 
@@ -93,18 +135,60 @@ def _parse(item: Any, block: str | None, where: str) -> Operation:
         )
     path = _path(item.get("field"), op, where)
     value = item.get("value", ABSENT)
+    _check_operand(op, value, where)
+    version, absent, conflict = item.get("expect_version"), item.get("expect_absent"), item.get("on_conflict")
+    if version is not None and (not isinstance(version, int) or isinstance(version, bool)):
+        raise _refused(f"{where}.expect_version", f"must be the block's version, a whole number, got {shown(version)}")
+    if absent is not None and not isinstance(absent, bool):
+        raise _refused(f"{where}.expect_absent", f"must be true or false, got {shown(absent)}")
+    if conflict not in (None, "supersede", "record"):
+        raise _refused(f"{where}.on_conflict", f"must be supersede or record, got {shown(conflict)}")
+    expect = item.get("expect", ABSENT)
+    if expect is not ABSENT:
+        check_value(expect, f"{where}.expect")
+    return Operation(
+        next(known for known in get_args(Op) if known == op),
+        name,
+        path,
+        value,
+        _hash(item, "expect_sha256", where),
+        version,
+        expect,
+        absent,
+        _hash(item, "expect_value_sha256", where),
+        _moment(item, "valid_from", where),
+        _moment(item, "valid_to", where),
+        "record" if conflict == "record" else "supersede" if conflict == "supersede" else None,
+    )
+
+
+def _check_operand(op: Any, value: Any, where: str) -> None:
     if value is ABSENT and op != "remove":
         raise _refused(where, f"{op} needs a value" + ("; to forget the field, use remove" if op == "set" else ""))
     if value is not ABSENT:
         check_value(value, f"{where}.value")
     if op == "merge" and not isinstance(value, dict):
         raise _refused(f"{where}.value", f"merge takes an object of the keys to change, got {shown(value)}")
-    sha256, version = item.get("expect_sha256"), item.get("expect_version")
-    if sha256 is not None and not isinstance(sha256, str):
-        raise _refused(f"{where}.expect_sha256", f"must be the block's content_sha256, got {shown(sha256)}")
-    if version is not None and (not isinstance(version, int) or isinstance(version, bool)):
-        raise _refused(f"{where}.expect_version", f"must be the block's version, a whole number, got {shown(version)}")
-    return Operation(next(known for known in get_args(Op) if known == op), name, path, value, sha256, version)
+    if op == "increment" and (not isinstance(value, int | float) or isinstance(value, bool)):
+        raise _refused(f"{where}.value", f"increment takes a number to add, got {shown(value)}")
+
+
+def _hash(item: Mapping[str, Any], key: str, where: str) -> str | None:
+    given = item.get(key)
+    if given is not None and not isinstance(given, str):
+        raise _refused(f"{where}.{key}", f"must be a SHA-256 in hex, as it was read, got {shown(given)}")
+    return given
+
+
+def _moment(item: Mapping[str, Any], key: str, where: str) -> datetime | None:
+    given = item.get(key)
+    if given is None:
+        return None
+    try:
+        moment = from_wire(given)
+    except (ValueError, TypeError, OverflowError):
+        raise _refused(f"{where}.{key}", f"must be a time such as 2026-11-20T09:00:00Z, got {shown(given)}") from None
+    return moment
 
 
 def _path(field: Any, op: Any, where: str) -> tuple[str, ...]:
@@ -135,6 +219,55 @@ def apply(block: BlockDefinition, value: Mapping[str, Any], operations: Sequence
     return result
 
 
+def failed_precondition(
+    value: Mapping[str, Any], version: int, digest: str, operations: Sequence[Operation]
+) -> str | None:
+    """Return which precondition does not hold of a block at this version, in words; None when all do.
+
+    The operations are `resolved`.
+    """
+    for operation in operations:
+        if operation.expect_version not in (None, version):
+            return f"the block is at version {version}, not {operation.expect_version}"
+        if operation.expect_sha256 not in (None, digest):
+            return f"the block changed: its content_sha256 is {digest or 'empty, nobody has written it'}"
+        if operation.expect is ABSENT and operation.expect_absent is None and operation.expect_value_sha256 is None:
+            continue
+        there = _at(value, operation.path)
+        place = ".".join(operation.path) or "the block"
+        if operation.expect_absent is not None and (there is ABSENT) != operation.expect_absent:
+            return f"{place} is not there" if there is ABSENT else f"{place} is there: {shown(there)}"
+        if operation.expect is not ABSENT and (there is ABSENT or identity(there) != identity(operation.expect)):
+            return f"{place} is {'not there' if there is ABSENT else shown(there)}, not {shown(operation.expect)}"
+        if operation.expect_value_sha256 is not None:
+            found = "" if there is ABSENT else sha256(canonical(there))
+            if found != operation.expect_value_sha256:
+                return f"{place} changed: the hash of its value is {found or 'empty, it is not there'}"
+    return None
+
+
+def resolved(block: BlockDefinition, operations: Sequence[Operation]) -> list[Operation]:
+    """Return the operations with paths that begin with a field of the block. Raises InvalidRequest for others."""
+    return [replace(operation, path=_declared(block, operation)) for operation in operations]
+
+
+def fields_of(operation: Operation) -> tuple[str, ...]:
+    """Return the fields that a resolved operation speaks of."""
+    return operation.path[:1] or tuple(operation.value)
+
+
+def _at(value: Any, path: tuple[str, ...]) -> Any:
+    """Return what is at a path, or ABSENT."""
+    for step in path:
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isascii() and step.isdigit() and int(step[:9]) < len(value):
+            value = value[int(step[:9])]
+        else:
+            return ABSENT
+    return value
+
+
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Tell whether two values are the same text once stored."""
     return canonical(one) == canonical(other)
@@ -147,7 +280,7 @@ def _apply(block: BlockDefinition, root: dict[str, Any], operation: Operation) -
             _patch(root, name, patch)
         return
     place = ".".join([block.name, *path])
-    parent = _parent(root, path, place, make=operation.op in ("set", "append", "merge"))
+    parent = _parent(root, path, place, make=operation.op in ("set", "append", "merge", "increment"))
     if parent is None:
         return
     key = _key(parent, path[-1], place, must_exist=operation.op != "remove")
@@ -165,6 +298,8 @@ def _apply(block: BlockDefinition, root: dict[str, Any], operation: Operation) -
             parent[key] = _appended(items, operation.value, place, unique=_unique(block, path))
         case "merge":
             parent[key] = _merged(parent[key] if present else {}, operation.value, place)
+        case "increment":
+            parent[key] = _incremented(parent[key] if present else 0, operation.value, place)
 
 
 def _appended(items: Any, value: Any, place: str, *, unique: bool) -> list[Any]:
@@ -173,6 +308,15 @@ def _appended(items: Any, value: Any, place: str, *, unique: bool) -> list[Any]:
     if unique and any(identity(item) == identity(value) for item in items):
         return items
     return [*items, copy.deepcopy(value)]
+
+
+def _incremented(there: Any, by: float, place: str) -> Any:
+    if not isinstance(there, int | float) or isinstance(there, bool):
+        raise _refused(place, f"increment needs a number, and it holds {shown(there)}; use set")
+    total = there + by
+    if isinstance(total, float) and not math.isfinite(total):
+        raise _refused(place, f"{shown(there)} and {shown(by)} make no number that can be kept")
+    return total
 
 
 def _merged(target: Any, patch: dict[str, Any], place: str) -> dict[str, Any]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from trunkline.domain import ids
 from trunkline.domain.memory import AgentBlock, AgentMemory, Memory, Subject, store_owner
+from trunkline.domain.times import now
 from trunkline.errors import InvalidRequest, NotFound
 from trunkline.memory.blocks import BlockDefinition, stored_block
+from trunkline.memory.render import render
+from trunkline.memory.states import State, state_to_wire
 from trunkline.store import memories
 from trunkline.store.pool import Connection
 
@@ -42,26 +46,30 @@ class BlockState:
         return 0 if self.memory is None else self.memory.version
 
     @property
-    def rendered(self) -> str:
-        """What the model reads."""
-        if self.memory is None or self.memory.rendered is None:
-            return self.declared.empty_rendered
-        return self.memory.rendered
+    def states(self) -> dict[str, State]:
+        """Known field → its state, as stored."""
+        return (self.memory.states if self.memory else None) or {}
 
-    def to_wire(self) -> dict[str, Any]:
-        """Return the block as the API tells it."""
-        memory = self.memory
-        known = (memory.states if memory else None) or {}
+    def rendered(self, at: datetime | None = None, *, whole: bool = False) -> str:
+        """Return what the model reads at a moment, by default now; the `whole` of it, whatever the block's budget."""
+        return render(self.definition, self.value, self.states, at, whole=whole).text
+
+    def to_wire(self, at: datetime | None = None) -> dict[str, Any]:
+        """Return the block as the API tells it, as it is known at a moment, by default now."""
+        memory, at = self.memory, at or now()
         return {
             "block": self.declared.name,
             "scope": self.declared.scope,
             "value": self.value,
-            "states": {name: {"state": "unknown"} for name in self.definition.fields} | known,
+            "states": {
+                name: state_to_wire(self.states.get(name), at)
+                for name in dict.fromkeys([*self.definition.fields, *self.states])
+            },
             "content_sha256": None if memory is None else memory.content_sha256,
             "version": self.version,
             "memory_id": None if memory is None else ids.encode("mem", memory.id),
             "store_id": None if memory is None else ids.encode("memstore", memory.store_id),
-            "rendered": self.rendered,
+            "rendered": self.rendered(at),
         }
 
 
@@ -97,7 +105,7 @@ async def read_blocks(
     owners = []
     for block in blocks:
         try:
-            owners.append((store_owner(block.scope, agent.agent_id, subject), block.name))
+            owners.append((store_owner(block.scope, block.owner_id or agent.agent_id, subject), block.name))
         except InvalidRequest as error:
             raise InvalidRequest(f"Block {block.name}: {error.message}", param=error.param) from None
     found = await memories.blocks(connection, tenant_id, owners)

@@ -14,7 +14,8 @@ from uuid import UUID
 
 from trunkline.domain import ids
 from trunkline.domain.memory import Actor, AgentMemory, MemoryPreconditionFailed, Source, Subject
-from trunkline.errors import Conflict, InvalidRequest, NotFound
+from trunkline.domain.principal import Principal
+from trunkline.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from trunkline.memory.blocks import MemoryDefinition
 from trunkline.memory.descriptions import block_words
 from trunkline.memory.operations import MAX_OPERATIONS, OPS, parse_operations
@@ -31,13 +32,15 @@ _UPDATE: Final = (
     "Save what you learn, so that you know it in later conversations. Call it as soon as the user tells or corrects "
     "something that belongs in one of the blocks below; save nothing else, and do not guess. What you know is shown in "
     "the <memory> blocks of the prompt: fields listed there as unknown are what you do not know yet, and it pays to "
-    "ask for those that are required.\n"
+    "ask for those that are required. What is listed as stale may no longer hold: confirm it before you rely on it, "
+    "and set it again. What is listed as conflicted was said in several ways: find out which holds, and set that.\n"
     "\n"
     "Operations, on a field or on a path in it such as preferences.colour:\n"
     "- set: replace the value\n"
     "- append: add one item to an array\n"
     "- remove: forget the field; with a value, take that item out of an array\n"
     "- merge: add or replace keys of an object; a null forgets the key\n"
+    "- increment: add a number to the number there\n"
     "Prefer append, merge and paths to setting a whole array or object again. All operations of a call are carried "
     "out, or none.\n"
     "\n"
@@ -129,7 +132,7 @@ def _update_schema(names: Sequence[str]) -> dict[str, Any]:
 
 async def carry_out(
     connection: Connection,
-    tenant_id: UUID,
+    principal: Principal,
     agent: AgentMemory,
     name: str,
     given: Any,
@@ -149,9 +152,9 @@ async def carry_out(
     try:
         async with connection.transaction():
             return ToolResult(
-                await tools[name](connection, tenant_id, agent, given, subject=subject, event_id=event_id)
+                await tools[name](connection, principal, agent, given, subject=subject, event_id=event_id)
             )
-    except (InvalidRequest, NotFound, Conflict) as error:
+    except (InvalidRequest, NotFound, Conflict, Forbidden) as error:
         refusal = f"Not saved; nothing was changed. {error.message}" if name == "memory_update" else error.message
         if isinstance(error, MemoryPreconditionFailed) and error.details:
             refusal += f"\nThe block now:\n{error.details['current']['rendered']}"
@@ -160,7 +163,7 @@ async def carry_out(
 
 async def _update(
     connection: Connection,
-    tenant_id: UUID,
+    principal: Principal,
     agent: AgentMemory,
     given: dict[str, Any],
     *,
@@ -175,8 +178,8 @@ async def _update(
             operations = json.loads(operations)
     states = await apply_operations(
         connection,
-        tenant_id,
-        agent,
+        principal,
+        ids.encode("agent", agent.agent_id),
         parse_operations(operations),
         subject,
         actor=Actor("agent", ids.encode("agent", agent.agent_id)),
@@ -188,13 +191,13 @@ async def _update(
 def _told(state: BlockState) -> str:
     name = state.declared.name
     if state.changed:
-        return f"Saved: {name} is at version {state.version} now.\n{state.rendered}"
-    return f"Nothing to change: {name} holds this already (version {state.version}).\n{state.rendered}"
+        return f"Saved: {name} is at version {state.version} now.\n{state.rendered()}"
+    return f"Nothing to change: {name} holds this already (version {state.version}).\n{state.rendered()}"
 
 
 async def _search(
     connection: Connection,
-    tenant_id: UUID,
+    principal: Principal,
     agent: AgentMemory,
     given: dict[str, Any],
     *,
@@ -215,7 +218,7 @@ async def _search(
     check_text(query, "query")
     found = await recall(
         connection,
-        tenant_id,
+        principal.tenant_id,
         agent,
         subject,
         query[:MAX_QUERY],
@@ -227,7 +230,7 @@ async def _search(
 
 async def _read(
     connection: Connection,
-    tenant_id: UUID,
+    principal: Principal,
     agent: AgentMemory,
     given: dict[str, Any],
     *,
@@ -239,9 +242,9 @@ async def _read(
         raise InvalidRequest(f"block must be the name of a block, got {shown(name)}.", param="block")
     has, lacks = readable(agent, subject)
     wanted = has if name is None else [declared_block(agent, name)]
-    states = await read_blocks(connection, tenant_id, agent, wanted, subject)
+    states = await read_blocks(connection, principal.tenant_id, agent, wanted, subject)
     lines = [
-        f"{state.rendered}\n{state.declared.name}: version {state.version}"
+        f"{state.rendered(whole=True)}\n{state.declared.name}: version {state.version}"
         + (f", content_sha256 {state.memory.content_sha256}" if state.memory else ", not written yet")
         for state in states
     ]

@@ -1,7 +1,8 @@
 """Writing blocks: operations on what is stored, each write one version, many writers at once.
 
-One short transaction: the stores are found or made, the memories locked in the order of scope and path (so that no two
-writers wait for each other), the operations applied, and the new state and its version written.
+One short transaction of two round trips: Postgres finds or makes the stores and locks the blocks, in one order for all
+writers, so that no two wait for each other (`lock_blocks`); the operations are applied here; the new state and its
+version are written (`write_memory`), with the commit behind them.
 """
 
 from __future__ import annotations
@@ -9,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from trunkline.domain import ids
 from trunkline.domain.memory import (
     MAX_CONTENT_BYTES,
-    SCOPES,
     Actor,
     AgentBlock,
-    AgentMemory,
     Memory,
     MemoryPreconditionFailed,
     MemoryVersion,
@@ -29,146 +29,168 @@ from trunkline.domain.memory import (
     sha256,
     store_owner,
 )
-from trunkline.domain.times import now, to_wire
-from trunkline.errors import InvalidRequest, Unavailable
-from trunkline.memory.blocks import BlockDefinition, stored_block
-from trunkline.memory.operations import Operation, apply, same
+from trunkline.domain.principal import Principal
+from trunkline.domain.times import now
+from trunkline.errors import Forbidden, InvalidRequest, Unavailable
+from trunkline.memory.blocks import stored_block
+from trunkline.memory.operations import Operation, apply, failed_precondition, resolved, same
 from trunkline.memory.reads import BlockState, declared_block
-from trunkline.memory.render import render
+from trunkline.memory.render import parts, render
+from trunkline.memory.states import State, Written, contradicts, next_states
 from trunkline.memory.values import canonical
 from trunkline.store import memories, memory_stores, memory_versions
+from trunkline.store.blocks import agent_memory
+from trunkline.store.memories import LockedBlock, WrittenMemory
 from trunkline.store.pool import Connection
 
-# A memory can be deleted between a lost race for its path and the look at the winner; more than once is no accident.
-_ATTEMPTS: Final = 3
+_TICK: Final = timedelta(microseconds=1)
 
 
 async def apply_operations(
     connection: Connection,
-    tenant_id: UUID,
-    agent: AgentMemory,
+    principal: Principal,
+    agent: str,
     operations: Sequence[Operation],
     subject: Subject,
     *,
     actor: Actor,
     source: Source = Source(),  # noqa: B008 - frozen
 ) -> list[BlockState]:
-    """Apply operations to blocks of an agent, all or none, and return the blocks after, in the order of the prompt.
+    """Apply operations to blocks of an agent (its id or name), all or none; return the blocks after, in prompt order.
 
-    What changes nothing makes no version: a value that holds already, a removal of what is not there, and the same
-    operations from the same event (`source.event_id`) as the block's latest version, which is a retry. (An append
-    without an event is not recognised as a retry; use an idempotency key.)
+    What changes nothing makes no version: a value that holds already, a removal of what is not there, and operations
+    that a version from the same event (`source.event_id`) records already, which is a retry. (An append without an
+    event is not recognised as a retry; use an idempotency key.)
 
-    Raises NotFound for an unknown block, InvalidRequest for operations that cannot be applied or break the schema, and
-    MemoryPreconditionFailed, with the state of the block, for a precondition that does not hold. The caller then rolls
-    the transaction back.
+    Raises NotFound for an unknown agent or block, InvalidRequest for operations that cannot be applied or break the
+    schema, Forbidden for a block that may only be read, and MemoryPreconditionFailed, with the state of the block, for
+    a precondition that does not hold. The caller then rolls the transaction back. In pipeline mode the last of it is
+    sent with the commit.
     """
     by_block: dict[str, list[Operation]] = {}
     for operation in operations:
         by_block.setdefault(operation.block, []).append(operation)
-    declared = [declared_block(agent, name) for name in by_block]
-    declared.sort(key=lambda block: (SCOPES.index(block.scope), block.name))
-    # All stores before any memory: whoever waits for a store then holds no memory that its maker could want.
-    stores: dict[str, UUID] = {}
-    for block in declared:
-        if block.scope not in stores:
-            owner = store_owner(block.scope, agent.agent_id, subject)
-            stores[block.scope] = await memory_stores.managed(connection, tenant_id, owner, now())
-    states = {
-        block.name: await _write(
-            connection, tenant_id, stores[block.scope], block, by_block[block.name], actor=actor, source=source
+    locked = await memories.lock_blocks(connection, principal, agent, list(by_block), subject, source=source, at=now())
+    if len(locked) < len(by_block):
+        declared = await agent_memory(connection, principal, agent)
+        for name in by_block:
+            declared_block(declared, name)
+    return [
+        await _write(
+            connection, principal.tenant_id, block, by_block[block.declared.name], subject, actor=actor, source=source
         )
-        for block in declared
-    }
-    return [states[block.name] for block in agent.blocks if block.name in states]
+        for block in locked
+    ]
 
 
 async def _write(
     connection: Connection,
     tenant_id: UUID,
-    store_id: UUID,
-    block: AgentBlock,
-    operations: Sequence[Operation],
+    locked: LockedBlock,
+    given: Sequence[Operation],
+    subject: Subject,
     *,
     actor: Actor,
     source: Source,
 ) -> BlockState:
-    definition = stored_block(block)
-    record = [operation.to_json() for operation in operations]
-    for _ in range(_ATTEMPTS):
-        memory = await memories.lock_path(connection, tenant_id, store_id, block_path(block.name))
-        before = {} if memory is None else memory.value
-        if memory is not None and await _is_retry(connection, tenant_id, memory, record, source):
-            return BlockState(block, memory)
-        if failed := _failed_precondition(operations, memory):
-            with suppress(InvalidRequest):
-                if same(apply(definition, before, operations), before):
-                    return BlockState(block, memory)
-            raise MemoryPreconditionFailed(
-                f"{block.name}: {failed}. Read it again, decide on what it says now, and retry with what it gives.",
-                param=block.name,
-                details={"current": BlockState(block, memory).to_wire()},
-            )
-        after = apply(definition, before, operations)
-        if same(after, before):
-            return BlockState(block, memory)
-        written = next_state(definition, store_id, memory, after)
-        if await put(connection, tenant_id, memory, written, actor=actor, source=source, operations=record):
-            return BlockState(block, written, changed=True)
-    raise Unavailable(f"{block.name}: the block is being deleted and made again by others; try again.")
-
-
-def _failed_precondition(operations: Sequence[Operation], memory: Memory | None) -> str | None:
+    declared, memory = locked.declared, locked.memory
+    if locked.store_id is None:
+        store_owner(declared.scope, declared.owner_id or locked.agent_id, subject)  # raises: it says what is missing
+        raise Unavailable(f"{declared.name}: its store is being deleted and made again by others; try again.")
+    if not declared.writable:
+        raise Forbidden(f"{declared.name}: this agent may read the block and not write it.", param=declared.name)
+    if locked.archived:
+        memory_stores.refuse_archived(locked.store_id, now())
+    definition = stored_block(declared)
+    record = [operation.to_json() for operation in given]
+    operations = resolved(definition, given)
+    if memory is not None and record in locked.repeated:
+        return BlockState(declared, memory)
+    before = {} if memory is None else memory.value
     version, digest = (memory.version, memory.content_sha256) if memory else (0, "")
-    for operation in operations:
-        if operation.expect_version not in (None, version):
-            return f"the block is at version {version}, not {operation.expect_version}"
-        if operation.expect_sha256 not in (None, digest):
-            return f"the block changed: its content_sha256 is {digest or 'empty, nobody has written it'}"
-    return None
+    if failed := failed_precondition(before, version, digest, operations):
+        with suppress(InvalidRequest):
+            if same(apply(definition, before, operations), before):
+                return BlockState(declared, memory)
+        raise MemoryPreconditionFailed(
+            f"{declared.name}: {failed}. Read it again, decide on what it says now, and retry with what it gives.",
+            param=declared.name,
+            details={"current": BlockState(declared, memory).to_wire()},
+        )
+    against = [operation for operation in operations if contradicts(definition, before, operation)]
+    applied = [operation for operation in operations if operation not in against]
+    for operation in against:
+        apply(definition, {}, [operation])  # raises where it would not fit the schema
+    after = apply(definition, before, applied)
+    written = next_state(
+        declared, locked.store_id, memory, after, actor=actor, source=source, operations=applied, against=against
+    )
+    if memory is not None and same(after, before) and written.memory.states == (memory.states or {}):
+        return BlockState(declared, memory)
+    if memory is None and not after:
+        return BlockState(declared, memory)
+    if not await put(connection, tenant_id, written, actor=actor, source=source, operations=record):
+        raise Unavailable(f"{declared.name}: the block is being made by others at this moment; try again.")
+    return BlockState(declared, written.memory, changed=True)
 
 
-async def _is_retry(
-    connection: Connection, tenant_id: UUID, memory: Memory, record: list[dict[str, Any]], source: Source
-) -> bool:
-    if source.event_id is None:
-        return False
-    latest = await memory_versions.get(connection, tenant_id, memory.store_id, memory.version_id)
-    return latest.event_id == source.event_id and latest.operations == record
-
-
-def next_state(definition: BlockDefinition, store_id: UUID, memory: Memory | None, value: dict[str, Any]) -> Memory:
+def next_state(
+    declared: AgentBlock,
+    store_id: UUID,
+    memory: Memory | None,
+    value: dict[str, Any],
+    *,
+    actor: Actor,
+    source: Source = Source(),  # noqa: B008 - frozen
+    operations: Sequence[Operation] = (),
+    against: Sequence[Operation] = (),
+    states: dict[str, State] | None = None,
+) -> WrittenMemory:
     """Return the memory that a block becomes with this value: content, field states, rendering, next version.
 
-    Raises InvalidRequest when the content is over the limit.
+    `states` are those to begin with, where they are not the memory's own. Its time is after that of the version before,
+    whatever the clock says. Raises InvalidRequest when the content is over the limit, and for states that cannot be.
     """
+    definition = stored_block(declared)
     content = canonical(value)
-    at = now()
+    at = now() if memory is None else max(now(), memory.updated_at + _TICK)
     version_id = ids.new()
     before = {} if memory is None else memory.value
-    states = dict((memory.states if memory else None) or {})
-    asserted = {"state": "asserted", "version_id": ids.encode("memver", version_id), "at": to_wire(at)}
-    rendered = render(definition, value)
-    return Memory(
-        id=ids.new() if memory is None else memory.id,
-        store_id=store_id,
-        path=block_path(definition.name),
-        content=content,
-        content_sha256=sha256(content),
-        content_bytes=check_size(content, definition.name),
-        block=definition.name,
-        states={
-            name: states[name]
-            if name in states and name in before and canonical(before[name]) == canonical(item)
-            else asserted
-            for name, item in value.items()
-        },
-        rendered=rendered.text,
-        rendered_tokens=rendered.tokens,
-        version=1 if memory is None else memory.version + 1,
-        version_id=version_id,
-        created_at=at if memory is None else memory.created_at,
-        updated_at=at,
+    if states is None:
+        states = (memory.states if memory else None) or {}
+    else:
+        before = value
+    after = next_states(
+        definition,
+        before,
+        states,
+        value,
+        operations=operations,
+        against=against,
+        written=Written(version_id, at, actor, source),
+    )
+    rendered = render(definition, value, after, at)
+    return WrittenMemory(
+        Memory(
+            id=ids.new() if memory is None else memory.id,
+            store_id=store_id,
+            path=block_path(definition.name),
+            content=content,
+            content_sha256=sha256(content),
+            content_bytes=check_size(content, definition.name),
+            block=definition.name,
+            states=after,
+            version=1 if memory is None else memory.version + 1,
+            version_id=version_id,
+            created_at=at if memory is None else memory.created_at,
+            updated_at=at,
+        ),
+        memory is None,
+        parts(value, after),
+        rendered.text,
+        rendered.tokens,
+        declared.digest,
+        rendered.again_at,
     )
 
 
@@ -188,24 +210,16 @@ def check_size(content: str, where: str) -> int:
 async def put(
     connection: Connection,
     tenant_id: UUID,
-    before: Memory | None,
-    after: Memory,
+    written: WrittenMemory,
     *,
     actor: Actor,
     source: Source = Source(),  # noqa: B008 - frozen
     operations: list[dict[str, Any]] | None = None,
 ) -> bool:
     """Write a memory's next state and its version. Returns False, with nothing written, if the path is taken by now."""
-    if before is None:
-        if not await memories.insert(connection, tenant_id, after):
-            return False
-    else:
-        await memories.update(connection, tenant_id, after)
-    operation: VersionOperation = "created" if before is None else "modified"
-    await memory_versions.insert(
-        connection, tenant_id, version_of(after, operation, actor=actor, source=source, operations=operations)
-    )
-    return True
+    operation: VersionOperation = "created" if written.new else "modified"
+    version = version_of(written.memory, operation, actor=actor, source=source, operations=operations)
+    return await memories.write(connection, tenant_id, written, version)
 
 
 async def delete(connection: Connection, tenant_id: UUID, memory: Memory, *, actor: Actor) -> None:
@@ -213,7 +227,7 @@ async def delete(connection: Connection, tenant_id: UUID, memory: Memory, *, act
     gone = replace(memory, version=memory.version + 1, version_id=ids.new(), updated_at=now())
     await memories.delete(connection, tenant_id, memory)
     version = version_of(gone, "deleted", actor=actor, source=Source(), operations=None)
-    emptied = replace(version, content=None, content_sha256=None, content_bytes=None, block=False)
+    emptied = replace(version, content=None, content_sha256=None, content_bytes=None, block=False, states=None)
     await memory_versions.insert(connection, tenant_id, emptied)
 
 
@@ -238,6 +252,7 @@ def version_of(
         content_sha256=memory.content_sha256,
         content_bytes=memory.content_bytes,
         block=memory.block is not None,
+        states=memory.states,
         actor=actor,
         session_id=source.session_id,
         event_id=source.event_id,

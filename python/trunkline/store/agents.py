@@ -150,22 +150,13 @@ async def _insert_version(
         version.recall_tokens,
         Jsonb(list(version.memory_tools)),
         at,
+        version.memory_budget,
     )
     await connection.execute(queries("agents")["insert_version"], parameters)
     if version.blocks:
         await connection.execute(
             queries("agents")["insert_blocks"],
-            (
-                tenant,
-                agent_id,
-                number,
-                [block.name for block in version.blocks],
-                [block.scope for block in version.blocks],
-                [block.description for block in version.blocks],
-                [Jsonb(block.schema) for block in version.blocks],
-                [block.empty_rendered for block in version.blocks],
-                [block.empty_tokens for block in version.blocks],
-            ),
+            (tenant, agent_id, number, Jsonb([block.to_json() for block in version.blocks])),
         )
 
 

@@ -10,16 +10,21 @@ returning id;
 -- name: insert_version
 -- Insert a version of an agent.
 insert into trunkline.agent_versions (tenant_id, agent_id, version, definition, model, instructions, memory_enabled,
-                                      memory_refresh, memory_fail, recall_tokens, memory_tools, created_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+                                      memory_refresh, memory_fail, recall_tokens, memory_tools, created_at,
+                                      memory_budget)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
 
 -- name: insert_blocks
--- Insert the blocks of a version, in their order.
+-- Insert the blocks of a version, in their order, from an array of objects by column name.
 insert into trunkline.agent_blocks (tenant_id, agent_id, version, position, name, scope, description, schema,
-                                    empty_rendered, empty_tokens)
-select $1, $2, $3, b.position, b.name, b.scope, b.description, b.schema, b.empty_rendered, b.empty_tokens
-  from unnest($4::text[], $5::text[], $6::text[], $7::jsonb[], $8::text[], $9::int[])
-       with ordinality as b(name, scope, description, schema, empty_rendered, empty_tokens, position);
+                                    empty_rendered, empty_tokens, head, fields, keep_order, required, token_budget,
+                                    priority, options, digest, owner_id, writable)
+select $1, $2, $3, row_number() over (), b.name, b.scope, b.description, b.schema, b.empty_rendered, b.empty_tokens,
+       b.head, b.fields, b.keep_order, b.required, b.token_budget, b.priority, b.options, b.digest, b.owner_id, b.writable
+  from jsonb_to_recordset($4) as b(name text, scope text, description text, schema jsonb, empty_rendered text,
+                                   empty_tokens int, head text, fields text[], keep_order text[], required text[],
+                                   token_budget int, priority int, options jsonb, digest text, owner_id uuid,
+                                   writable boolean);
 
 -- name: select_agent
 -- One version of an agent, by the agent's id or its name; the current version where none is given.

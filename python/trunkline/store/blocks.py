@@ -14,11 +14,7 @@ from trunkline.store.queries import queries
 
 async def agent_memory(connection: Connection, principal: Principal, agent: str) -> AgentMemory:
     """Return the memory of an agent, given by its wire id or its name, in its current version. Raises NotFound."""
-    agent_id, name = None, None
-    try:
-        agent_id = ids.decode("agent", agent)
-    except NotFound:
-        name = agent
+    agent_id, name = ids.decode_or_name("agent", agent)
     cursor = await connection.execute(
         queries("blocks")["select_agent_memory"], (principal.tenant_id, principal.agent_id, agent_id, name)
     )
@@ -26,7 +22,10 @@ async def agent_memory(connection: Connection, principal: Principal, agent: str)
     if row is None:
         shown = repr(agent if len(agent) <= 80 else f"{agent[:80]}…")
         raise NotFound(f"There is no agent {shown}; GET /v1/agents lists those there are.")
-    blocks = tuple(AgentBlock(**block) for block in row.pop("blocks"))
+    blocks = tuple(
+        AgentBlock(**{**block, "owner_id": None if block["owner_id"] is None else UUID(block["owner_id"])})
+        for block in row.pop("blocks")
+    )
     return AgentMemory(**row, blocks=blocks)
 
 

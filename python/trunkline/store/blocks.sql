@@ -4,8 +4,9 @@
 -- The current version of an agent, by its id or its name, with the blocks that it declares.
 select a.id as agent_id, v.version, v.recall_tokens,
        coalesce(jsonb_agg(jsonb_build_object('name', b.name, 'scope', b.scope, 'description', b.description,
-                                             'schema', b.schema::text, 'empty_rendered', b.empty_rendered,
-                                             'empty_tokens', b.empty_tokens) order by b.position)
+                                             'schema', b.schema::text, 'options', b.options::text,
+                                             'digest', b.digest, 'owner_id', b.owner_id,
+                                             'writable', b.writable) order by b.position)
                 filter (where b.name is not null), '[]') as blocks
   from trunkline.agents a
   join trunkline.agent_versions v on v.tenant_id = a.tenant_id and v.agent_id = a.id and v.version = a.current_version
@@ -16,9 +17,10 @@ select a.id as agent_id, v.version, v.recall_tokens,
 
 -- name: select_declaration
 -- The latest declaration of a block of this scope and name: by agent $4, or (null, for org) by any agent of the tenant.
-select b.name, b.scope, b.description, b.schema::text as schema, b.empty_rendered, b.empty_tokens
+select b.name, b.scope, b.description, b.schema::text as schema, b.options::text as options, b.digest,
+       b.owner_id, b.writable
   from trunkline.agents a
   join trunkline.agent_blocks b on b.tenant_id = a.tenant_id and b.agent_id = a.id and b.version = a.current_version
- where a.tenant_id = $1 and b.scope = $2 and b.name = $3 and ($4::uuid is null or a.id = $4)
+ where a.tenant_id = $1 and b.scope = $2 and b.name = $3 and b.owner_id is null and ($4::uuid is null or a.id = $4)
  order by a.updated_at desc, a.id
  limit 1;

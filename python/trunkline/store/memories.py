@@ -3,16 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
 from trunkline.domain import ids
-from trunkline.domain.memory import Memory, MemoryPathConflict, StoreOwner
+from trunkline.domain.memory import (
+    AgentBlock,
+    Memory,
+    MemoryPathConflict,
+    MemoryVersion,
+    Source,
+    StoreOwner,
+    Subject,
+    block_path,
+)
+from trunkline.domain.principal import Principal
 from trunkline.errors import NotFound
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenMemory:
+    """A memory about to be written; for a block, with what the model reads and what that is made of.
+
+    `new`: there is no row at its path.
+    """
+
+    memory: Memory
+    new: bool
+    rendering: dict[str, Any] | None = None
+    rendered: str | None = None
+    rendered_tokens: int | None = None
+    rendered_for: str | None = None
+    render_again_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LockedBlock:
+    """A block under lock. `store_id` is None where the subject names no user or session; `memory`, while unwritten.
+
+    `repeated` are the operations of earlier versions that came from the same event.
+    """
+
+    agent_id: UUID
+    declared: AgentBlock
+    store_id: UUID | None
+    archived: bool
+    memory: Memory | None
+    repeated: list[Any]
 
 
 async def get(connection: Connection, tenant_id: UUID, store_id: UUID, memory_id: UUID) -> Memory:
@@ -25,17 +68,15 @@ async def lock(connection: Connection, tenant_id: UUID, store_id: UUID, memory_i
     return await _one(connection, tenant_id, store_id, memory_id, "lock_memory")
 
 
-async def lock_path(connection: Connection, tenant_id: UUID, store_id: UUID, path: str) -> Memory | None:
-    """Return the memory at a path, locked against other writers until the transaction ends; None when there is none."""
-    cursor = await connection.execute(queries("memories")["lock_path"], (tenant_id, store_id, path))
-    row = await cursor.fetchone()
-    return None if row is None else Memory(**row)
+async def write(connection: Connection, tenant_id: UUID, written: WrittenMemory, version: MemoryVersion) -> bool:
+    """Write the next state of a memory that is locked, and its version.
 
-
-async def insert(connection: Connection, tenant_id: UUID, memory: Memory) -> bool:
-    """Insert a memory at version 1. Returns False, and writes nothing, when its path is taken."""
+    Returns False, and writes nothing, when the path of a new one is taken. The state of one that is not new is sent
+    without waiting for an answer where the connection is in pipeline mode.
+    """
+    memory = written.memory
     cursor = await connection.execute(
-        queries("memories")["insert_memory"],
+        queries("memories")["write_memory"],
         (
             tenant_id,
             memory.store_id,
@@ -46,37 +87,98 @@ async def insert(connection: Connection, tenant_id: UUID, memory: Memory) -> boo
             memory.content_bytes,
             memory.block,
             _json(memory.states),
-            memory.rendered,
-            memory.rendered_tokens,
-            memory.version_id,
-            memory.created_at,
-            None if memory.block is None else memory.content,
-        ),
-    )
-    return await cursor.fetchone() is not None
-
-
-async def update(connection: Connection, tenant_id: UUID, memory: Memory) -> None:
-    """Write the next state of a memory that `lock` or `lock_path` returned."""
-    await connection.execute(
-        queries("memories")["update_memory"],
-        (
-            tenant_id,
-            memory.store_id,
-            memory.id,
-            memory.path,
-            memory.content,
-            memory.content_sha256,
-            memory.content_bytes,
-            _json(memory.states),
-            memory.rendered,
-            memory.rendered_tokens,
+            _json(written.rendering),
+            written.rendered,
+            written.rendered_tokens,
+            written.rendered_for,
+            written.render_again_at,
             memory.version,
             memory.version_id,
+            memory.created_at,
             memory.updated_at,
-            None if memory.block is None else memory.content,
+            written.new,
+            None if version.operations is None else Jsonb(version.operations),
+            version.actor.type,
+            version.actor.id,
+            version.session_id,
+            version.event_id,
         ),
     )
+    if not written.new:
+        return True
+    row = await cursor.fetchone()
+    return row is not None and bool(row["written"])
+
+
+async def lock_blocks(
+    connection: Connection,
+    principal: Principal,
+    agent: str,
+    names: Sequence[str],
+    subject: Subject,
+    *,
+    source: Source,
+    at: datetime,
+) -> list[LockedBlock]:
+    """Lock those blocks of an agent, given by id or name, that it declares; their stores are made where there are none.
+
+    In the order of the prompt. Empty, too, where there is no such agent.
+    """
+    agent_id, name = ids.decode_or_name("agent", agent)
+    cursor = await connection.execute(
+        queries("memories")["lock_blocks"],
+        (
+            principal.tenant_id,
+            principal.agent_id,
+            agent_id,
+            name,
+            subject.user_id,
+            subject.session_id,
+            list(names),
+            [ids.new() for _ in names],
+            source.event_id,
+            at,
+        ),
+    )
+    rows = await cursor.fetchall()
+    return [_locked(row) for row in sorted(rows, key=lambda row: int(row["position"]))]
+
+
+async def lock_new_path(connection: Connection, store_id: UUID, block: str) -> None:
+    """Keep others from making a block in a store until the transaction ends, as `lock_blocks` does."""
+    await connection.execute(queries("memories")["lock_new_path"], (store_id, block))
+
+
+def _locked(row: dict[str, Any]) -> LockedBlock:
+    block = AgentBlock(
+        row["name"],
+        row["scope"],
+        row["description"],
+        row["schema"],
+        row["options"],
+        row["digest"],
+        row["owner_id"],
+        row["writable"],
+    )
+    memory = (
+        None
+        if row["id"] is None
+        else Memory(
+            id=row["id"],
+            store_id=row["store_id"],
+            path=block_path(block.name),
+            content=row["content"],
+            content_sha256=row["content_sha256"],
+            content_bytes=len(row["content"].encode()),
+            block=block.name,
+            states=row["states"],
+            version=row["version"],
+            version_id=row["version_id"],
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+        )
+    )
+    return LockedBlock(row["agent_id"], block, row["store_id"], row["archived"], memory, row["repeated"] or [])
 
 
 async def delete(connection: Connection, tenant_id: UUID, memory: Memory) -> None:

@@ -2,38 +2,29 @@
 
 -- name: select_memory
 -- A memory by its id.
-select id, store_id, path, content, content_sha256, content_bytes, block, states, rendered, rendered_tokens, version,
-       version_id, created_at, updated_at
+select id, store_id, path, content, content_sha256, content_bytes, block, states, version, version_id,
+       created_at, updated_at
   from trunkline.memories where tenant_id = $1 and store_id = $2 and id = $3;
 
 -- name: lock_memory
 -- A memory by its id, locked against other writers.
-select id, store_id, path, content, content_sha256, content_bytes, block, states, rendered, rendered_tokens, version,
-       version_id, created_at, updated_at
+select id, store_id, path, content, content_sha256, content_bytes, block, states, version, version_id,
+       created_at, updated_at
   from trunkline.memories where tenant_id = $1 and store_id = $2 and id = $3
    for update;
 
--- name: lock_path
--- The memory at a path, locked against other writers.
-select id, store_id, path, content, content_sha256, content_bytes, block, states, rendered, rendered_tokens, version,
-       version_id, created_at, updated_at
-  from trunkline.memories where tenant_id = $1 and store_id = $2 and path = $3
-   for update;
+-- name: lock_blocks
+-- Begin a write of blocks: find or make their stores, and lock what is there. See the function.
+select * from trunkline.lock_blocks($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
--- name: insert_memory
--- Insert a memory at version 1; no row comes back if its path is taken. $14 is a block's content once more, as its value.
-insert into trunkline.memories (tenant_id, store_id, id, path, content, content_sha256, content_bytes, block, value,
-                                states, rendered, rendered_tokens, version, version_id, created_at, updated_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $14::text::jsonb, $9, $10, $11, 1, $12, $13, $13)
-on conflict (tenant_id, store_id, path) do nothing
-returning id;
+-- name: lock_new_path
+-- Keep others from making the block of name $2 in a store until the transaction ends.
+select pg_advisory_xact_lock(hashtextextended($1::uuid::text || $2, 5));
 
--- name: update_memory
--- Write the next state of a memory that is locked. $14 is a block's content once more, as its value.
-update trunkline.memories
-   set path = $4, content = $5, content_sha256 = $6, content_bytes = $7, value = $14::text::jsonb,
-       states = $8, rendered = $9, rendered_tokens = $10, version = $11, version_id = $12, updated_at = $13
- where tenant_id = $1 and store_id = $2 and id = $3;
+-- name: write_memory
+-- Write a memory's next state and its version; false if the path of a new one is taken.
+select trunkline.write_memory($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+                              $21, $22, $23, $24) as written;
 
 -- name: delete_memory
 -- Delete a memory; its versions stay.
@@ -62,16 +53,16 @@ with entries as (
      order by entry
      limit $6
 )
-select p.entry, m.id, m.store_id, m.path, m.content, m.content_sha256, m.content_bytes, m.block, m.states, m.rendered,
-       m.rendered_tokens, m.version, m.version_id, m.created_at, m.updated_at
+select p.entry, m.id, m.store_id, m.path, m.content, m.content_sha256, m.content_bytes, m.block, m.states, m.version,
+       m.version_id, m.created_at, m.updated_at
   from page p
   left join trunkline.memories m on m.tenant_id = $1 and m.id = p.id
  order by p.entry;
 
 -- name: select_blocks
 -- The blocks at these owners ($2) and names ($3), those that have been written.
-select m.id, m.store_id, m.path, m.content, m.content_sha256, m.content_bytes, m.block, m.states, m.rendered,
-       m.rendered_tokens, m.version, m.version_id, m.created_at, m.updated_at
+select m.id, m.store_id, m.path, m.content, m.content_sha256, m.content_bytes, m.block, m.states, m.version,
+       m.version_id, m.created_at, m.updated_at
   from unnest($2::text[], $3::text[]) as wanted(owner_key, name)
   join trunkline.memory_stores s on s.tenant_id = $1 and s.managed and s.owner_key = wanted.owner_key
   join trunkline.memories m on m.tenant_id = $1 and m.store_id = s.id and m.path = '/blocks/' || wanted.name

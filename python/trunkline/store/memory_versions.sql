@@ -11,13 +11,13 @@ values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::text::jsonb, $13, $14
 -- name: select_version
 -- A version by its id.
 select id, store_id, memory_id, version, operation, operations, path, content, content_sha256, content_bytes,
-       value is not null as block, actor_type, actor_id, session_id, event_id, created_at, redacted_at, redacted_by
+       value is not null as block, states, actor_type, actor_id, session_id, event_id, created_at, redacted_at, redacted_by
   from trunkline.memory_versions where tenant_id = $1 and store_id = $2 and id = $3;
 
 -- name: list_versions
 -- A page of versions, newest first, after the position ($3, $4).
 select id, store_id, memory_id, version, operation, operations, path, content, content_sha256, content_bytes,
-       value is not null as block, actor_type, actor_id, session_id, event_id, created_at, redacted_at, redacted_by
+       value is not null as block, states, actor_type, actor_id, session_id, event_id, created_at, redacted_at, redacted_by
   from trunkline.memory_versions
  where tenant_id = $1 and store_id = $2
    and ($3::timestamptz is null or (created_at, id) < ($3, $4::uuid))
@@ -33,7 +33,7 @@ select id, store_id, memory_id, version, operation, operations, path, content, c
 -- name: history
 -- The versions of one memory, newest first, before version $4.
 select id, store_id, memory_id, version, operation, operations, path, content, content_sha256, content_bytes,
-       value is not null as block, actor_type, actor_id, session_id, event_id, created_at, redacted_at, redacted_by
+       value is not null as block, states, actor_type, actor_id, session_id, event_id, created_at, redacted_at, redacted_by
   from trunkline.memory_versions
  where tenant_id = $1 and store_id = $2 and memory_id = $3 and ($4::int is null or version < $4)
  order by version desc
@@ -42,6 +42,6 @@ select id, store_id, memory_id, version, operation, operations, path, content, c
 -- name: redact_version
 -- Empty a version of all that it says and keep the row; redacted before, it keeps its time.
 update trunkline.memory_versions
-   set path = null, content = null, content_sha256 = null, content_bytes = null, value = null, operations = null,
+   set path = null, content = null, content_sha256 = null, content_bytes = null, value = null, operations = null, states = null,
        redacted_at = coalesce(redacted_at, $4), redacted_by = coalesce(redacted_by, $5)
  where tenant_id = $1 and store_id = $2 and id = $3;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -44,10 +44,19 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """Open one transaction without a tenant; commit at the end, roll back on error. Raises Unavailable."""
+    async def transaction(self, *, pipelined: bool = False) -> AsyncIterator[Connection]:
+        """Open one transaction without a tenant; commit at the end, roll back on error. Raises Unavailable.
+
+        `pipelined`: statements are sent without waiting for the ones before, until a result is fetched; so `begin` goes
+        with the first and `commit` with the last. An error of a statement that nothing was fetched of is raised by the
+        next fetch or at the end, and nothing may be tried again within (no savepoints).
+        """
         try:
-            async with self._pool.connection() as connection, connection.transaction():
+            async with (
+                self._pool.connection() as connection,
+                connection.pipeline() if pipelined else nullcontext(),
+                connection.transaction(),
+            ):
                 yield connection
         except (PoolTimeout, PoolClosed) as error:
             raise Unavailable("The database has no free connection; try again in a moment.") from error

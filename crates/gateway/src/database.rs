@@ -133,7 +133,7 @@ pub enum Reserved {
     Answered {
         /// That call.
         call: Uuid,
-        /// `{stream, upstream, session, body}`.
+        /// `{status, content_type, upstream, session, body, binary}`.
         answer: String,
     },
     /// An earlier call asked for something else.

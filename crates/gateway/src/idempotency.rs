@@ -4,8 +4,10 @@
 //! call's record: it stands in the spool before the client's last byte, and comes to Postgres in the transaction that
 //! records the call. A gateway that dies frees its reservations when its spool is replayed, after what it had answered is in.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
+use memchr::memmem;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
@@ -16,8 +18,11 @@ use crate::{
     database::{Reservation, Reserved},
     error::Refusal,
     gateway::Worker,
+    metrics::Route,
+    passthrough::{content_type, multipart},
     principal::Key,
-    record::{Call, write_hex},
+    record::{Given, Recorder, write_hex},
+    relay::unrecorded,
     routing::{AGENT, SESSION, USER},
 };
 
@@ -25,24 +30,34 @@ use crate::{
 pub const HEADER: &str = "idempotency-key";
 /// The response's header that names the call whose answer is given again.
 pub const REPLAYED: &str = "x-trunkline-replayed";
+/// The response's header where a request that came with a key was too long to be compared: it says `not-kept`.
+pub const NOT_KEPT: &str = "x-trunkline-idempotency";
 /// The largest answer that is kept, in bytes. A repeat of a call that was given more is refused, not carried out again.
-const MAX_BYTES: usize = 1 << 20;
+pub const MAX_BYTES: usize = 4 << 20;
 
-/// A key that a call has to itself, and what it was given so far.
-pub struct Kept {
+/// A request that came with a key.
+pub struct Asked {
     key: [u8; 32],
-    body: Vec<u8>,
-    too_large: bool,
+    request: [u8; 32],
+}
+
+/// A key that a call has to itself.
+pub struct Reserves {
+    key: [u8; 32],
 }
 
 /// What is kept of an answer.
 #[derive(Serialize, Deserialize)]
 struct Answer {
-    stream: bool,
+    status: u16,
+    content_type: String,
     upstream: Option<String>,
     session: Option<Uuid>,
     /// None: it was too large, or no text.
     body: Option<String>,
+    /// What is no text, as base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    binary: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -54,47 +69,94 @@ struct Row {
 /// A call that may go on, or the answer that it had before.
 pub enum Begun {
     /// To be carried out.
-    First(Kept),
+    First(Box<Recorder>),
     /// Answered before.
     Again(Box<Response<Body>>),
 }
 
-/// Reserves the key of a request that has one.
+/// What a request asks for under which key; none where it came without.
 ///
 /// # Errors
-/// 400 for a key that is none, 409 while the first call is under way, 422 for a key that came with another request, and 503 while
-/// Postgres is away: that the call is carried out once cannot be promised then.
-pub async fn begin(worker: &Worker, call: &Call, key: &Key, headers: &HeaderMap, body: &[u8]) -> Result<Option<Begun>, Refusal> {
+/// 400 for a key that is none.
+pub fn asked(route: Route, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Result<Option<Asked>, Refusal> {
     let Some(given) = headers.get(HEADER) else { return Ok(None) };
     if given.is_empty() || given.len() > 255 {
         let message = "An idempotency key has 1 to 255 characters.";
         return Err(Refusal::invalid(message, Some(HEADER.to_owned())));
     }
-    let gateway = &worker.gateway;
-    let kept = Kept { key: Sha256::digest(given).into(), body: Vec::new(), too_large: false };
     let mut request = Sha256::new();
-    request.update(call.wire.name());
+    request.update(route.name());
+    request.update(b"\0");
+    // In Gemini's wire, and on a provider's own paths, the model may stand there.
+    request.update(uri.path_and_query().map_or("", |path| path.as_str()));
     for name in [AGENT, USER, SESSION] {
         request.update(b"\0");
         request.update(headers.get(name).map_or(&b""[..], HeaderValue::as_bytes));
     }
     request.update(b"\0");
-    request.update(body);
+    // A client that sends a form again puts another boundary between its parts.
+    let boundary = multipart::boundary(headers).filter(|_| content_type(headers) == "multipart/form-data");
+    let mut from = 0;
+    if let Some(boundary) = boundary {
+        for at in memmem::find_iter(body, &boundary) {
+            request.update(&body[from..at]);
+            request.update(b"\0");
+            from = at + boundary.len();
+        }
+    }
+    request.update(&body[from..]);
+    Ok(Some(Asked { key: Sha256::digest(given).into(), request: request.finalize().into() }))
+}
+
+/// The key as a provider is to see it: all our callers share one account there, and none is to be given another's answer.
+pub fn for_provider(key: &Key, given: &HeaderValue) -> Option<HeaderValue> {
+    let mut own = Sha256::new();
+    own.update(key.tenant);
+    own.update(key.id);
+    own.update(given);
+    HeaderValue::try_from(write_hex(&own.finalize().into())).ok()
+}
+
+/// Reserves the key of a request, or gives the answer that it had. A call that goes no further is recorded.
+///
+/// # Errors
+/// 409 while the first call is under way, 422 for a key that came with another request, and 503 while
+/// Postgres is away: that the call is carried out once cannot be promised then.
+pub async fn begin(worker: &Worker, mut record: Recorder, key: &Key, asked: &Asked) -> Result<Begun, Refusal> {
+    match reserve(worker, record.call().id, key, asked).await {
+        Ok(None) => {
+            record.reserves(Reserves { key: asked.key });
+            Ok(Begun::First(Box::new(record)))
+        }
+        Ok(Some(mut response)) => {
+            if let Ok(name) = HeaderValue::try_from(record.call().name()) {
+                response.headers_mut().insert("x-trunkline-call", name);
+            }
+            record.replays();
+            let status = response.status().as_u16();
+            if record.end(status, None) { Ok(Begun::Again(Box::new(response))) } else { Err(unrecorded()) }
+        }
+        Err(refusal) => Err(record.refused(refusal)),
+    }
+}
+
+async fn reserve(worker: &Worker, call: Uuid, key: &Key, asked: &Asked) -> Result<Option<Response<Body>>, Refusal> {
+    let gateway = &worker.gateway;
     let limit = gateway.config.timeouts.total();
     let wanted = Reservation {
         tenant: key.tenant,
         key_id: key.id,
-        key: &kept.key,
-        request: &request.finalize(),
-        call: call.id,
+        key: &asked.key,
+        request: &asked.request,
+        call,
         holder: gateway.spool.id(),
         limit_ms: i64::try_from(limit.as_millis()).unwrap_or(i64::MAX),
     };
     // A call that this gateway has just answered is found, not taken to be under way.
     gateway.spool.settled(std::time::Duration::from_secs(1)).await;
     match worker.readers.reserve(&wanted).await {
-        Ok(Reserved::Begun) => Ok(Some(Begun::First(kept))),
-        Ok(Reserved::Answered { call, answer }) => replay(call, &answer).map(|response| Some(Begun::Again(Box::new(response)))),
+        Ok(Reserved::Begun) => Ok(None),
+        Ok(Reserved::Answered { call, answer }) => replay(call, &answer).map(Some),
         Ok(Reserved::Other) => Err(Refusal::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "invalid_request_error",
@@ -119,41 +181,49 @@ pub async fn begin(worker: &Worker, call: &Call, key: &Key, headers: &HeaderMap,
 
 fn replay(call: Uuid, answer: &str) -> Result<Response<Body>, Refusal> {
     let name = format!("call_{}", call.simple());
-    let kept = serde_json::from_str(answer).ok();
-    let Some(Answer { stream, upstream, session, body: Some(body) }) = kept else {
+    let Some((answer, body)) = serde_json::from_str::<Answer>(answer).ok().and_then(Answer::whole) else {
         let message =
             format!("This call was carried out as {name}, but its answer was too large to be kept. It is not carried out again.");
         return Err(Refusal::new(StatusCode::CONFLICT, "invalid_request_error", message).code("idempotency_answer_not_kept"));
     };
-    let mut response = Response::new(Body::from(Bytes::from(body)));
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or_default();
     let headers = response.headers_mut();
-    let kind = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     let mut set = |header: &'static str, text: Option<String>| {
         text.and_then(|text| HeaderValue::try_from(text).ok()).map(|value| headers.insert(header, value));
     };
+    set(header::CONTENT_TYPE.as_str(), Some(answer.content_type).filter(|kind| !kind.is_empty()));
     set(REPLAYED, Some(name));
-    set("x-trunkline-upstream", upstream);
-    set(SESSION, session.map(|session| format!("sesn_{}", session.simple())));
+    set("x-trunkline-upstream", answer.upstream);
+    set(SESSION, answer.session.map(|session| format!("sesn_{}", session.simple())));
     Ok(response)
 }
 
-impl Kept {
-    /// Notes what the client is given.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.too_large |= self.body.len() + bytes.len() > MAX_BYTES;
-        if self.too_large {
-            self.body = Vec::new();
-        } else {
-            self.body.extend_from_slice(bytes);
-        }
+impl Answer {
+    /// With the bytes of its body, if these were kept.
+    fn whole(mut self) -> Option<(Self, Bytes)> {
+        let bytes = match (self.body.take(), self.binary.take()) {
+            (Some(text), _) => Bytes::from(text),
+            (None, Some(binary)) => Bytes::from(STANDARD.decode(binary).ok()?),
+            (None, None) => return None,
+        };
+        Some((self, bytes))
     }
+}
 
-    /// What the call's record says of it. `answered`: it came to a good end, so that there is something to give again.
-    pub fn row(self, answered: bool, stream: bool, upstream: Option<String>, session: Option<Uuid>) -> Option<Box<RawValue>> {
-        let body = String::from_utf8(self.body).ok().filter(|body| !self.too_large && !body.contains('\0'));
-        let answer = answered.then_some(Answer { stream, upstream, session, body });
-        let key = write_hex(&self.key);
-        to_raw_value(&Row { key, answer }).ok()
+impl Reserves {
+    /// What the call's record says of it: what its client was given, if that is something to be given again.
+    pub fn row(self, given: Option<&Given>, upstream: Option<String>, session: Option<Uuid>) -> Option<Box<RawValue>> {
+        let answer = given.map(|given| {
+            let bytes = given.bytes(MAX_BYTES);
+            let text = bytes.map(|bytes| std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0')));
+            let (body, binary) = match (text, bytes) {
+                (Some(Some(text)), _) => (Some(text.to_owned()), None),
+                (Some(None), Some(bytes)) => (None, Some(STANDARD.encode(bytes))),
+                _ => (None, None),
+            };
+            Answer { status: given.status, content_type: given.content_type.clone(), upstream, session, body, binary }
+        });
+        to_raw_value(&Row { key: write_hex(&self.key), answer }).ok()
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     context::{self, Additions},
     error::Refusal,
     gateway::Worker,
+    idempotency::{self, Begun},
     metrics::Route,
     pipeline,
     principal::{Key, Scopes},
@@ -64,6 +65,12 @@ async fn stages(
     let path = &head.uri.path()[1 + host.provider.name.len()..];
     let uri = acceptable(&head, path).and_then(|()| host.endpoint.relayed(path, head.uri.query())).inspect_err(counted)?;
     let whole = read(worker, &key, &host, &head, body).await.inspect_err(counted)?;
+    let repeats = match whole.bytes() {
+        Some(bytes) if head.method == Method::POST => idempotency::asked(call.route, &head.uri, &head.headers, bytes),
+        _ => Ok(None),
+    };
+    let repeats = repeats.inspect_err(counted)?;
+    let not_kept = repeats.is_none() && head.method == Method::POST && head.headers.contains_key(idempotency::HEADER);
     let named = Named::find(path, &head.headers, whole.bytes()).inspect_err(counted)?;
     allowed(&key, &host, &head.method, path, &named).inspect_err(counted)?;
     let user = match &key.user {
@@ -87,7 +94,16 @@ async fn stages(
     let admission = admit::admit(&gateway.leases, &key, &ask).await.inspect_err(counted)?;
     let mut record = Recorder::of(gateway, call, &key, (asked, user), streams, if model_call { bytes } else { 0 });
     record.reserved(admission);
+    if let Some(repeats) = repeats {
+        match idempotency::begin(worker, record, &key, &repeats).await? {
+            Begun::First(first) => record = *first,
+            Begun::Again(response) => return Ok(*response),
+        }
+    }
     let mut headers = headers::to_provider(&head.headers);
+    if let Some(own) = headers.get(idempotency::HEADER).and_then(|given| idempotency::for_provider(&key, given)) {
+        headers.insert(idempotency::HEADER, own);
+    }
     host.endpoint.authorize(&mut headers, Some(&head.headers));
     headers.remove(header::ACCEPT_ENCODING);
     let (body, hides_usage) = match whole {
@@ -114,11 +130,11 @@ async fn stages(
     };
     let response = match timeout(first_byte, sent).await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(ended(record, unreachable(&host, &error))),
+        Ok(Err(error)) => return Err(record.refused(unreachable(&host, &error))),
         Err(_) => {
             let message = format!("The provider '{}' did not answer within {} s.", host.provider.name, first_byte.as_secs());
             let refusal = Refusal::new(StatusCode::GATEWAY_TIMEOUT, "api_error", message).code("upstream_timeout");
-            return Err(ended(record, refusal));
+            return Err(record.refused(refusal));
         }
     };
     let upstream = match named.model {
@@ -126,13 +142,11 @@ async fn stages(
         None => host,
     };
     let answer = Answer { response, upstream, waited: begun.elapsed(), retries: 0, busy: None };
-    answer::pass_on(worker, answer, record, answer::Reading { model_call, hides_usage }, under_way)
-}
-
-/// Ends a record with the refusal that the client gets.
-fn ended(record: Recorder, refusal: Refusal) -> Refusal {
-    let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
-    refusal
+    let mut response = answer::pass_on(worker, answer, record, answer::Reading { model_call, hides_usage }, under_way)?;
+    if not_kept {
+        response.headers_mut().insert(idempotency::NOT_KEPT, HeaderValue::from_static("not-kept"));
+    }
+    Ok(response)
 }
 
 /// What cannot be passed on at all.
@@ -170,7 +184,8 @@ impl Whole {
 }
 
 /// Reads the body where something must be known of it: JSON, for its model; a form, for a key that may not use every model;
-/// anything that is to be signed. All else streams; what has no body need not.
+/// anything that is to be signed; what came with an idempotency key and says that it is no longer than a body may be. All else
+/// streams; what has no body need not.
 async fn read(worker: &Worker, key: &Key, host: &Upstream, head: &Parts, body: Incoming) -> Result<Whole, Refusal> {
     let kind = content_type(&head.headers);
     let json = kind == "application/json" || kind.ends_with("+json");
@@ -178,7 +193,11 @@ async fn read(worker: &Worker, key: &Key, host: &Upstream, head: &Parts, body: I
     if body.is_end_stream() {
         return Ok(Whole::Read(Bytes::new()));
     }
-    if json || form || host.endpoint.signs() {
+    let most = worker.gateway.config.max_body_bytes as u64;
+    let repeatable = head.method == Method::POST
+        && head.headers.contains_key(idempotency::HEADER)
+        && body.size_hint().upper().is_some_and(|length| length <= most);
+    if json || form || repeatable || host.endpoint.signs() {
         return pipeline::read(worker, &head.headers, body).await.map(Whole::Read);
     }
     Ok(Whole::Streams(body))

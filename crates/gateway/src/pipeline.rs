@@ -24,7 +24,7 @@ use crate::{
     metrics::UnderWay,
     principal::Key,
     record::{Call, Recorder},
-    relay::{Outbound, streamed, unrecorded, whole},
+    relay::{Outbound, streamed, whole},
     remember::{State, remember},
     request::{Scan, scan},
     routing::{Target, Unresolved, resolve},
@@ -69,6 +69,8 @@ async fn stages(
     if let Some(asked) = asked {
         asked.say(&mut scan);
     }
+    // What the client itself sent: a history that the session log adds has grown when the call is sent again.
+    let asked = idempotency::asked(call.route, &head.uri, &head.headers, &body).inspect_err(|refusal| count(worker, &call, refusal))?;
     let mut target = target(worker, &key, &head.headers, &scan).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     if let Some(agent) = target.agent.clone() {
         (body, scan) = history::recalled(worker, &agent, &mut target, body, scan)
@@ -83,15 +85,10 @@ async fn stages(
     let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len());
     record.reserved(admission);
     record.with_trace(&head.headers);
-    if head.headers.contains_key(idempotency::HEADER) {
-        match idempotency::begin(worker, record.call(), &key, &head.headers, &body).await {
-            Ok(None) => {}
-            Ok(Some(Begun::First(kept))) => record.keep(kept),
-            Ok(Some(Begun::Again(response))) => return again(record, *response),
-            Err(refusal) => {
-                let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
-                return Err(refusal);
-            }
+    if let Some(asked) = asked {
+        match idempotency::begin(worker, record, &key, &asked).await? {
+            Begun::First(first) => record = *first,
+            Begun::Again(response) => return Ok(*response),
         }
     }
     // 4. What does the agent remember? Before the request is written, since it goes into it.
@@ -104,10 +101,7 @@ async fn stages(
                     record.with_turn(agent, &memory, &conversation, !scan.kept.forget);
                     Some(memory)
                 }
-                Err(refusal) => {
-                    let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
-                    return Err(refusal);
-                }
+                Err(refusal) => return Err(record.refused(refusal)),
             }
         }
     };
@@ -144,15 +138,6 @@ pub async fn enter(worker: &Worker, call: &Call, headers: &HeaderMap) -> Result<
             .retry_after(5));
     }
     Ok(key)
-}
-
-/// Answers with what an earlier call was given.
-fn again(mut record: Recorder, mut response: Response<Body>) -> Result<Response<Body>, Refusal> {
-    if let Ok(name) = HeaderValue::try_from(record.call().name()) {
-        response.headers_mut().insert("x-trunkline-call", name);
-    }
-    record.replays();
-    if record.end(StatusCode::OK.as_u16(), None) { Ok(response) } else { Err(unrecorded()) }
 }
 
 async fn authenticate(worker: &Worker, headers: &HeaderMap) -> Result<Arc<Key>, Refusal> {

@@ -1,5 +1,6 @@
 //! Stage 7, record: the turn and its usage, into the spool before the client sees the last byte.
 
+mod given;
 mod row;
 
 use std::{
@@ -8,17 +9,21 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
 use self::row::{CallRow, EventRow, MessageRow, Source, TurnRow, tokens};
-pub use self::row::{CallRows, write_hex};
+pub use self::{
+    given::Given,
+    row::{CallRows, write_hex},
+};
 use crate::{
     admit::Admission,
     conversation::{self, Call as ClientCall, Chain, Conversation, EMPTY, reply_message},
     gateway::Gateway,
-    idempotency::Kept,
+    error::Refusal,
+    idempotency::{self, Reserves},
     metrics::Route,
     principal::{Key, Scopes},
     remember::Memory,
@@ -125,8 +130,10 @@ pub struct Recorder {
     /// What the client has been given so far.
     answer: Answer,
     source: Source,
-    /// What it was given word for word, where the call came with an idempotency key.
-    kept: Option<Kept>,
+    /// The idempotency key that it has to itself.
+    reserves: Option<Reserves>,
+    /// What the client was given word for word, where somebody wants it.
+    given: Option<Given>,
     open: bool,
     /// What was reserved for it.
     admission: Admission,
@@ -178,7 +185,8 @@ impl Recorder {
             trace: None,
             answer: Answer::default(),
             source: Source::Provider,
-            kept: None,
+            reserves: None,
+            given: None,
             open: true,
             admission: Admission::default(),
         }
@@ -292,14 +300,28 @@ impl Recorder {
     }
 
     /// Keeps what the client is given, under its idempotency key.
-    pub fn keep(&mut self, kept: Kept) {
-        self.kept = Some(kept);
+    pub fn reserves(&mut self, reserves: Reserves) {
+        self.reserves = Some(reserves);
+        self.holds(idempotency::MAX_BYTES);
+    }
+
+    fn holds(&mut self, limit: usize) {
+        self.given = Some(Given::new(limit, content_type(self.stream)));
+    }
+
+    /// Notes a head that the client is about to be given, where it is not that of its wire's answers.
+    pub fn heads(&mut self, status: StatusCode, headers: &HeaderMap) {
+        if let Some(given) = &mut self.given {
+            given.status = status.as_u16();
+            let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            given.content_type = kind.unwrap_or_default().to_owned();
+        }
     }
 
     /// Notes bytes that the client is about to be given.
     pub fn gives(&mut self, bytes: &[u8]) {
-        if let Some(kept) = &mut self.kept {
-            kept.push(bytes);
+        if let Some(given) = &mut self.given {
+            given.push(bytes);
         }
     }
 
@@ -327,6 +349,13 @@ impl Recorder {
     #[must_use]
     pub fn end(mut self, status: u16, error: Option<&str>) -> bool {
         self.write(status, error)
+    }
+
+    /// Ends the record with a refusal, which the client gets.
+    #[must_use]
+    pub fn refused(mut self, refusal: Refusal) -> Refusal {
+        self.write(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
+        refusal
     }
 
     /// What the call cost in US dollars; none where no price is known. What was reserved beyond is given back.
@@ -403,7 +432,10 @@ impl Recorder {
             overhead_us: micros(overhead),
             holder,
             turn: turn.map(|(row, _)| row),
-            idempotency: self.kept.take().and_then(|kept| kept.row(status == 200, self.stream, self.upstream_name(), session)),
+            idempotency: self.reserves.take().and_then(|reserves| {
+                let given = self.given.as_ref().filter(|_| (200..300).contains(&status));
+                reserves.row(given, self.upstream_name(), session)
+            }),
         };
         let metrics = &self.gateway.metrics;
         metrics.ended(
@@ -457,6 +489,11 @@ impl Recorder {
         }
         written.is_ok()
     }
+}
+
+/// The content type of a wire's answers.
+pub fn content_type(stream: bool) -> &'static str {
+    if stream { "text/event-stream; charset=utf-8" } else { "application/json" }
 }
 
 /// The length of a part that is no text, in bytes.

@@ -266,8 +266,7 @@ fn failed(outbound: &Outbound, mut record: Recorder, failed: Failed) -> Result<R
     let (upstream, head, bytes) = match failed.words {
         Words::Ours(refusal) => {
             record.attempted(failed.waited, failed.retries);
-            let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
-            return Err(*refusal);
+            return Err(record.refused(*refusal));
         }
         Words::Provider(upstream, head, bytes) => (upstream, head, bytes),
     };
@@ -278,9 +277,7 @@ fn failed(outbound: &Outbound, mut record: Recorder, failed: Failed) -> Result<R
             upstream.provider.name,
             head.status.as_u16()
         );
-        let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_unreadable");
-        let _ = record.end(refusal.status.as_u16(), refusal.code);
-        return Err(refusal);
+        return Err(record.refused(Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_unreadable")));
     }
     let (from, status) = (upstream.provider.wire, head.status);
     // Words that broke off are none: it is refused all the same.

@@ -12,6 +12,7 @@ use crate::{
     context::{self, Additions},
     error::Refusal,
     gateway::Worker,
+    idempotency::{self, Begun},
     metrics::Route,
     passthrough::{
         answer::{self, Reading},
@@ -72,6 +73,7 @@ async fn stages(
     let key = pipeline::enter(worker, &call, &head.headers).await?;
     let counted = |refusal: &Refusal| pipeline::count(worker, &call, refusal);
     let body = pipeline::read(worker, &head.headers, body).await.inspect_err(counted)?;
+    let asked = idempotency::asked(call.route, &head.uri, &head.headers, &body).inspect_err(counted)?;
     let named = Named::read(&head.headers, body).inspect_err(counted)?;
     let target = pipeline::target(worker, &key, &head.headers, &named.scan).await.inspect_err(counted)?;
 
@@ -85,6 +87,12 @@ async fn stages(
     let admission = pipeline::admit_call(worker, &key, &target, output, bytes).await.inspect_err(counted)?;
     let mut record = Recorder::new(gateway, call, &key, &target, named.scan.stream, bytes);
     record.reserved(admission);
+    if let Some(asked) = asked {
+        match idempotency::begin(worker, record, &key, &asked).await? {
+            Begun::First(first) => record = *first,
+            Begun::Again(response) => return Ok(*response),
+        }
+    }
     let outgoing = Outgoing {
         wire: Wire::OpenaiChat,
         operation: Operation::Openai(path),

@@ -73,13 +73,13 @@ pub fn pass_on(
         Err(error) => {
             let message = format!("The provider's answer cannot be read: {error}.");
             let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_unreadable");
-            let _ = record.end(refusal.status.as_u16(), refusal.code);
-            return Err(refusal);
+            return Err(record.refused(refusal));
         }
     };
     if head.headers.remove(header::CONTENT_ENCODING).is_some() {
         head.headers.remove(header::CONTENT_LENGTH);
     }
+    record.heads(status, &head.headers);
     let listener = Listener::new(&head.headers, reading);
     let failed = status.is_client_error() || status.is_server_error();
     let end = End { status, error: failed.then_some("provider_refused"), model_call: reading.model_call && !failed };
@@ -105,8 +105,7 @@ pub fn failed(mut record: Recorder, failed: Failed) -> Result<Response<Body>, Re
     match failed.words {
         Words::Ours(refusal) => {
             record.attempted(failed.waited, failed.retries);
-            let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
-            Err(*refusal)
+            Err(record.refused(*refusal))
         }
         Words::Provider(upstream, mut head, bytes) => {
             // As far as it was read, which need not be all, and without its content codings.
@@ -133,9 +132,7 @@ fn redirected(record: Recorder, upstream: &Upstream, status: StatusCode) -> Refu
         upstream.provider.name,
         status.as_u16()
     );
-    let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_redirected");
-    let _ = record.end(refusal.status.as_u16(), refusal.code);
-    refusal
+    record.refused(Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_redirected"))
 }
 
 /// A provider's head with a body.
@@ -181,6 +178,7 @@ impl Relay {
         match timeout(total, self.relay(&sender)).await {
             Ok(Ok(last)) => {
                 let usage = self.listener.usage();
+                self.record.gives(&last);
                 if self.end.write(self.record, usage) {
                     for piece in [last, END] {
                         let _ = sender.send(piece).await;
@@ -224,6 +222,7 @@ impl Relay {
                 return Ok(piece);
             }
             if !piece.is_empty() {
+                self.record.gives(&piece);
                 sender.send(piece).await.map_err(|_| Cut::Gone)?;
             }
         }

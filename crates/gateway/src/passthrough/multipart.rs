@@ -30,7 +30,8 @@ pub fn field(headers: &HeaderMap, body: &Bytes, name: &str) -> Result<Option<Spa
     Ok(found)
 }
 
-fn boundary(headers: &HeaderMap) -> Option<String> {
+/// What stands between the parts of a form; none where its content type does not say.
+pub fn boundary(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     let parameters = value.split(';').skip(1).filter_map(|parameter| parameter.trim().split_once('='));
     let text = parameters.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("boundary"))?.1;

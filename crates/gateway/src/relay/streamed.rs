@@ -17,7 +17,7 @@ use crate::{
     decode::Decoded,
     error::Refusal,
     memory_tools::MAX_ROUNDS,
-    record::Recorder,
+    record::{Recorder, content_type},
     upstream::{Answer, Failed, Received, Words},
     wire::{self, Accumulator, Event, StopReason, StreamWriter, Wire},
 };
@@ -36,7 +36,7 @@ pub async fn streamed(outbound: Outbound, mut record: Recorder) -> Result<Respon
     let (listener, receiver) = Listener::new(outbound.wire, timeouts.ping(), timeouts.idle());
     let from = answer.response.headers();
     let mut response = response(&outbound, &record, from, &answer.upstream, StatusCode::OK, Body::Channel(receiver));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(true)));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     tokio::spawn(relay(outbound, record, answer, listener));
     Ok(response)
@@ -75,10 +75,7 @@ async fn relay(outbound: Outbound, mut record: Recorder, answer: Answer, mut lis
         }
         // Dropping the record writes what was answered so far; dropping the source closes the provider's connection.
         Err(Cut::Gone) => return,
-        Err(Cut::Broken(refusal)) => {
-            let _ = record.end(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
-            refusal
-        }
+        Err(Cut::Broken(refusal)) => record.refused(refusal),
     };
     listener.end(Bytes::from(wire::error_event(outbound.wire, &refusal.body(&name)))).await;
 }

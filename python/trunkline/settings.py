@@ -23,6 +23,7 @@ from pydantic import (
 
 from trunkline.config_file import describe, read_mapping, resolve
 from trunkline.errors import SetupError
+from trunkline.kept_settings import Cache
 from trunkline.litellm_config import LitellmConfig, is_litellm
 from trunkline.litellm_keys import Finding
 from trunkline.memory_settings import Memory, gateway_entries
@@ -134,6 +135,8 @@ class File(_Frozen):
     ca_file: Path | None = None
     """Certificates (PEM) of authorities that are trusted besides the public ones, such as a company's proxy has."""
     traces: Traces | None = None
+    cache: Cache | None = None
+    """The response cache; None: there is none."""
     drop_params: bool = False
     """Whether parameters that a provider's wire has no words for are left out of requests, and named in the header
     `x-trunkline-dropped`; else such a request is refused with a 400 that names the first."""
@@ -245,6 +248,7 @@ class Settings(File):
             "lease_ms": self.limits.lease_seconds * 1000,
             "timeouts": self.timeouts.model_dump(),
             "ca_file": self.ca_file and str(self.ca_file.expanduser().absolute()),
+            "cache": self.cache and self.cache.entry(),
             "traces": self.traces and _traces_entry(self.traces),
         }
 

@@ -77,6 +77,7 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
             "client_idle_ms": 75000,
         },
         "ca_file": None,
+        "cache": None,
         "traces": None,
     }
 

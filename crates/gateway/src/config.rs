@@ -1,6 +1,7 @@
 //! The gateway's configuration: one JSON text, made by the control side with everything resolved. Nothing here reads
 //! files or the environment.
 
+mod cache;
 mod routing;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use self::cache::{CacheConfig, CacheStore, Namespace};
 pub use self::routing::{AliasConfig, RetryPolicy, RoutingConfig, Strategy};
 use crate::{
     connections::Reach,
@@ -72,6 +74,9 @@ pub struct Config {
     /// Where spans of calls are sent, if anywhere.
     #[serde(default)]
     pub traces: Option<TracesConfig>,
+    /// Whether the same request is given the same answer for a while; not where absent.
+    #[serde(default)]
+    pub cache: Option<CacheConfig>,
     /// Threads that serve requests. One runtime each, so that a request never crosses cores: a cross-core wake costs
     /// 35 to 65 µs on a small virtual machine, as much as all of the gateway's own work.
     #[serde(default = "one")]
@@ -345,6 +350,9 @@ impl Config {
                     route.pattern, route.provider
                 ));
             }
+        }
+        if let Some(fault) = config.cache.as_ref().and_then(CacheConfig::fault) {
+            return Err(fault);
         }
         if config.threads == 0 {
             return Err("threads must be at least 1".to_owned());

@@ -1,6 +1,8 @@
 //! Postgres, as the gateway's role may use it: its functions and three channels. Connections are opened when first wanted
 //! and again when lost; none is held across a model call.
 
+mod cache;
+
 use std::{
     future::poll_fn,
     sync::{
@@ -17,6 +19,7 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
+pub use self::cache::CacheWriter;
 use crate::record::CallRows;
 
 /// How long a connection may take to come about.

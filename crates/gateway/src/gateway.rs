@@ -6,8 +6,8 @@ use arc_swap::ArcSwap;
 use http::StatusCode;
 
 use crate::{
-    config::Config, database::Readers, decode::DecodeError, error::Refusal, leases::Leases, metrics::Metrics, remember::Memories,
-    routing::Routes, snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
+    cache::Cache, config::Config, database::Readers, decode::DecodeError, error::Refusal, leases::Leases, metrics::Metrics,
+    remember::Memories, routing::Routes, snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
 };
 
 /// What all threads share.
@@ -26,6 +26,8 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// Spans on their way to a collector; none where no collector is configured.
     pub traces: Option<Traces>,
+    /// Answers to be given again; none where no cache is configured.
+    pub cache: Option<Cache>,
     /// Copies of memory.
     pub memories: Memories,
     /// The start of the process's clock.

@@ -3,7 +3,8 @@
 //! [`server`] accepts and routes; [`pipeline`] is the way of one call, its stages in order:
 //! [`auth`] → [`admit`] → [`routing`] → [`remember`] → ([`context`] splices) → [`upstream`] → [`relay`] → [`record`].
 //! [`request`] finds a request's parts in one pass, [`conversation`] matches it to the session's log, [`wire`] and [`sse`]
-//! translate. [`idempotency`] has a call that is sent again answered again. [`principal`] and [`gateway`] are what they have at hand. In the background [`snapshot`] keeps what the stages know, and [`spool`] brings records to Postgres
+//! translate. [`idempotency`] has a call that is sent again answered again, [`cache`] a
+//! request that is asked again. [`principal`] and [`gateway`] are what they have at hand. In the background [`snapshot`] keeps what the stages know, and [`spool`] brings records to Postgres
 //! ([`database`]). [`routed`] are `OpenAI`'s routes that name a model but are no chat, [`passthrough`] a provider's own paths. What is
 //! left goes through [`control`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
@@ -11,6 +12,7 @@
 pub mod admit;
 pub mod auth;
 pub mod body;
+pub mod cache;
 pub mod config;
 pub mod connections;
 pub mod context;

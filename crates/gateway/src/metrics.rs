@@ -2,8 +2,10 @@
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde::Deserialize;
 
 use crate::{
+    cache,
     remember::State,
     wire::{Usage, Wire},
 };
@@ -12,7 +14,8 @@ use crate::{
 const STATUSES: [u16; 14] = [200, 400, 401, 403, 404, 408, 413, 422, 429, 499, 500, 502, 503, 504];
 
 /// What a call came for, as metrics and usage name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the names of the routes")]
 pub enum Route {
     OpenaiChat,
@@ -110,6 +113,9 @@ pub struct Metrics {
     memory_tools: Counter,
     retries: Counter,
     spans_dropped: Counter,
+    cache: [Counter; 3],
+    /// Answers that the response cache gave up for want of room.
+    pub cache_evictions: Counter,
     in_flight: Gauge,
     /// Bytes in the spool that Postgres does not have.
     pub spool_pending: Gauge,
@@ -143,6 +149,11 @@ impl Metrics {
                 "Attempts after the first, on the same or another upstream"
             );
             metrics::describe_counter!("trunkline_spans_dropped_total", "Spans that the collector was too slow to take");
+            metrics::describe_counter!("trunkline_cache_total", "Calls by what the response cache had for them");
+            metrics::describe_counter!(
+                "trunkline_cache_evictions_total",
+                "Answers that the response cache in memory gave up for want of room"
+            );
             metrics::describe_gauge!("trunkline_in_flight", "Calls under way");
             metrics::describe_gauge!(
                 "trunkline_spool_pending_bytes",
@@ -151,6 +162,7 @@ impl Metrics {
             );
             let tokens = |kind: &'static str| metrics::counter!("trunkline_tokens_total", "kind" => kind);
             let memory = |state: State| metrics::counter!("trunkline_memory_total", "state" => state.name());
+            let cache = |state: cache::State| metrics::counter!("trunkline_cache_total", "result" => state.name());
             Self {
                 handle,
                 routes: Route::ALL.map(Handles::new),
@@ -161,6 +173,8 @@ impl Metrics {
                 memory_tools: metrics::counter!("trunkline_memory_tool_calls_total"),
                 retries: metrics::counter!("trunkline_upstream_retries_total"),
                 spans_dropped: metrics::counter!("trunkline_spans_dropped_total"),
+                cache: [cache::State::Hit, cache::State::Miss, cache::State::Bypass].map(cache),
+                cache_evictions: metrics::counter!("trunkline_cache_evictions_total"),
                 in_flight: metrics::gauge!("trunkline_in_flight"),
                 spool_pending: metrics::gauge!("trunkline_spool_pending_bytes"),
             }
@@ -195,6 +209,11 @@ impl Metrics {
     /// Counts where a call's memory came from.
     pub fn memory(&self, state: State) {
         self.memory[state as usize].increment(1);
+    }
+
+    /// Counts what the response cache had for a call.
+    pub fn cache(&self, state: cache::State) {
+        self.cache[state as usize].increment(1);
     }
 
     /// Counts a memory tool carried out.

@@ -15,6 +15,7 @@ use crate::{
     admit::{self, Admission, Ask},
     auth,
     body::Body,
+    cache::{self, Looked},
     conversation::conversation,
     decode::Decoded,
     error::Refusal,
@@ -24,8 +25,8 @@ use crate::{
     metrics::UnderWay,
     principal::Key,
     record::{Call, Recorder},
-    relay::{Outbound, streamed, whole},
-    remember::{State, remember},
+    relay::{Outbound, cached, streamed, tell, whole},
+    remember::{Memory, State, remember},
     request::{Scan, scan},
     routing::{Target, Unresolved, resolve},
     wire::Wire,
@@ -70,7 +71,8 @@ async fn stages(
         asked.say(&mut scan);
     }
     // What the client itself sent: a history that the session log adds has grown when the call is sent again.
-    let asked = idempotency::asked(call.route, &head.uri, &head.headers, &body).inspect_err(|refusal| count(worker, &call, refusal))?;
+    let asked =
+        idempotency::asked(call.route, &head.uri, &head.headers, &body).inspect_err(|refusal| count(worker, &call, refusal))?;
     let mut target = target(worker, &key, &head.headers, &scan).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     if let Some(agent) = target.agent.clone() {
         (body, scan) = history::recalled(worker, &agent, &mut target, body, scan)
@@ -106,10 +108,28 @@ async fn stages(
         }
     };
     gateway.metrics.memory(memory.as_ref().map_or(State::None, |memory| memory.state));
-    // 5. to 7. Send it, relay the answer, and record both before the client sees the last byte.
+    let response_id = (wire == Wire::OpenaiResponses && memory.is_some()).then(|| record.call().response_name());
+    // 5. Was it answered before? After memory, which is a part of what is asked.
+    let mut state = None;
+    if let Some(cache) = &gateway.cache {
+        let asked = cache::Asked {
+            route: record.call().route,
+            uri: &head.uri,
+            headers: &head.headers,
+            target: &target,
+            added: added(wire, &target, memory.as_ref()),
+            body: &body,
+            moves: scan.kept.named(&body).is_some(),
+        };
+        match cache.look(worker, &key, &asked, &mut record).await {
+            Ok(Looked::Hit(entry)) => return cached(gateway, record, entry, memory.as_ref(), response_id.as_deref()),
+            Ok(Looked::Other(other)) => state = Some(other),
+            Err(refusal) => return Err(record.refused(refusal)),
+        }
+    }
+    // 6. to 8. Send it, relay the answer, and record both before the client sees the last byte.
     let query = head.uri.query().map(str::to_owned);
     let streams = scan.stream;
-    let response_id = (wire == Wire::OpenaiResponses && memory.is_some()).then(|| record.call().response_name());
     let outbound = Outbound {
         worker: Arc::clone(worker),
         wire,
@@ -123,7 +143,21 @@ async fn stages(
         dropped: Mutex::default(),
         under_way,
     };
-    if streams { streamed(outbound, record).await } else { whole(&outbound, record).await }
+    let response = if streams { streamed(outbound, record).await? } else { whole(&outbound, record).await? };
+    Ok(tell(response, state))
+}
+
+/// What memory adds to a request, in the order of [`cache::Asked::added`].
+fn added<'a>(wire: Wire, target: &'a Target, memory: Option<&'a Memory>) -> [Option<&'a str>; 4] {
+    let agent = target.agent.as_deref();
+    let reachable = memory.is_some_and(|memory| memory.state != State::Unavailable);
+    let tools = agent.filter(|_| reachable).and_then(|agent| agent.tools.as_ref());
+    [
+        agent.and_then(|agent| agent.instructions.as_deref()),
+        memory.and_then(|memory| memory.blocks.as_deref()),
+        memory.and_then(|memory| memory.recall.as_deref()),
+        tools.map(|tools| tools.text(wire)),
+    ]
 }
 
 /// Stage 1, the same for every route that costs money: the key, and room to record the call.

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
@@ -20,9 +21,10 @@ pub use self::{
 };
 use crate::{
     admit::Admission,
+    cache::{self, Entry, Wanted},
     conversation::{self, Call as ClientCall, Chain, Conversation, EMPTY, reply_message},
-    gateway::Gateway,
     error::Refusal,
+    gateway::Gateway,
     idempotency::{self, Reserves},
     metrics::Route,
     principal::{Key, Scopes},
@@ -132,6 +134,10 @@ pub struct Recorder {
     source: Source,
     /// The idempotency key that it has to itself.
     reserves: Option<Reserves>,
+    /// What its answer is kept under in the response cache.
+    caches: Option<Wanted>,
+    /// Memory tools were carried out for it.
+    used_tools: bool,
     /// What the client was given word for word, where somebody wants it.
     given: Option<Given>,
     open: bool,
@@ -186,6 +192,8 @@ impl Recorder {
             answer: Answer::default(),
             source: Source::Provider,
             reserves: None,
+            caches: None,
+            used_tools: false,
             given: None,
             open: true,
             admission: Admission::default(),
@@ -305,8 +313,14 @@ impl Recorder {
         self.holds(idempotency::MAX_BYTES);
     }
 
+    /// Keeps what the client is given in the response cache, should it be an answer that came in one round.
+    pub fn caches(&mut self, wanted: Wanted) {
+        self.caches = Some(wanted);
+        self.holds(cache::MAX_BYTES);
+    }
+
     fn holds(&mut self, limit: usize) {
-        self.given = Some(Given::new(limit, content_type(self.stream)));
+        self.given.get_or_insert_with(|| Given::new(limit, content_type(self.stream))).widen(limit);
     }
 
     /// Notes a head that the client is about to be given, where it is not that of its wire's answers.
@@ -314,7 +328,7 @@ impl Recorder {
         if let Some(given) = &mut self.given {
             given.status = status.as_u16();
             let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            given.content_type = kind.unwrap_or_default().to_owned();
+            kind.unwrap_or_default().clone_into(&mut given.content_type);
         }
     }
 
@@ -330,9 +344,15 @@ impl Recorder {
         self.source = Source::Replay;
     }
 
+    /// Notes that the client is given what is in the response cache.
+    pub fn from_cache(&mut self) {
+        self.source = Source::Cache;
+    }
+
     /// Notes a memory tool that was carried out; `event` is the id that the memory's version names as its source.
     pub fn hidden(&mut self, event: Uuid, call: ToolCall, result: ToolResult) {
         self.gateway.metrics.memory_tool();
+        self.used_tools = true;
         if let Some(turn) = &mut self.turn {
             turn.hidden.push(Hidden { event, call, result });
         }
@@ -470,7 +490,25 @@ impl Recorder {
                 metrics.span_dropped();
             }
         }
-        self.append(&row)
+        let written = self.append(&row);
+        if written && status == 200 {
+            self.put_into_cache();
+        }
+        written
+    }
+
+    /// Keeps a whole answer for the same request. One that memory tools had a part in is not: they would not be carried out again.
+    fn put_into_cache(&mut self) {
+        let (Some(cache), Some(wanted)) = (&self.gateway.cache, self.caches.take()) else { return };
+        let given = self.given.as_ref().filter(|_| self.rounds == 1 && !self.used_tools);
+        let Some((given, bytes)) = given.and_then(|given| Some((given, given.bytes(cache::MAX_BYTES)?))) else { return };
+        let entry = Entry {
+            content_type: given.content_type.clone(),
+            upstream: self.upstream_name().unwrap_or_default(),
+            call: self.call.id,
+            body: Bytes::copy_from_slice(bytes),
+        };
+        cache.put(wanted, entry);
     }
 
     fn upstream_name(&self) -> Option<String> {

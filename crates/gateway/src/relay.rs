@@ -2,6 +2,7 @@
 //! offer; else read, memory tools carried out and hidden, and written in the client's wire.
 
 mod affinity;
+mod cached;
 mod defaults;
 mod echo;
 mod listener;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 
 use self::echo::Echo;
 pub use self::{
+    cached::{cached, tell},
     streamed::streamed,
     whole::{collect, whole},
 };

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 
 use crate::{
     body::Body,
+    cache::{self, Looked},
     context::{self, Additions},
     error::Refusal,
     gateway::Worker,
@@ -21,6 +22,7 @@ use crate::{
     pipeline,
     providers::Operation,
     record::{Call, Recorder},
+    relay::{cached, tell},
     request::{self, Model, Scan},
     routing::Upstream,
     upstream::{self, Outgoing},
@@ -93,6 +95,23 @@ async fn stages(
             Begun::Again(response) => return Ok(*response),
         }
     }
+    let mut state = None;
+    if let Some(cache) = &gateway.cache {
+        let asked = cache::Asked {
+            route: record.call().route,
+            uri: &head.uri,
+            headers: &head.headers,
+            target: &target,
+            added: [None; 4],
+            body: &named.body,
+            moves: false,
+        };
+        match cache.look(worker, &key, &asked, &mut record).await {
+            Ok(Looked::Hit(entry)) => return cached(gateway, record, entry, None, None),
+            Ok(Looked::Other(other)) => state = Some(other),
+            Err(refusal) => return Err(record.refused(refusal)),
+        }
+    }
     let outgoing = Outgoing {
         wire: Wire::OpenaiChat,
         operation: Operation::Openai(path),
@@ -102,10 +121,11 @@ async fn stages(
         body: |upstream: &Upstream| Ok(named.written(upstream, path == "completions")),
     };
     // There is no conversation whose prompt cache could be lost.
-    match upstream::send(worker, &target.group, || None, &outgoing).await {
+    let response = match upstream::send(worker, &target.group, || None, &outgoing).await {
         Ok(answer) => answer::pass_on(worker, answer, record, reading, under_way),
         Err(failed) => answer::failed(record, failed),
-    }
+    };
+    Ok(tell(response?, state))
 }
 
 impl Named {

@@ -27,10 +27,11 @@ use uuid::Uuid;
 
 use crate::{
     body::Body,
+    cache::Cache,
     config::Config,
     connections::{Connections, Tls},
     control, count_tokens,
-    database::{Change, DatabaseError, Lender, Readers, Watcher, Writer},
+    database::{CacheWriter, Change, DatabaseError, Lender, Readers, Watcher, Writer},
     error::Refusal,
     gateway::{Gateway, Worker},
     gemini_path,
@@ -118,12 +119,14 @@ impl Server {
         let spool = Spool::open(&config.spool_dir, config.spool_max_bytes)
             .map_err(|error| format!("cannot open the spool in {}: {error}", config.spool_dir.display()))?;
         let begun = Instant::now();
+        let metrics = Metrics::new()?;
         let gateway = Arc::new(Gateway {
+            cache: config.cache.as_ref().map(|cache| Cache::new(cache, metrics.cache_evictions.clone())),
             leases: Leases::new(begun, Duration::from_millis(config.lease_ms)),
             routes: ArcSwap::from_pointee(Routes::new(&config, None)?),
             snapshots: Snapshots::default(),
             spool,
-            metrics: Metrics::new()?,
+            metrics,
             traces: config.traces.as_ref().map(|traces| Traces::new(traces, Connections::new(&config.timeouts, tls.clone()))),
             memories: Memories::default(),
             begun,
@@ -323,8 +326,15 @@ async fn keep(gateway: &Gateway, ended: &AtomicBool) {
             None => std::future::pending().await,
         }
     };
+    let cache = async {
+        match &gateway.cache {
+            Some(cache) => cache.run(CacheWriter::new(&gateway.config.database)).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = traces => {}
+        () = cache => {}
         () = watch_store(gateway) => {}
         () = gateway.leases.run(Lender::new(&gateway.config.database)) => {}
         () = gateway.spool.run(Writer::new(&gateway.config.database)) => {}

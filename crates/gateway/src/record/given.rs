@@ -18,6 +18,11 @@ impl Given {
         Self { status: 200, content_type: content_type.to_owned(), bytes: Vec::new(), limit, length: 0 }
     }
 
+    /// Holds at least so many bytes.
+    pub fn widen(&mut self, limit: usize) {
+        self.limit = self.limit.max(limit);
+    }
+
     /// Notes more of it.
     pub fn push(&mut self, bytes: &[u8]) {
         self.length += bytes.len();
@@ -30,6 +35,6 @@ impl Given {
 
     /// All of it; none where that is more than `most` bytes, or more than was held.
     pub fn bytes(&self, most: usize) -> Option<&[u8]> {
-        (self.length <= self.limit.min(most)).then_some(&self.bytes)
+        (self.length <= self.limit.min(most)).then_some(&self.bytes[..])
     }
 }

@@ -159,6 +159,8 @@ pub enum Source {
     /// A provider, or nobody.
     #[default]
     Provider,
+    /// Nobody anew: the same request was answered before, and its answer was in the response cache.
+    Cache,
     /// Nobody anew: what was kept under its idempotency key was given again.
     Replay,
 }
@@ -167,6 +169,7 @@ impl Source {
     fn name(self) -> &'static str {
         match self {
             Self::Provider => "provider",
+            Self::Cache => "cache",
             Self::Replay => "replay",
         }
     }

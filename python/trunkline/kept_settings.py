@@ -1,0 +1,50 @@
+"""What `trunkline.yaml` says of answers and bodies that are kept: the response cache, and what is stored of calls."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CachedRoute = Literal[
+    "openai_chat",
+    "anthropic_messages",
+    "openai_responses",
+    "gemini",
+    "embeddings",
+    "completions",
+    "images",
+    "audio",
+    "moderations",
+]
+"""Routes whose answers may be kept, as `/v1/usage` names them in `wire`."""
+
+
+class Cache(BaseModel):
+    """The response cache: the same request, byte for byte and with the same memory, has the same answer for a while."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    store: Literal["memory", "postgres"]
+    """`memory`: each gateway has its own; `postgres`: all gateways share one."""
+    ttl_seconds: Annotated[int, Field(gt=0, le=31_536_000)] = 3600
+    """A request may ask for less with the header `x-trunkline-cache-ttl`."""
+    max_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    """With `store: memory`, how much is kept in all; what is asked for again stays longest."""
+    namespace: Literal["key", "team", "tenant"] = "key"
+    """Who shares answers. Never across tenants; a key without a team is alone under `team`."""
+    routes: tuple[CachedRoute, ...] = (
+        "openai_chat",
+        "anthropic_messages",
+        "openai_responses",
+        "gemini",
+        "embeddings",
+        "completions",
+        "moderations",
+    )
+    models: tuple[str, ...] | None = None
+    """Names, or patterns with one `*`; without it, all models."""
+
+    def entry(self) -> dict[str, Any]:
+        """Return it as the gateway reads it."""
+        return self.model_dump(mode="json", exclude_none=True)

@@ -221,6 +221,45 @@ def test_postgres_away_for_a_while_under_load(world: World, outage: str) -> None
     assert not (world.spool / "rejected.jsonl").exists()
 
 
+@pytest.mark.parametrize("outage", ["killed", "frozen"])
+def test_limits_while_postgres_is_away(world: World, outage: str) -> None:
+    stack = world.stack
+    begin, end = OUTAGES[outage]
+    limited, limited_id = stack.inference_key(budget_usd=5)
+    free, free_id = stack.inference_key()
+    answered: Counter[str] = Counter()
+
+    def call(key: str, key_id: str) -> httpx.Response:
+        given = {"model": "gpt", "max_tokens": 11, "messages": [{"role": "user", "content": "count the tokens"}]}
+        with stack.http(key) as http:
+            answer = http.post(CHAT, json=given)
+        answered[key_id] += answer.status_code == 200
+        return answer
+
+    assert [call(limited, limited_id).status_code for _ in range(3)] == [200] * 3
+    assert eventually(lambda: recorded(stack, limited_id).total() == 3), "what was lent is renewed with what was spent"
+    begin(world.postgres)
+    try:
+        # It goes on within what is lent, which is a part of the budget, and is then told whose fault it is.
+        assert call(limited, limited_id).status_code == 200
+        refused = next(answer for _ in range(500) if (answer := call(limited, limited_id)).status_code != 200)
+        assert refused.status_code == 503, refused.text
+        assert refused.json()["error"]["code"] == "limits_unavailable"
+        assert [call(free, free_id).status_code for _ in range(3)] == [200] * 3, "a key without limits notices nothing"
+        assert call(limited, limited_id).status_code == 503
+    finally:
+        end(world.postgres)
+    assert eventually(lambda: call(limited, limited_id).status_code == 200), "it goes on when Postgres is back"
+    keys = (limited_id, free_id)
+    assert eventually(lambda: all(recorded(stack, key_id).total() == answered[key_id] for key_id in keys))
+    assert all(set(recorded(stack, key_id).values()) == {1} for key_id in keys), "each call is in the books once"
+    with stack.http() as http:
+        spent = ok(http.get(f"/v1/keys/{limited_id}"))
+    cost = answered[limited_id] * (2000 * 10 + 11 * 1000) / 1e6
+    assert (spent["requests"], spent["spent_usd"]) == (answered[limited_id], pytest.approx(cost))
+    assert cost <= 5
+
+
 @contextlib.contextmanager
 def another_gateway(world: World, limits: str = "") -> Iterator[tuple[Stack, Path]]:
     """A further gateway over the same database, with a spool of its own; `limits` are added to its configuration's."""

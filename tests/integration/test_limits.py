@@ -11,6 +11,8 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from support.control_plane import ControlPlane
 from support.postgres import DatabaseUrls
@@ -253,6 +255,56 @@ def test_many_gateways_at_once_are_lent_no_more_than_there_is(control: ControlPl
     assert world.key()["spent_usd"] == pytest.approx(sum(spent) / NANO)
     last = world.gateway()
     assert last.lease(need=NANO, want=NANO)["usd"]["granted"] == pytest.approx(NANO - sum(spent), abs=1000)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.sampled_from(["call", "call", "call", "return", "die", "unheard"]),
+        st.integers(1, NANO // 3),
+        st.integers(0, 200),
+    ),
+    max_size=40,
+)
+"""Which gateway; what it does; what a call reserves, in billionths of a US dollar; the percent of it that it uses."""
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_a_budget_is_overshot_only_by_what_calls_use_beyond_their_reserve(
+    control: ControlPlane, database: DatabaseUrls, steps: list[tuple[int, str, int, int]]
+) -> None:
+    world = World(control, database, budget_usd=1)
+    gateways = [world.gateway() for _ in range(4)]
+    held = [0] * 4
+    spent = beyond = 0
+    for who, what, reserve, share in steps:
+        gateway = gateways[who]
+        if what == "return" and held[who] > 0:
+            answer = gateway.lease(want=-held[who])["usd"]
+            held[who] = max(answer["granted"], 0)
+        elif what == "die":
+            gateway.connection.close()
+            gateways[who], held[who] = world.gateway(), 0
+        elif what == "unheard":
+            before = (gateway.granted, gateway.new)
+            gateway.lease(want=reserve)
+            gateway.granted, gateway.new = before
+        elif what == "call":
+            if held[who] < reserve:
+                answer = gateway.lease(need=reserve - held[who], want=2 * reserve - held[who])["usd"]
+                held[who] = answer["granted"] + (0 if answer["fresh"] else held[who])
+                assert answer["left"] >= 0
+            if held[who] >= reserve:
+                used = reserve * share // 100
+                gateway.record(used / NANO)
+                held[who] -= used
+                spent += used
+                beyond += max(used - reserve, 0)
+    for gateway in gateways:
+        gateway.connection.close()
+    assert spent <= NANO + beyond
+    assert world.key()["spent_usd"] == pytest.approx(spent / NANO, abs=1e-6), "each call is charged once"
 
 
 def test_a_call_is_charged_to_its_key_its_team_and_its_user(control: ControlPlane, database: DatabaseUrls) -> None:

@@ -248,3 +248,121 @@ impl Drop for Waiting<'_> {
         self.pool.waiting.fetch_sub(self.amount, SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// What may happen to one limit in one gateway, in any order.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A call comes and reserves.
+        Take(i64),
+        /// One of the calls under way ends and used this share of what it reserved, in percent; 0: its client went away
+        /// before anything was sent.
+        Settle(usize, i64),
+        /// The store is asked, while a call waits for so much, or to give back what is idle.
+        Ask(i64, bool),
+        /// The store answers with this share of what was asked for, in percent; or it had ended the lease meanwhile.
+        Answer(i64, bool),
+        /// Its answer is lost.
+        Lose,
+        /// Time passes.
+        Pass(u64),
+    }
+
+    /// For how long the store lends.
+    const TERM: u64 = 100;
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (1..50_i64).prop_map(Step::Take),
+            4 => (any::<usize>(), 0..200_i64).prop_map(|(call, share)| Step::Settle(call, share)),
+            3 => (0..60_i64, any::<bool>()).prop_map(|(wait, idle)| Step::Ask(wait, idle)),
+            3 => (0..=100_i64, prop::bool::weighted(0.1)).prop_map(|(share, ended)| Step::Answer(share, ended)),
+            1 => Just(Step::Lose),
+            2 => (1..60_u64).prop_map(Step::Pass),
+        ]
+    }
+
+    /// What became of what one lease was granted.
+    #[derive(Debug, Default)]
+    struct Book {
+        granted: i64,
+        reserved: i64,
+        used: i64,
+        /// What calls used beyond what they had reserved.
+        beyond: i64,
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn what_is_held_reserved_and_used_is_what_was_lent(steps in vec(step(), 1..120)) {
+            let (pool, mut now, mut until) = (Pool::default(), 1, 0);
+            // One book a lease: a call that outlives its lease is settled in that one's.
+            let mut books = vec![Book::default()];
+            let mut calls: Vec<(usize, i64, Taken)> = Vec::new();
+            let mut asked: Option<(Wish, u64)> = None;
+            for step in steps {
+                let current = books.len() - 1;
+                match step {
+                    Step::Take(amount) => {
+                        let held = pool.lease.load().available();
+                        let taken = pool.take(amount, now);
+                        prop_assert_eq!(taken.is_some(), now < until && amount <= held);
+                        if let Some(taken) = taken {
+                            books[current].reserved += amount;
+                            calls.push((current, amount, taken));
+                        }
+                    }
+                    Step::Settle(call, share) if !calls.is_empty() => {
+                        let (book, amount, taken) = calls.swap_remove(call % calls.len());
+                        let (book, used) = (&mut books[book], amount * share / 100);
+                        taken.settle(used);
+                        book.reserved -= amount;
+                        book.used += used;
+                        book.beyond += (used - amount).max(0);
+                    }
+                    Step::Ask(wait, idle) if asked.is_none() => {
+                        let waiting = pool.wait(wait);
+                        let wish = pool.wish(now, idle);
+                        drop(waiting);
+                        prop_assert!(wish.need >= 0 && (wish.want < 0 || wish.want >= wish.need), "{:?}", wish);
+                        prop_assert_eq!(wish.new, now >= until);
+                        asked = Some((wish, now));
+                    }
+                    Step::Answer(share, ended) => {
+                        let Some((wish, at)) = asked.take() else { continue };
+                        let fresh = ended || wish.new;
+                        let granted = if wish.want < 0 { wish.want } else { wish.want * share / 100 };
+                        let granted = if fresh { granted.max(0) } else { granted };
+                        pool.answered(wish, Grant { fresh, granted, left: 0, until: at + TERM, resets: u64::MAX });
+                        until = at + TERM;
+                        if fresh {
+                            books.push(Book::default());
+                        }
+                        books.last_mut().unwrap().granted += granted;
+                    }
+                    Step::Lose => {
+                        if let Some((wish, _)) = asked.take() {
+                            pool.unanswered(wish);
+                        }
+                    }
+                    Step::Pass(time) => now += time,
+                    Step::Settle(..) | Step::Ask(..) => {}
+                }
+                // What is on its way back is nobody's to take.
+                let returning = asked.map_or(0, |(wish, _)| -wish.want.min(0));
+                let (book, held) = (&books[books.len() - 1], pool.lease.load().available());
+                prop_assert_eq!(held + returning + book.reserved + book.used, book.granted, "{:?}", book);
+                prop_assert!(held >= -book.beyond, "{} of {:?}", held, book);
+                for book in &books {
+                    prop_assert!(book.reserved + book.used <= book.granted + book.beyond, "{:?}", book);
+                }
+            }
+        }
+    }
+}

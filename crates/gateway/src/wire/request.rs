@@ -184,6 +184,18 @@ pub(super) enum ToolChoice {
     Named(String),
 }
 
+impl ToolChoice {
+    /// The choices that `OpenAI`'s wires say in one word.
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        match word {
+            "none" => Some(Self::None),
+            "auto" => Some(Self::Auto),
+            "required" => Some(Self::Required),
+            _ => None,
+        }
+    }
+}
+
 impl Request {
     /// Whether it says something that only wires with `param` can say.
     pub(super) fn has(&self, param: Param) -> bool {

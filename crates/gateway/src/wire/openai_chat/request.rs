@@ -81,12 +81,8 @@ fn tool_choice(fields: &mut Fields) -> Result<Option<ToolChoice>, WireError> {
     let mut choice = match fields.take("tool_choice") {
         None => return Ok(None),
         Some(Value::String(word)) => {
-            return match word.as_str() {
-                "none" => Ok(Some(ToolChoice::None)),
-                "auto" => Ok(Some(ToolChoice::Auto)),
-                "required" => Ok(Some(ToolChoice::Required)),
-                _ => Err(fields.wrong("tool_choice", "`none`, `auto`, `required` or the name of a function")),
-            };
+            let wrong = || fields.wrong("tool_choice", "`none`, `auto`, `required` or the name of a function");
+            return ToolChoice::of_word(&word).map(Some).ok_or_else(wrong);
         }
         Some(object) => Fields::of(fields.path("tool_choice"), object)?,
     };

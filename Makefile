@@ -105,6 +105,13 @@ clean: ## remove all that was built; TRUNKLINE_HOME stays
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
+# One whose interpreter is gone, as after an upgrade of the system's Python, is made anew.
+ifneq ($(wildcard $(VENV)/.made),)
+ifneq ($(shell $(BIN)/python -c 'print("runs")' 2>/dev/null),runs)
+$(shell rm -rf $(VENV))
+endif
+endif
+
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "Trunkline needs Python 3.11 or newer: apt-get install python3" >&2; exit 1; }
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \

@@ -1,4 +1,5 @@
-//! `GET /v1/models`: the configured models and the tenant's agents, in the list form of the client's wire.
+//! `GET /v1/models`: the configured models, what is known of those that patterns stand for, and the tenant's agents, in the
+//! list form of the client's wire.
 
 use std::{
     sync::Arc,
@@ -31,7 +32,9 @@ pub async fn models(worker: &Arc<Worker>, wire: Wire, request: &Request<Incoming
         None => snapshot.agent_names(key.tenant),
     };
     let routes = gateway.routes.load();
-    let models = routes.names().iter().filter(|name| allowed(name)).cloned();
+    // Of what patterns serve, those that have a price are known.
+    let known = routes.known(|provider| snapshot.prices.models(provider));
+    let models = routes.names().iter().cloned().chain(known).filter(|name| allowed(name));
     let names: Vec<String> = models.chain(agents.into_iter().map(|name| format!("agent/{name}"))).collect();
 
     let path = request.uri().path();
@@ -40,7 +43,7 @@ pub async fn models(worker: &Arc<Worker>, wire: Wire, request: &Request<Incoming
         None => list(wire, &names),
         Some(name) => {
             let name = unescaped(name);
-            // What a pattern serves is there, though it is not listed: nobody has written down what fits it.
+            // What a pattern serves is there, though it is not listed: not everything that fits it is known.
             if !names.contains(&name) && (!allowed(&name) || routes.group(&name).is_none()) {
                 return Err(Refusal::not_found(
                     format!("There is no model '{name}'. GET /v1/models lists those that are."),

@@ -108,6 +108,11 @@ impl Prices {
         Self(by_provider)
     }
 
+    /// The names of a provider's models that have a price.
+    pub fn models<'a>(&'a self, provider: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.0.get(provider).into_iter().flat_map(HashMap::keys).map(String::as_str)
+    }
+
     /// The cost of a call in US dollars; none where no price is known. A dated model (`gpt-4o-2024-08-06`) has the price of the
     /// longest known name that it begins with.
     pub fn cost(&self, provider: &str, model: &str, usage: &Usage) -> Option<f64> {

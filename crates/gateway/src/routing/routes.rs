@@ -1,6 +1,9 @@
 //! The configured models: names, and patterns of names, each with the upstreams that serve it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{State, Upstream};
 use crate::{
@@ -175,6 +178,21 @@ impl Routes {
         &self.names
     }
 
+    /// The names under which patterns serve known models, in order of the alphabet; `known` are those of a provider.
+    pub fn known<'a, Names: Iterator<Item = &'a str>>(&self, known: impl Fn(&str) -> Names) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for pattern in self.patterns.iter().chain(&self.provider_patterns) {
+            for upstream in &pattern.upstreams {
+                let Some((start, end)) = upstream.model.split_once('*') else { continue };
+                let star = |model: &'a str| model.strip_prefix(start)?.strip_suffix(end);
+                let fitting = known(&upstream.provider.name).filter_map(star);
+                names.extend(fitting.map(|star| pattern.name.replacen('*', star, 1)));
+            }
+        }
+        names.retain(|name| !self.models.contains_key(name));
+        names
+    }
+
     /// The provider of this name, for no model of its.
     pub fn host(&self, name: &str) -> Option<Arc<Upstream>> {
         self.providers.get(name)?.group(name, "").upstreams.first().cloned()
@@ -253,5 +271,16 @@ mod tests {
             assert_eq!(served(name).as_deref(), expected, "{name}");
         }
         assert_eq!(routes.names(), ["plain"], "patterns are no models");
+    }
+
+    #[test]
+    fn patterns_serve_the_models_that_are_known_of_their_providers() {
+        let known = |provider: &str| match provider {
+            "one" => vec!["a", "special-b"].into_iter(),
+            "two" => vec!["s-c", "other"].into_iter(),
+            _ => vec!["gpt-9", "x"].into_iter(),
+        };
+        let names: Vec<String> = routes().known(known).into_iter().collect();
+        assert_eq!(names, ["gpt-9", "one/a", "one/special-b", "one/special-c"]);
     }
 }

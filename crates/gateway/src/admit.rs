@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use uuid::Uuid;
 
 use crate::{
-    error::Refusal,
+    error::{Reason, Refusal},
     lease::{Pool, Taken},
     leases::Leases,
     limits::{Limits, allows, nano},
@@ -271,7 +271,9 @@ fn refused(subject: &Subject, limits: &Limits, what: What, pool: &Pool, amount: 
                     usd(amount)
                 )
             };
-            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", message).code("insufficient_quota");
+            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", message)
+                .code("insufficient_quota")
+                .because(Reason::Budget);
             wait.map_or(refusal.clone(), |wait| refusal.retry_after(wait))
         }
         What::Request => {
@@ -292,6 +294,7 @@ fn refused(subject: &Subject, limits: &Limits, what: What, pool: &Pool, amount: 
         What::Slot => {
             let parallel = limits.parallel.unwrap_or_default();
             rate(format!("The limit of {title} is {parallel} calls at once. Try again when one of them has ended."))
+                .because(Reason::Parallel)
                 .retry_after(1)
         }
     }
@@ -303,5 +306,6 @@ fn away(title: &str) -> Refusal {
         "The limits of {title} cannot be checked: what this gateway held of them is used up, and Postgres does not answer. Try again."
     ))
     .code("limits_unavailable")
+    .because(Reason::Limits)
     .retry_after(2)
 }

@@ -31,7 +31,7 @@ pub const ESTIMATED: &str = "x-trunkline-estimated";
 pub async fn call(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Body> {
     let call = Call::of(Wire::AnthropicMessages, Route::AnthropicMessages);
     let name = call.name();
-    answer::finish(stages(worker, &call, request).await, Wire::AnthropicMessages, &name)
+    answer::finish(worker, stages(worker, &call, request).await, Wire::AnthropicMessages, &name)
 }
 
 async fn stages(worker: &Arc<Worker>, call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {

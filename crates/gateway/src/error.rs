@@ -24,12 +24,95 @@ pub struct Refusal {
     pub code: Option<&'static str>,
     /// Seconds after which to try again.
     pub retry_after: Option<u64>,
+    /// As what it is counted.
+    pub reason: Reason,
+}
+
+/// Why a call is not carried out, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// No key, or none that is known.
+    Auth,
+    /// A key that may not do this.
+    Permission,
+    /// The request itself.
+    Request,
+    /// A budget is spent.
+    Budget,
+    /// A rate is used up.
+    Rate,
+    /// Too many calls at once.
+    Parallel,
+    /// The limits cannot be asked for.
+    Limits,
+    /// The call could not be recorded.
+    Spool,
+    /// The agent's memory cannot be read.
+    Memory,
+    /// An idempotency key is in use, or cannot be looked up.
+    Idempotency,
+    /// All upstreams of the model asked to be left alone.
+    Resting,
+    /// A provider could not be reached, or did not answer as it should.
+    Upstream,
+    /// Something else of ours.
+    Unavailable,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Auth,
+        Self::Permission,
+        Self::Request,
+        Self::Budget,
+        Self::Rate,
+        Self::Parallel,
+        Self::Limits,
+        Self::Spool,
+        Self::Memory,
+        Self::Idempotency,
+        Self::Resting,
+        Self::Upstream,
+        Self::Unavailable,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::Permission => "permission",
+            Self::Request => "request",
+            Self::Budget => "budget",
+            Self::Rate => "rate",
+            Self::Parallel => "parallel",
+            Self::Limits => "limits",
+            Self::Spool => "spool",
+            Self::Memory => "memory",
+            Self::Idempotency => "idempotency",
+            Self::Resting => "resting",
+            Self::Upstream => "upstream",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    /// What a status means where nothing more is said.
+    fn of(status: StatusCode) -> Self {
+        match status.as_u16() {
+            401 => Self::Auth,
+            403 => Self::Permission,
+            429 => Self::Rate,
+            400..=499 | 501 => Self::Request,
+            502 | 504 => Self::Upstream,
+            _ => Self::Unavailable,
+        }
+    }
 }
 
 impl Refusal {
     /// A refusal with no field, code or time to it.
     pub fn new(status: StatusCode, kind: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, kind, message: message.into(), param: None, code: None, retry_after: None }
+        Self { status, kind, message: message.into(), param: None, code: None, retry_after: None, reason: Reason::of(status) }
     }
 
     /// 400.
@@ -61,6 +144,13 @@ impl Refusal {
     #[must_use]
     pub fn code(mut self, code: &'static str) -> Self {
         self.code = Some(code);
+        self
+    }
+
+    /// Counted as this.
+    #[must_use]
+    pub fn because(mut self, reason: Reason) -> Self {
+        self.reason = reason;
         self
     }
 

@@ -40,14 +40,21 @@ impl Gateway {
         u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// Milliseconds on the process's clock.
+    pub fn millis(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Takes on the providers, models and routing of another configuration. Calls under way go on as they began; upstreams that
     /// stay go on as they have fared.
     ///
     /// # Errors
     /// What is wrong with it; then all stays as it was.
     pub fn reload(&self, config: &Config) -> Result<(), String> {
-        let routes = Routes::new(config, Some(&self.routes.load()))?;
-        self.routes.store(Arc::new(routes));
+        let routes = Routes::new(config, Some(&self.routes.load()), &self.metrics)?;
+        let earlier = self.routes.swap(Arc::new(routes));
+        // Those that are gone rest no more.
+        earlier.forget_resting();
         Ok(())
     }
 

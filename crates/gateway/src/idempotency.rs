@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::{
     body::Body,
     database::{Reservation, Reserved},
-    error::Refusal,
+    error::{Reason, Refusal},
     gateway::Worker,
     metrics::Route,
     passthrough::{content_type, multipart},
@@ -162,19 +162,21 @@ async fn reserve(worker: &Worker, call: Uuid, key: &Key, asked: &Asked) -> Resul
             "invalid_request_error",
             "This idempotency key was used for another request less than a day ago. Send a new key with a new request.",
         )
-        .code("idempotency_key_reused")),
+        .code("idempotency_key_reused")
+        .because(Reason::Idempotency)),
         Ok(Reserved::UnderWay) => Err(Refusal::new(
             StatusCode::CONFLICT,
             "invalid_request_error",
             "The first call with this idempotency key is still under way. Try again when it has ended.",
         )
         .code("idempotency_key_in_use")
+        .because(Reason::Idempotency)
         .retry_after(1)),
         Err(error) => {
             tracing::warn!(%error, "an idempotency key could not be reserved");
             let message = "Postgres is away, so that it cannot be promised that this call is carried out once. Try again, or send it \
                            without Idempotency-Key.";
-            Err(Refusal::unavailable(message).code("idempotency_unavailable").retry_after(1))
+            Err(Refusal::unavailable(message).code("idempotency_unavailable").because(Reason::Idempotency).retry_after(1))
         }
     }
 }
@@ -184,7 +186,9 @@ fn replay(call: Uuid, answer: &str) -> Result<Response<Body>, Refusal> {
     let Some((answer, body)) = serde_json::from_str::<Answer>(answer).ok().and_then(Answer::whole) else {
         let message =
             format!("This call was carried out as {name}, but its answer was too large to be kept. It is not carried out again.");
-        return Err(Refusal::new(StatusCode::CONFLICT, "invalid_request_error", message).code("idempotency_answer_not_kept"));
+        return Err(Refusal::new(StatusCode::CONFLICT, "invalid_request_error", message)
+            .code("idempotency_answer_not_kept")
+            .because(Reason::Idempotency));
     };
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or_default();

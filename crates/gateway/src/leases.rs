@@ -5,7 +5,10 @@ mod keeper;
 mod wishes;
 
 use std::{
-    sync::{Arc, atomic::Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
@@ -50,13 +53,41 @@ pub struct Leases {
     term: Duration,
     wanted: mpsc::UnboundedSender<Wanted>,
     inbox: Mutex<mpsc::UnboundedReceiver<Wanted>>,
+    held: AtomicU64,
+    waits: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// What metrics tell of leases.
+pub struct Tally {
+    /// Subjects of which something is held.
+    pub held: u64,
+    /// Times that a call waited for the store.
+    pub waits: u64,
+    /// How many of these it did not answer in time.
+    pub failures: u64,
 }
 
 impl Leases {
     /// Nothing is held yet. `term`: for how long the store lends without hearing from us.
     pub fn new(clock: Instant, term: Duration) -> Self {
         let (wanted, inbox) = mpsc::unbounded_channel();
-        Self { holder: Uuid::now_v7(), users: Users::default(), clock, term, wanted, inbox: Mutex::new(inbox) }
+        let (holder, users, inbox) = (Uuid::now_v7(), Users::default(), Mutex::new(inbox));
+        let [held, waits, failures] = [0; 3].map(AtomicU64::new);
+        Self { holder, users, clock, term, wanted, inbox, held, waits, failures }
+    }
+
+    /// What metrics tell.
+    pub fn tally(&self) -> Tally {
+        let [held, waits, failures] = [&self.held, &self.waits, &self.failures].map(|count| count.load(SeqCst));
+        Tally { held, waits, failures }
+    }
+
+    fn waited<T>(&self, answered: Result<T, Away>) -> Result<T, Away> {
+        self.waits.fetch_add(1, SeqCst);
+        answered.inspect_err(|_| {
+            self.failures.fetch_add(1, SeqCst);
+        })
     }
 
     /// Nanoseconds on the process's clock.
@@ -84,10 +115,8 @@ impl Leases {
     pub async fn refill(&self, subject: &Arc<Subject>) -> Result<(), Away> {
         let mut answers = subject.answers.subscribe();
         self.ask(subject);
-        match timeout(PATIENCE, answers.changed()).await {
-            Ok(Ok(())) if answers.borrow().1 => Ok(()),
-            _ => Err(Away),
-        }
+        let answered = timeout(PATIENCE, answers.changed()).await;
+        self.waited(if matches!(answered, Ok(Ok(()))) && answers.borrow().1 { Ok(()) } else { Err(Away) })
     }
 
     /// Whether what the store said last is new enough to refuse by.
@@ -113,7 +142,7 @@ impl Leases {
             let _ = self.wanted.send(Wanted::Look(Arc::clone(&entry)));
         }
         let _ = timeout(PATIENCE, answers.changed()).await;
-        entry.known().map(|known| known.subject.clone()).ok_or(Away)
+        self.waited(entry.known().map(|known| known.subject.clone()).ok_or(Away))
     }
 
     /// Asks for what is wanted, renews what is used, and gives back what is not. Ends when dropped.
@@ -135,13 +164,13 @@ impl Leases {
                 looked = Instant::now();
                 keeper.due(&mut round);
             }
-            if round.items() == 0 {
-                continue;
-            }
-            if let Err(error) = keeper.carry_out(round, &mut lender).await {
+            if round.items() > 0
+                && let Err(error) = keeper.carry_out(round, &mut lender).await
+            {
                 tracing::warn!(%error, "limits cannot be asked for; calls go on with what is held of them");
                 keeper.pause(&mut inbox).await;
             }
+            self.held.store(keeper.held() as u64, SeqCst);
         }
     }
 

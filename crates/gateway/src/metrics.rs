@@ -1,93 +1,25 @@
-//! Every metric, declared once; handles are made at the start, so that counting one is an atomic addition.
+//! Every metric of the gateway; handles are made at the start, or when an upstream is configured, so that counting one is an
+//! atomic addition. What others keep count of themselves is read when somebody looks.
 
-use metrics::{Counter, Gauge, Histogram, Unit};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use serde::Deserialize;
+mod name;
+mod route;
+mod upstream;
 
-use crate::{
-    cache,
-    remember::State,
-    wire::{Usage, Wire},
-};
+use std::sync::Mutex;
 
-/// Statuses counted one by one; others count as the last.
-const STATUSES: [u16; 14] = [200, 400, 401, 403, 404, 408, 413, 422, 429, 499, 500, 502, 503, 504];
+use metrics::{Counter, Gauge, Histogram};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-/// What a call came for, as metrics and usage name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the names of the routes")]
-pub enum Route {
-    OpenaiChat,
-    AnthropicMessages,
-    OpenaiResponses,
-    Gemini,
-    Embeddings,
-    Completions,
-    Images,
-    Audio,
-    Moderations,
-    PassThrough,
-}
+pub use self::{route::Route, upstream::Meters};
+use crate::{cache, error::Reason, gateway::Gateway, remember::State, wire::Usage};
 
-impl Route {
-    const ALL: [Self; 10] = [
-        Self::OpenaiChat,
-        Self::AnthropicMessages,
-        Self::OpenaiResponses,
-        Self::Gemini,
-        Self::Embeddings,
-        Self::Completions,
-        Self::Images,
-        Self::Audio,
-        Self::Moderations,
-        Self::PassThrough,
-    ];
-
-    /// The route of model calls in a wire.
-    pub fn of(wire: Wire) -> Self {
-        match wire {
-            Wire::OpenaiChat => Self::OpenaiChat,
-            Wire::AnthropicMessages => Self::AnthropicMessages,
-            Wire::OpenaiResponses => Self::OpenaiResponses,
-            Wire::Gemini => Self::Gemini,
-            // No client's wire: such a provider is only called by its own paths.
-            Wire::BedrockConverse => Self::PassThrough,
-        }
-    }
-
-    /// Its name: a wire's, or the route's own.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::OpenaiChat => Wire::OpenaiChat.name(),
-            Self::AnthropicMessages => Wire::AnthropicMessages.name(),
-            Self::OpenaiResponses => Wire::OpenaiResponses.name(),
-            Self::Gemini => Wire::Gemini.name(),
-            Self::Embeddings => "embeddings",
-            Self::Completions => "completions",
-            Self::Images => "images",
-            Self::Audio => "audio",
-            Self::Moderations => "moderations",
-            Self::PassThrough => "pass_through",
-        }
-    }
-}
-
-impl Route {
-    /// What OpenTelemetry's conventions for generative AI call it.
-    pub fn operation(self) -> &'static str {
-        match self {
-            Self::Embeddings => "embeddings",
-            Self::Completions => "text_completion",
-            Self::Gemini => "generate_content",
-            Self::Images | Self::Audio | Self::Moderations | Self::PassThrough => self.name(),
-            Self::OpenaiChat | Self::AnthropicMessages | Self::OpenaiResponses => "chat",
-        }
-    }
-}
+/// Statuses counted one by one; others count as `other`.
+const STATUSES: [u16; 23] =
+    [200, 201, 204, 206, 400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 422, 429, 499, 500, 501, 502, 503, 504, 529];
 
 struct Handles {
     statuses: [Counter; STATUSES.len()],
+    other: Counter,
     seconds: Histogram,
     overhead: Histogram,
     first_byte: Histogram,
@@ -104,21 +36,28 @@ impl Drop for UnderWay {
 
 /// All metrics of the gateway.
 pub struct Metrics {
+    recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    /// Held while somebody looks: two at once would count what rests twice.
+    looking: Mutex<()>,
     routes: [Handles; Route::ALL.len()],
+    refusals: [Counter; Reason::ALL.len()],
     input_tokens: Counter,
     output_tokens: Counter,
     cached_tokens: Counter,
     memory: [Counter; 4],
     memory_tools: Counter,
-    retries: Counter,
     spans_dropped: Counter,
     cache: [Counter; 3],
     /// Answers that the response cache gave up for want of room.
     pub cache_evictions: Counter,
     in_flight: Gauge,
-    /// Bytes in the spool that Postgres does not have.
-    pub spool_pending: Gauge,
+    leases_held: Gauge,
+    lease_waits: Counter,
+    lease_failures: Counter,
+    spool_pending: Gauge,
+    spool_replayed: Counter,
+    spool_rejected: Counter,
 }
 
 impl Metrics {
@@ -131,54 +70,31 @@ impl Metrics {
         let buckets =
             [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
         let recorder = PrometheusBuilder::new().set_buckets(&buckets).map_err(|error| error.to_string())?.build_recorder();
-        let handle = recorder.handle();
-        Ok(metrics::with_local_recorder(&recorder, || {
-            metrics::describe_counter!("trunkline_requests_total", "Model calls by route and the status the client saw");
-            metrics::describe_histogram!("trunkline_request_seconds", Unit::Seconds, "Time from a call's first byte to its last");
-            metrics::describe_histogram!(
-                "trunkline_overhead_seconds",
-                Unit::Seconds,
-                "The part of a call not spent waiting for a provider"
-            );
-            metrics::describe_histogram!("trunkline_first_byte_seconds", Unit::Seconds, "Time until the provider's first byte");
-            metrics::describe_counter!("trunkline_tokens_total", "Tokens by kind; input includes cached");
-            metrics::describe_counter!("trunkline_memory_total", "Calls by where their memory came from");
-            metrics::describe_counter!("trunkline_memory_tool_calls_total", "Memory tools carried out for models");
-            metrics::describe_counter!(
-                "trunkline_upstream_retries_total",
-                "Attempts after the first, on the same or another upstream"
-            );
-            metrics::describe_counter!("trunkline_spans_dropped_total", "Spans that the collector was too slow to take");
-            metrics::describe_counter!("trunkline_cache_total", "Calls by what the response cache had for them");
-            metrics::describe_counter!(
-                "trunkline_cache_evictions_total",
-                "Answers that the response cache in memory gave up for want of room"
-            );
-            metrics::describe_gauge!("trunkline_in_flight", "Calls under way");
-            metrics::describe_gauge!(
-                "trunkline_spool_pending_bytes",
-                Unit::Bytes,
-                "Recorded calls that Postgres does not have yet"
-            );
-            let tokens = |kind: &'static str| metrics::counter!("trunkline_tokens_total", "kind" => kind);
-            let memory = |state: State| metrics::counter!("trunkline_memory_total", "state" => state.name());
-            let cache = |state: cache::State| metrics::counter!("trunkline_cache_total", "result" => state.name());
-            Self {
-                handle,
-                routes: Route::ALL.map(Handles::new),
-                input_tokens: tokens("input"),
-                output_tokens: tokens("output"),
-                cached_tokens: tokens("cached"),
-                memory: [State::None, State::Cached, State::Fresh, State::Unavailable].map(memory),
-                memory_tools: metrics::counter!("trunkline_memory_tool_calls_total"),
-                retries: metrics::counter!("trunkline_upstream_retries_total"),
-                spans_dropped: metrics::counter!("trunkline_spans_dropped_total"),
-                cache: [cache::State::Hit, cache::State::Miss, cache::State::Bypass].map(cache),
-                cache_evictions: metrics::counter!("trunkline_cache_evictions_total"),
-                in_flight: metrics::gauge!("trunkline_in_flight"),
-                spool_pending: metrics::gauge!("trunkline_spool_pending_bytes"),
-            }
-        }))
+        let tokens = |kind: &str| name::TOKENS.counter(&recorder, &[("kind", kind)]);
+        let memory = |state: State| name::MEMORY.counter(&recorder, &[("state", state.name())]);
+        Ok(Self {
+            handle: recorder.handle(),
+            looking: Mutex::default(),
+            routes: Route::ALL.map(|route| Handles::new(&recorder, route)),
+            refusals: Reason::ALL.map(|reason| name::REFUSALS.counter(&recorder, &[("reason", reason.name())])),
+            input_tokens: tokens("input"),
+            output_tokens: tokens("output"),
+            cached_tokens: tokens("cached"),
+            memory: [State::None, State::Cached, State::Fresh, State::Unavailable].map(memory),
+            memory_tools: name::MEMORY_TOOL_CALLS.counter(&recorder, &[]),
+            spans_dropped: name::SPANS_DROPPED.counter(&recorder, &[]),
+            cache: [cache::State::Hit, cache::State::Miss, cache::State::Bypass]
+                .map(|state| name::CACHE.counter(&recorder, &[("result", state.name())])),
+            cache_evictions: name::CACHE_EVICTIONS.counter(&recorder, &[]),
+            in_flight: name::IN_FLIGHT.gauge(&recorder, &[]),
+            leases_held: name::LEASES_HELD.gauge(&recorder, &[]),
+            lease_waits: name::LEASE_WAITS.counter(&recorder, &[]),
+            lease_failures: name::LEASE_FAILURES.counter(&recorder, &[]),
+            spool_pending: name::SPOOL_PENDING.gauge(&recorder, &[]),
+            spool_replayed: name::SPOOL_REPLAYED.counter(&recorder, &[]),
+            spool_rejected: name::SPOOL_REJECTED.counter(&recorder, &[]),
+            recorder,
+        })
     }
 
     /// Counts a call as under way until the guard is dropped, also when its client goes away and it is dropped half done.
@@ -190,8 +106,8 @@ impl Metrics {
     /// Counts a call that ended: times in seconds.
     pub fn ended(&self, route: Route, status: u16, seconds: f64, overhead: f64, first_byte: Option<f64>) {
         let route = &self.routes[route as usize];
-        let place = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1);
-        route.statuses[place].increment(1);
+        let place = STATUSES.iter().position(|known| *known == status);
+        place.map_or(&route.other, |place| &route.statuses[place]).increment(1);
         route.seconds.record(seconds);
         route.overhead.record(overhead);
         if let Some(seconds) = first_byte {
@@ -221,9 +137,9 @@ impl Metrics {
         self.memory_tools.increment(1);
     }
 
-    /// Counts attempts after a call's first.
-    pub fn retried(&self, count: u32) {
-        self.retries.increment(u64::from(count));
+    /// Counts a call that the gateway itself refused or failed.
+    pub fn refused(&self, reason: Reason) {
+        self.refusals[reason as usize].increment(1);
     }
 
     /// Counts a span that was dropped.
@@ -232,7 +148,17 @@ impl Metrics {
     }
 
     /// The exposition text. Also drains what histograms have collected: call it, or `upkeep`, now and then.
-    pub fn render(&self) -> String {
+    #[allow(clippy::cast_precision_loss)] // a float holds far more bytes and subjects than there are
+    pub fn render(&self, gateway: &Gateway) -> String {
+        let _one = self.looking.lock();
+        self.spool_pending.set(gateway.spool.pending() as f64);
+        self.spool_replayed.absolute(gateway.spool.replayed());
+        self.spool_rejected.absolute(gateway.spool.rejected());
+        let leases = gateway.leases.tally();
+        self.leases_held.set(leases.held as f64);
+        self.lease_waits.absolute(leases.waits);
+        self.lease_failures.absolute(leases.failures);
+        gateway.routes.load().tell_resting(gateway.millis());
         self.handle.render()
     }
 
@@ -243,14 +169,15 @@ impl Metrics {
 }
 
 impl Handles {
-    fn new(route: Route) -> Self {
-        let name = route.name();
+    fn new(recorder: &PrometheusRecorder, route: Route) -> Self {
+        let labels = [("route", route.name())];
+        let status = |status: &str| name::REQUESTS.counter(recorder, &[("route", route.name()), ("status", status)]);
         Self {
-            statuses: STATUSES
-                .map(|status| metrics::counter!("trunkline_requests_total", "route" => name, "status" => status.to_string())),
-            seconds: metrics::histogram!("trunkline_request_seconds", "route" => name),
-            overhead: metrics::histogram!("trunkline_overhead_seconds", "route" => name),
-            first_byte: metrics::histogram!("trunkline_first_byte_seconds", "route" => name),
+            statuses: STATUSES.map(|number| status(&number.to_string())),
+            other: status("other"),
+            seconds: name::REQUEST_SECONDS.histogram(recorder, &labels),
+            overhead: name::OVERHEAD_SECONDS.histogram(recorder, &labels),
+            first_byte: name::FIRST_BYTE_SECONDS.histogram(recorder, &labels),
         }
     }
 }

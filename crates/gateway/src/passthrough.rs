@@ -32,7 +32,7 @@ use crate::{
     record::{Call, Recorder},
     request, routing,
     routing::Upstream,
-    upstream::{Answer, unreachable},
+    upstream::{Answer, Failure, unreachable},
     wire::Wire,
 };
 
@@ -48,7 +48,7 @@ pub async fn pass_through(worker: &Arc<Worker>, host: Arc<Upstream>, request: Re
     let wire = if host.provider.wire == Wire::BedrockConverse { Wire::OpenaiChat } else { host.provider.wire };
     let call = Call::of(wire, Route::PassThrough);
     let (wire, name) = (call.wire, call.name());
-    answer::finish(stages(worker, call, host, request).await, wire, &name)
+    answer::finish(worker, stages(worker, call, host, request).await, wire, &name)
 }
 
 async fn stages(
@@ -130,8 +130,12 @@ async fn stages(
     };
     let response = match timeout(first_byte, sent).await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(record.refused(unreachable(&host, &error))),
+        Ok(Err(error)) => {
+            host.meters.failed(Failure::Connect);
+            return Err(record.refused(unreachable(&host, &error)));
+        }
         Err(_) => {
+            host.meters.failed(Failure::Timeout);
             let message = format!("The provider '{}' did not answer within {} s.", host.provider.name, first_byte.as_secs());
             let refusal = Refusal::new(StatusCode::GATEWAY_TIMEOUT, "api_error", message).code("upstream_timeout");
             return Err(record.refused(refusal));

@@ -18,7 +18,7 @@ use crate::{
     cache::{self, Looked},
     conversation::conversation,
     decode::Decoded,
-    error::Refusal,
+    error::{Reason, Refusal},
     gateway::Worker,
     gemini_path, history,
     idempotency::{self, Begun},
@@ -40,6 +40,7 @@ pub async fn call(worker: &Arc<Worker>, wire: Wire, request: Request<Incoming>) 
     match stages(worker, call, under_way, request).await {
         Ok(response) => response,
         Err(refusal) => {
+            worker.gateway.metrics.refused(refusal.reason);
             let mut response = refusal.response(wire, &name);
             if let Ok(name) = HeaderValue::try_from(name) {
                 response.headers_mut().insert("x-trunkline-call", name);
@@ -58,7 +59,7 @@ async fn stages(
     let gateway = &worker.gateway;
     let wire = call.wire;
     let (mut head, body) = request.into_parts();
-    let asked = gemini_path::asked(wire, &mut head)?;
+    let asked = gemini_path::asked(wire, &mut head).inspect_err(|refusal| count(worker, &call, refusal))?;
 
     // 1. Who is it? Before the body is read, so that a stranger costs nothing.
     let key = enter(worker, &call, &head.headers).await?;
@@ -168,8 +169,10 @@ pub async fn enter(worker: &Worker, call: &Call, headers: &HeaderMap) -> Result<
     let gateway = &worker.gateway;
     let key = authenticate(worker, headers).await.inspect_err(|refusal| count(worker, call, refusal))?;
     if !gateway.spool.has_room().await {
-        return Err(Refusal::unavailable("Postgres is away and the spool is full: the call could not be recorded. Try again.")
-            .retry_after(5));
+        let message = "Postgres is away and the spool is full: the call could not be recorded. Try again.";
+        let refusal = Refusal::unavailable(message).because(Reason::Spool).retry_after(5);
+        count(worker, call, &refusal);
+        return Err(refusal);
     }
     Ok(key)
 }

@@ -466,7 +466,6 @@ impl Recorder {
             self.first_byte.map(|time| time.as_secs_f64()),
         );
         metrics.tokens(&self.usage);
-        metrics.retried(self.retries);
         if let (Some(traces), Some(place)) = (&self.gateway.traces, self.trace) {
             let told = Told {
                 call: self.call.id,

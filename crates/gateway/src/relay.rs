@@ -30,7 +30,7 @@ pub use self::{
 use crate::{
     body::Body,
     context::{self, Additions},
-    error::Refusal,
+    error::{Reason, Refusal},
     gateway::Worker,
     memory_tools::{self, Subject},
     metrics::UnderWay,
@@ -303,4 +303,5 @@ fn too_long(total: Duration) -> Refusal {
 /// The refusal for a call whose record could not be written: what is not recorded must not be acknowledged.
 pub fn unrecorded() -> Refusal {
     Refusal::unavailable("The call could not be recorded: the gateway's disk is full or failing. Nothing was stored.")
+        .because(Reason::Spool)
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     conversation::{Chain, Conversation, EMPTY},
     database::{ContextQuery, DatabaseError, Readers},
-    error::Refusal,
+    error::{Reason, Refusal},
     routing::{SESSION, Target},
     snapshot::Agent,
     spool::Spool,
@@ -258,7 +258,7 @@ fn without(
     if agent.fail_without_memory {
         let message =
             "The agent's memory cannot be read at the moment, and it is set to fail without (memory.on_unavailable). Try again.";
-        return Err(Refusal::unavailable(message).retry_after(1));
+        return Err(Refusal::unavailable(message).because(Reason::Memory).retry_after(1));
     }
     let parent = session.unwrap_or_else(Uuid::now_v7);
     Ok(Memory {

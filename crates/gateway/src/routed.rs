@@ -52,7 +52,7 @@ pub fn find(path: &str) -> Option<(&'static str, Route)> {
 pub async fn call(worker: &Arc<Worker>, (path, route): (&'static str, Route), request: Request<Incoming>) -> Response<Body> {
     let call = Call::of(Wire::OpenaiChat, route);
     let name = call.name();
-    answer::finish(stages(worker, call, path, request).await, Wire::OpenaiChat, &name)
+    answer::finish(worker, stages(worker, call, path, request).await, Wire::OpenaiChat, &name)
 }
 
 /// A body whose model is known.

@@ -118,12 +118,11 @@ impl Server {
         let tls = Tls::new(ca.transpose()?.as_deref()).map_err(|error| format!("ca_file: {error}"))?;
         let spool = Spool::open(&config.spool_dir, config.spool_max_bytes)
             .map_err(|error| format!("cannot open the spool in {}: {error}", config.spool_dir.display()))?;
-        let begun = Instant::now();
-        let metrics = Metrics::new()?;
+        let (begun, metrics) = (Instant::now(), Metrics::new()?);
         let gateway = Arc::new(Gateway {
             cache: config.cache.as_ref().map(|cache| Cache::new(cache, metrics.cache_evictions.clone())),
             leases: Leases::new(begun, Duration::from_millis(config.lease_ms)),
-            routes: ArcSwap::from_pointee(Routes::new(&config, None)?),
+            routes: ArcSwap::from_pointee(Routes::new(&config, None, &metrics)?),
             snapshots: Snapshots::default(),
             spool,
             metrics,
@@ -299,10 +298,7 @@ fn ready(worker: &Worker) -> Response<Body> {
 }
 
 fn metrics(worker: &Worker) -> Response<Body> {
-    let metrics = &worker.gateway.metrics;
-    #[allow(clippy::cast_precision_loss)]
-    metrics.spool_pending.set(worker.gateway.spool.pending() as f64);
-    let mut response = plain(StatusCode::OK, metrics.render());
+    let mut response = plain(StatusCode::OK, worker.gateway.metrics.render(&worker.gateway));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
     response
 }

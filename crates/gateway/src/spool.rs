@@ -48,6 +48,10 @@ pub struct Spool {
     /// `written` when the file was last cut: the file's offset 0.
     base: AtomicU64,
     bound: u64,
+    /// Bytes of dead processes' files that Postgres has by now.
+    replayed: AtomicU64,
+    /// Records that Postgres refused.
+    rejected: AtomicU64,
     parked: AtomicBool,
     wake: Notify,
     /// Somebody waits for the records to arrive.
@@ -75,6 +79,8 @@ impl Spool {
             flushed: watch::Sender::new(0),
             base: AtomicU64::new(0),
             bound,
+            replayed: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
             parked: AtomicBool::new(false),
             wake: Notify::new(),
             urgent: Notify::new(),
@@ -113,6 +119,16 @@ impl Spool {
     /// Bytes that Postgres does not have yet.
     pub fn pending(&self) -> u64 {
         self.written.load(SeqCst).saturating_sub(*self.flushed.borrow())
+    }
+
+    /// Bytes that dead processes left and Postgres has by now.
+    pub fn replayed(&self) -> u64 {
+        self.replayed.load(SeqCst)
+    }
+
+    /// Records that Postgres refused.
+    pub fn rejected(&self) -> u64 {
+        self.rejected.load(SeqCst)
     }
 
     /// Whether a call may be taken: waits up to five seconds while the spool stands at its bound.
@@ -204,6 +220,7 @@ impl Spool {
                     let single = memchr::memchr(b'\n', lines) == Some(lines.len() - 1);
                     if single {
                         tracing::error!(reason, "Postgres refuses a record; it is put aside in rejected.jsonl");
+                        self.rejected.fetch_add(1, SeqCst);
                         if let Err(error) = self.put_aside(lines) {
                             tracing::error!(%error, "a rejected record could not be put aside");
                         }
@@ -256,6 +273,7 @@ impl Spool {
                 Ok(lines) => {
                     self.deliver(&lines, writer).await;
                     offset += lines.len() as u64;
+                    self.replayed.fetch_add(lines.len() as u64, SeqCst);
                 }
                 Err(error) => {
                     tracing::error!(%error, path = %path.display(), "a spool file cannot be read");

@@ -8,7 +8,9 @@ use pyo3::{
 };
 use trunkline_gateway::{
     config::Config,
-    gateway, logging, providers,
+    gateway, logging,
+    metrics::Metrics,
+    providers,
     routing::Routes,
     server::{Server, Stop},
 };
@@ -71,5 +73,5 @@ pub fn known_providers() -> PyResult<String> {
 #[pyfunction]
 pub fn check_config(config: &str) -> PyResult<()> {
     let config = Config::parse(config).map_err(PyValueError::new_err)?;
-    Routes::new(&config, None).map(drop).map_err(PyValueError::new_err)
+    Metrics::new().and_then(|metrics| Routes::new(&config, None, &metrics)).map(drop).map_err(PyValueError::new_err)
 }

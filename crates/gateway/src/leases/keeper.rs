@@ -70,6 +70,11 @@ impl<'a> Keeper<'a> {
         Self { leases, held: HashMap::new(), users: HashMap::new() }
     }
 
+    /// Subjects of which something is held.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Adds the subjects whose leases are to be renewed, changed or given back; forgets those of which nothing is held.
     pub(super) fn due(&mut self, round: &mut Round) {
         let now = self.leases.nanos();

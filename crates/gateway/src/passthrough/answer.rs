@@ -41,8 +41,11 @@ pub struct Reading {
 }
 
 /// A refusal as a response in the client's wire, and the call's name on either.
-pub fn finish(result: Result<Response<Body>, Refusal>, wire: Wire, name: &str) -> Response<Body> {
-    let mut response = result.unwrap_or_else(|refusal| refusal.response(wire, name));
+pub fn finish(worker: &Worker, result: Result<Response<Body>, Refusal>, wire: Wire, name: &str) -> Response<Body> {
+    let mut response = result.unwrap_or_else(|refusal| {
+        worker.gateway.metrics.refused(refusal.reason);
+        refusal.response(wire, name)
+    });
     if let Ok(name) = HeaderValue::try_from(name) {
         response.headers_mut().insert("x-trunkline-call", name);
     }

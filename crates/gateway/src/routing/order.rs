@@ -101,7 +101,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{config::Config, routing::Routes};
+    use crate::{config::Config, metrics::Metrics, routing::Routes};
 
     const NOW: u64 = 1_000_000;
 
@@ -118,7 +118,7 @@ mod tests {
             "models": [{"name": "m", "upstreams": upstreams.collect::<Vec<_>>()}],
             "routing": {"strategy": strategy},
         });
-        Routes::new(&Config::parse(&config.to_string()).unwrap(), None).unwrap().group("m").unwrap()
+        Routes::new(&Config::parse(&config.to_string()).unwrap(), None, &Metrics::new().unwrap()).unwrap().group("m").unwrap()
     }
 
     fn models(group: &Group, conversation: Option<u64>) -> Vec<&str> {

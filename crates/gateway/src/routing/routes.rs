@@ -8,6 +8,7 @@ use std::{
 use super::{State, Upstream};
 use crate::{
     config::{AliasConfig, Config, ModelConfig, ProviderConfig, RetryPolicy, RoutingConfig, UpstreamConfig},
+    metrics::Metrics,
     upstream::Failure,
 };
 
@@ -89,7 +90,7 @@ impl Routes {
     ///
     /// # Errors
     /// Where a provider's URL or key cannot be used, or an alias or fallback names a model that nothing serves.
-    pub fn new(config: &Config, earlier: Option<&Self>) -> Result<Self, String> {
+    pub fn new(config: &Config, earlier: Option<&Self>, metrics: &Metrics) -> Result<Self, String> {
         let fared: HashMap<(&str, u64), &Arc<State>> = earlier
             .into_iter()
             .flat_map(Self::upstreams)
@@ -99,7 +100,7 @@ impl Routes {
         let upstream = |model: &str, own: &UpstreamConfig| {
             let given = hosts.get(own.provider.as_str());
             let given = given.ok_or_else(|| format!("the provider '{}' is not configured", own.provider))?;
-            let mut upstream = Upstream::new(given, own)?;
+            let mut upstream = Upstream::new(given, own, metrics)?;
             if let Some(state) = fared.get(&(model, upstream.hash)) {
                 upstream.state = Arc::clone(state);
             }
@@ -171,6 +172,19 @@ impl Routes {
             self.models.values().flat_map(|group| group.upstreams.iter().map(|upstream| (group.name.as_str(), &**upstream)));
         let patterns = self.patterns.iter().chain(self.providers.values()).chain(&self.provider_patterns);
         models.chain(patterns.flat_map(|pattern| pattern.upstreams.iter().map(|upstream| (pattern.name.as_str(), upstream))))
+    }
+
+    /// Brings the metrics of resting upstreams up to `now`, in milliseconds on the process's clock.
+    pub fn tell_resting(&self, now: u64) {
+        // Several may share one: from nothing, each adds itself.
+        self.forget_resting();
+        let resting = self.upstreams().filter(|(_, upstream)| upstream.state.resting(now).is_some());
+        resting.for_each(|(_, upstream)| upstream.meters.resting.increment(1));
+    }
+
+    /// Has the metrics tell of none that rests.
+    pub fn forget_resting(&self) {
+        self.upstreams().for_each(|(_, upstream)| upstream.meters.resting.set(0));
     }
 
     /// The configured models' names, as configured.
@@ -247,7 +261,7 @@ mod tests {
             ],
             "routes": [{"pattern": "gpt-*", "provider": "three"}, {"pattern": "o1", "provider": "two"}],
         });
-        Routes::new(&Config::parse(&config.to_string()).unwrap(), None).unwrap()
+        Routes::new(&Config::parse(&config.to_string()).unwrap(), None, &Metrics::new().unwrap()).unwrap()
     }
 
     #[test]

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::State;
 use crate::{
     config::{ProviderConfig, UpstreamConfig},
+    metrics::{Meters, Metrics},
     providers::{Endpoint, Family, Quirk, Quirks, azure},
     wire::Wire,
 };
@@ -60,6 +61,8 @@ pub struct Upstream {
     pub hash: u64,
     /// How it has fared; shared by all threads.
     pub state: Arc<State>,
+    /// The same as it is counted.
+    pub meters: Arc<Meters>,
 }
 
 impl Upstream {
@@ -67,7 +70,7 @@ impl Upstream {
     ///
     /// # Errors
     /// Where its URL, key or a header cannot be used, or it is to speak a wire that its provider does not.
-    pub fn new(given: &ProviderConfig, own: &UpstreamConfig) -> Result<Self, String> {
+    pub fn new(given: &ProviderConfig, own: &UpstreamConfig, metrics: &Metrics) -> Result<Self, String> {
         let speech = |wire: &Wire| {
             let (provider, endpoint) = (Arc::new(Provider::new(given, *wire)), Arc::new(Endpoint::new(given, own, *wire)?));
             Ok::<_, String>(Speech { provider, endpoint })
@@ -90,6 +93,7 @@ impl Upstream {
             drop_params: own.drop_params.unwrap_or(given.drop_params),
             hash: hash(given, own),
             state: Arc::default(),
+            meters: Arc::new(Meters::new(metrics, &given.name, &own.model)),
         })
     }
 

@@ -28,6 +28,32 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Connect,
+        Self::Timeout,
+        Self::RateLimit,
+        Self::Server,
+        Self::Auth,
+        Self::ContextWindow,
+        Self::ContentPolicy,
+        Self::BadRequest,
+    ];
+
+    /// Its name, as metrics and settings have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::RateLimit => "rate_limit",
+            Self::Server => "server",
+            Self::Auth => "auth",
+            Self::ContextWindow => "context_window",
+            Self::ContentPolicy => "content_policy",
+            Self::BadRequest => "bad_request",
+        }
+    }
+
     /// What a provider's answer other than 200 means; `body` as far as it was read.
     pub fn of(status: StatusCode, body: &[u8]) -> Self {
         match status.as_u16() {

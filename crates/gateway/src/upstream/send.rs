@@ -117,7 +117,10 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
             tracing::info!(model = first.name, fallback = group.name, failure = ?failed.failure, "a call goes on to a fallback");
             tried.push(group.name.clone());
             match self.within(&group, &group.upstreams).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    answer.upstream.meters.fallbacks.increment(1);
+                    return Ok(answer);
+                }
                 Err(further) => next.extend(routes.fallbacks(&group.name, further.failure).iter().rev().cloned()),
             }
         }
@@ -141,6 +144,9 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
         // When each that was tried is ready again.
         let mut ready: Vec<Instant> = Vec::new();
         for retries in 0.. {
+            if self.made > 0 {
+                upstream.meters.retries.increment(1);
+            }
             self.made += 1;
             let (failure, words, asked) = match self.attempt(upstream, several).await {
                 Ok(answer) => return Ok(answer),
@@ -181,6 +187,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
 
     /// Leaves an upstream alone for a while if it failed, or failed once too often.
     fn note(&self, group: &Group, upstream: &Upstream, failure: Failure, asked: Option<Duration>) {
+        upstream.meters.failed(failure);
         let routing = &group.routing;
         if !failure.is_upstreams() || routing.cooldown_ms == 0 {
             return;
@@ -188,6 +195,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
         let now = self.now();
         let often = upstream.state.failed(now) > routing.allowed_fails;
         if often || failure.rests_at_once() || asked.is_some() {
+            upstream.meters.rests.increment(1);
             upstream.state.rest(now, asked.map_or(routing.cooldown_ms, millis));
         }
     }

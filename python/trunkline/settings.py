@@ -92,6 +92,10 @@ class Traces(_Frozen):
     service_name: str = "trunkline"
     sample: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The share of calls that are traced where the client does not decide it by `traceparent`."""
+    content: bool = False
+    """Whether a span of a chat call tells what was asked and answered (`gen_ai.input.messages`, …), but for files."""
+    content_max_bytes: Annotated[int, Field(gt=0, le=1024 * 1024)] = 32 * 1024
+    """How much of it, in bytes of text each way; of a longer conversation the newest messages are told."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Traces | None:
@@ -298,7 +302,8 @@ class Settings(File):
 
 def _traces_entry(traces: Traces) -> dict[str, Any]:
     headers = {name: value.get_secret_value() for name, value in traces.headers.items()}
-    return {**traces.model_dump(exclude={"headers"}), "headers": headers}
+    content = {"content_max_bytes": traces.content_max_bytes if traces.content else None}
+    return {**traces.model_dump(exclude={"headers", "content", "content_max_bytes"}), "headers": headers, **content}
 
 
 def load(config: Path | None, environ: Mapping[str, str]) -> Settings:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -65,6 +66,23 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
+def telling(postgres: ConnectionInfo, migrated_template: str, scripted_model: str) -> Iterator[tuple[Stack, Collector]]:
+    """A gateway whose spans tell what was said, as far as 60 bytes go."""
+    with (
+        collecting() as collector,
+        temporary_home() as home,
+        copied_database(postgres, migrated_template) as database,
+        serving(
+            database,
+            scripted_model,
+            Path(home),
+            more=f'traces: {{endpoint: "{collector.url}", content: true, content_max_bytes: 60}}\n',
+        ) as running,
+    ):
+        yield running, collector
+
+
+@pytest.fixture(scope="module")
 def traced(
     postgres: ConnectionInfo, migrated_template: str, scripted_model: str, collector: Collector
 ) -> Iterator[Stack]:
@@ -99,6 +117,37 @@ def test_a_span_tells_nothing_of_what_was_said_and_no_secret(traced: Stack, coll
     assert eventually(lambda: collector.holds(raw.headers["x-trunkline-call"]))
     for text in (secret, "Counted.", PROVIDER_KEY, traced.key, "ada@example.org"):
         assert not collector.holds(text), text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_span_tells_what_was_said_where_that_is_wanted(telling: tuple[Stack, Collector], stream: bool) -> None:
+    stack, collector = telling
+    messages: Any = [
+        {"role": "user", "content": "an older message that is longer than there is room for"},
+        {"role": "assistant", "content": "so it is"},
+        {"role": "user", "content": "Ada says: count the tokens"},
+    ]
+    for model in ("gpt", "claude"):
+        raw = stack.openai().chat.completions.with_raw_response.create(model=model, messages=messages, stream=stream)
+        if stream:
+            assert list(raw.parse())
+        call = raw.headers["x-trunkline-call"]
+        asked = '{"role":"user","parts":[{"type":"text","content":"Ada says: count the tokens"}]}]'
+        cut = '[{"role":"user","parts":[{"type":"text","content":"an older message that is l"}]}'
+        answered = '[{"role":"assistant","parts":[{"type":"text","content":"Counted."}]}]'
+        assert eventually(lambda call=call: collector.holds(call)), model
+        assert collector.holds(call, "gen_ai.input.messages", asked, cut, "trunkline.content.cut"), model
+        assert collector.holds(call, "gen_ai.output.messages", answered, "gen_ai.response.finish_reasons", "stop"), (
+            model
+        )
+    anthropic = stack.anthropic().messages.with_raw_response.create(
+        model="claude", max_tokens=9, system="Be brief.", messages=[{"role": "user", "content": "count the tokens"}]
+    )
+    call = anthropic.headers["x-trunkline-call"]
+    assert eventually(
+        lambda: collector.holds(call, "gen_ai.system_instructions", '[{"type":"text","content":"Be brief."}]')
+    )
+    assert not any(collector.holds(secret) for secret in (PROVIDER_KEY, stack.key))
 
 
 def test_a_client_that_does_not_record_is_not_traced(traced: Stack, collector: Collector) -> None:
@@ -140,7 +189,10 @@ def test_the_dashboard_asks_for_metrics_that_there_are(traced: Stack) -> None:
     declared = set(re.findall(r"^# TYPE (\w+)", exposed, re.MULTILINE))
     explained = set(re.findall(r"^# HELP (\w+) \S", exposed, re.MULTILINE))
     assert declared == explained, "each metric says what it is"
+    units = ("_total", "_seconds", "_bytes", "_in_flight", "_held", "_resting")
+    assert all(name.startswith("trunkline_") and name.endswith(units) for name in declared), declared
     dashboard = Path(__file__).parents[2] / "deploy" / "grafana" / "trunkline.json"
     asked = set(re.findall(r"\b(trunkline_\w+?)(?:_bucket)?\{", dashboard.read_text()))
     assert asked, "the dashboard asks for something"
     assert asked <= declared
+    assert declared <= asked, "each metric can be seen somewhere"

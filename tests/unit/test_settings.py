@@ -345,6 +345,7 @@ def test_traces_go_where_the_file_or_opentelemetrys_variables_say(home: Path) ->
         "headers": {"x-key": "a b", "x-team": "desk"},
         "service_name": "desk",
         "sample": 1.0,
+        "content_max_bytes": None,
     }
     settings = read(home, "traces: {endpoint: 'https://own:4318', headers: {x-key: hidden}, sample: 0.1}", **environ)
     assert gateway(settings)["traces"] == {
@@ -352,8 +353,13 @@ def test_traces_go_where_the_file_or_opentelemetrys_variables_say(home: Path) ->
         "headers": {"x-key": "hidden"},
         "service_name": "trunkline",
         "sample": 0.1,
+        "content_max_bytes": None,
     }
     assert "hidden" not in repr(settings)
+    told = read(home, "traces: {endpoint: 'https://own:4318', content: true, content_max_bytes: 99}", **environ)
+    traces = gateway(told)["traces"]
+    assert isinstance(traces, dict)
+    assert traces["content_max_bytes"] == 99
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,9 @@ pub struct TracesConfig {
     pub service_name: String,
     /// The share of calls that are traced where the client does not say, from 0 to 1.
     pub sample: f64,
+    /// How much of what was said a span tells, in bytes of text each way; none: nothing.
+    #[serde(default)]
+    pub content_max_bytes: Option<usize>,
 }
 
 /// A provider: where it is, what it speaks, and our key for it.

@@ -17,8 +17,10 @@ use crate::{
     providers::Operation,
     record::Call,
     relay::collect,
+    remember::State,
     request::{Scan, scan},
     routing::Upstream,
+    told::{self, Figures},
     upstream::{self, Outgoing, Words},
     usage::estimate,
     wire::Wire,
@@ -30,8 +32,8 @@ pub const ESTIMATED: &str = "x-trunkline-estimated";
 /// Answers how many input tokens a request would have; a refusal becomes an error in Anthropic's form.
 pub async fn call(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Body> {
     let call = Call::of(Wire::AnthropicMessages, Route::AnthropicMessages);
-    let name = call.name();
-    answer::finish(worker, stages(worker, &call, request).await, Wire::AnthropicMessages, &name)
+    let id = call.id;
+    answer::finish(worker, stages(worker, &call, request).await, Wire::AnthropicMessages, id)
 }
 
 async fn stages(worker: &Arc<Worker>, call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
@@ -58,12 +60,16 @@ async fn stages(worker: &Arc<Worker>, call: &Call, request: Request<Incoming>) -
     };
     match upstream::send_to(worker, &target.group, upstream, &outgoing).await {
         Ok(answer) => {
+            let overhead = call.begun.elapsed().saturating_sub(answer.waited);
             let (head, body) = answer.response.into_parts();
             let bytes = collect(&worker.gateway, &head.headers, body).await?;
-            Ok(json(head.status, bytes))
+            let mut response = json(head.status, bytes);
+            let figures = Figures { retries: answer.retries, overhead, cost: Some(0.0) };
+            told::tell(response.headers_mut(), call.id, &answer.upstream, State::None, &figures);
+            Ok(response)
         }
         Err(failed) => match failed.words {
-            Words::Ours(refusal) => Err(*refusal),
+            Words::Ours(refusal) => Err(refusal.after(failed.retries)),
             Words::Provider(_, head, bytes) => Ok(json(head.status, bytes)),
         },
     }

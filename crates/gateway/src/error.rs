@@ -26,6 +26,8 @@ pub struct Refusal {
     pub retry_after: Option<u64>,
     /// As what it is counted.
     pub reason: Reason,
+    /// Attempts after the first that were made before it came to this.
+    pub retries: u32,
 }
 
 /// Why a call is not carried out, as metrics name it.
@@ -112,7 +114,16 @@ impl Reason {
 impl Refusal {
     /// A refusal with no field, code or time to it.
     pub fn new(status: StatusCode, kind: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, kind, message: message.into(), param: None, code: None, retry_after: None, reason: Reason::of(status) }
+        Self {
+            status,
+            kind,
+            message: message.into(),
+            param: None,
+            code: None,
+            retry_after: None,
+            reason: Reason::of(status),
+            retries: 0,
+        }
     }
 
     /// 400.
@@ -158,6 +169,13 @@ impl Refusal {
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
+        self
+    }
+
+    /// After so many attempts that followed the first.
+    #[must_use]
+    pub fn after(mut self, retries: u32) -> Self {
+        self.retries = retries;
         self
     }
 

@@ -6,7 +6,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, header};
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -24,6 +24,7 @@ use crate::{
     record::{Given, Recorder, write_hex},
     relay::unrecorded,
     routing::{AGENT, SESSION, USER},
+    told,
 };
 
 /// The request's header.
@@ -193,13 +194,14 @@ fn replay(call: Uuid, answer: &str) -> Result<Response<Body>, Refusal> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or_default();
     let headers = response.headers_mut();
-    let mut set = |header: &'static str, text: Option<String>| {
+    let mut set = |header: HeaderName, text: Option<String>| {
         text.and_then(|text| HeaderValue::try_from(text).ok()).map(|value| headers.insert(header, value));
     };
-    set(header::CONTENT_TYPE.as_str(), Some(answer.content_type).filter(|kind| !kind.is_empty()));
-    set(REPLAYED, Some(name));
-    set("x-trunkline-upstream", answer.upstream);
-    set(SESSION, answer.session.map(|session| format!("sesn_{}", session.simple())));
+    set(header::CONTENT_TYPE, Some(answer.content_type).filter(|kind| !kind.is_empty()));
+    set(HeaderName::from_static(REPLAYED), Some(name));
+    set(told::UPSTREAM, answer.upstream);
+    set(HeaderName::from_static(SESSION), answer.session.map(|session| format!("sesn_{}", session.simple())));
+    headers.insert(told::COST, told::usd(0.0));
     Ok(response)
 }
 

@@ -48,6 +48,7 @@ pub mod snapshot;
 pub mod spool;
 pub mod sse;
 pub mod subject;
+pub mod told;
 pub mod traces;
 pub mod upstream;
 pub mod usage;

@@ -47,8 +47,8 @@ pub async fn pass_through(worker: &Arc<Worker>, host: Arc<Upstream>, request: Re
     // Nobody's client speaks Bedrock's wire to us, so that it has no words for our errors.
     let wire = if host.provider.wire == Wire::BedrockConverse { Wire::OpenaiChat } else { host.provider.wire };
     let call = Call::of(wire, Route::PassThrough);
-    let (wire, name) = (call.wire, call.name());
-    answer::finish(worker, stages(worker, call, host, request).await, wire, &name)
+    let (wire, id) = (call.wire, call.id);
+    answer::finish(worker, stages(worker, call, host, request).await, wire, id)
 }
 
 async fn stages(
@@ -142,7 +142,7 @@ async fn stages(
         }
     };
     let upstream = match named.model {
-        Some(model) => Arc::new(Upstream { model, ..Upstream::clone(&host) }),
+        Some(model) => Arc::new(host.with_model(model)),
         None => host,
     };
     let answer = Answer { response, upstream, waited: begun.elapsed(), retries: 0, busy: None };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
@@ -29,24 +29,18 @@ use crate::{
     remember::{Memory, State, remember},
     request::{Scan, scan},
     routing::{Target, Unresolved, resolve},
+    told,
     wire::Wire,
 };
 
 /// Carries out a model call; a refusal becomes an error in the client's wire.
 pub async fn call(worker: &Arc<Worker>, wire: Wire, request: Request<Incoming>) -> Response<Body> {
     let call = Call::begin(wire);
-    let name = call.name();
+    let id = call.id;
     let under_way = worker.gateway.metrics.under_way();
     match stages(worker, call, under_way, request).await {
         Ok(response) => response,
-        Err(refusal) => {
-            worker.gateway.metrics.refused(refusal.reason);
-            let mut response = refusal.response(wire, &name);
-            if let Ok(name) = HeaderValue::try_from(name) {
-                response.headers_mut().insert("x-trunkline-call", name);
-            }
-            response
-        }
+        Err(refusal) => told::refused(worker, &refusal, wire, id),
     }
 }
 
@@ -87,7 +81,7 @@ async fn stages(
 
     let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len());
     record.reserved(admission);
-    record.with_trace(&head.headers);
+    record.with_trace(&head.headers, &body);
     if let Some(asked) = asked {
         match idempotency::begin(worker, record, &key, &asked).await? {
             Begun::First(first) => record = *first,

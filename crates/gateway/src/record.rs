@@ -32,9 +32,10 @@ use crate::{
     request::Role,
     routing::{Target, Upstream},
     snapshot::Agent,
-    traces::{Place, Told},
+    told::Figures,
+    traces::{Place, Said, Told},
     usage::estimate,
-    wire::{Part, Reply, ToolCall, ToolResult, Usage, Wire},
+    wire::{Part, Reply, StopReason, ToolCall, ToolResult, Usage, Wire},
 };
 
 /// The status of a call whose client went away before the end (nginx' number for it).
@@ -106,6 +107,15 @@ struct Turn {
     hidden: Vec<Hidden>,
 }
 
+/// What a call comes to.
+#[derive(Clone, Copy)]
+struct Sum {
+    /// Whether some of its tokens had to be estimated.
+    estimated: bool,
+    /// US dollars; none where no price is known.
+    cost: Option<f64>,
+}
+
 /// What is recorded of a call. Dropped without an end, it records that the client went away.
 pub struct Recorder {
     gateway: Arc<Gateway>,
@@ -127,8 +137,14 @@ pub struct Recorder {
     retries: u32,
     waited: Duration,
     first_byte: Option<Duration>,
+    /// The part of that which was ours.
+    before: Duration,
+    /// What it comes to, once that is reckoned.
+    sum: Option<Sum>,
     /// Its place in a trace, if it is traced.
     trace: Option<Place>,
+    /// What the client asked, where its span is to tell.
+    asked_with: Option<Bytes>,
     /// What the client has been given so far.
     answer: Answer,
     source: Source,
@@ -154,6 +170,8 @@ pub struct Answer {
     pub beside: usize,
     /// The calls of its own tools.
     pub calls: Vec<ToolCall>,
+    /// Why the model stopped, where that was read.
+    pub stop: Option<StopReason>,
 }
 
 impl Recorder {
@@ -188,7 +206,10 @@ impl Recorder {
             retries: 0,
             waited: Duration::ZERO,
             first_byte: None,
+            before: Duration::ZERO,
+            sum: None,
             trace: None,
+            asked_with: None,
             answer: Answer::default(),
             source: Source::Provider,
             reserves: None,
@@ -215,9 +236,16 @@ impl Recorder {
         &self.call
     }
 
-    /// Has the call traced if it is to be.
-    pub fn with_trace(&mut self, headers: &HeaderMap) {
-        self.trace = self.gateway.traces.as_ref().and_then(|traces| traces.begin(headers, self.call.id));
+    /// Has the call traced if it is to be; `body` is what its client asked.
+    pub fn with_trace(&mut self, headers: &HeaderMap, body: &Bytes) {
+        let Some(traces) = &self.gateway.traces else { return };
+        self.trace = traces.begin(headers, self.call.id);
+        self.asked_with = self.trace.and(traces.content).map(|_| body.clone());
+    }
+
+    /// Whether what is answered must be read to the end for it to be told.
+    pub fn tells(&self) -> bool {
+        self.asked_with.is_some()
     }
 
     /// Adds the session's side. Our own runtime writes its sessions' logs itself; for it only usage is recorded.
@@ -258,8 +286,17 @@ impl Recorder {
         self.rounds += 1;
         self.retries += retries;
         self.waited += waited;
-        self.first_byte.get_or_insert_with(|| self.call.begun.elapsed());
+        if self.first_byte.is_none() {
+            let elapsed = self.call.begun.elapsed();
+            self.first_byte = Some(elapsed);
+            self.before = elapsed.saturating_sub(self.waited);
+        }
         self.upstream = Some(Arc::clone(upstream));
+    }
+
+    /// What the head of the answer tells.
+    pub fn figures(&self) -> Figures {
+        Figures { retries: self.retries, overhead: self.before, cost: self.sum.and_then(|sum| sum.cost) }
     }
 
     /// Names an answer that its provider left nameless, as Bedrock does: by our call, and by the model that was asked.
@@ -363,6 +400,7 @@ impl Recorder {
         self.answer.text = reply.text();
         self.answer.beside = reply.parts.iter().map(beside).sum();
         self.answer.calls = reply.tool_calls().cloned().collect();
+        self.answer.stop = Some(reply.stop.clone());
     }
 
     /// Ends the record. When this returns true, the record survives this process.
@@ -375,17 +413,24 @@ impl Recorder {
     #[must_use]
     pub fn refused(mut self, refusal: Refusal) -> Refusal {
         self.write(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
-        refusal
+        refusal.after(self.retries)
     }
 
-    /// What the call cost in US dollars; none where no price is known. What was reserved beyond is given back.
-    fn settle(&mut self) -> Option<f64> {
+    /// Reckons what the call comes to, before it ends, so that the head of its answer can tell. Nothing is used after this.
+    pub fn reckon(&mut self, status: u16) {
+        self.sum(status);
+    }
+
+    fn sum(&mut self, status: u16) -> Sum {
+        if let Some(sum) = self.sum {
+            return sum;
+        }
+        let estimated = self.count(status);
         let cost = match &self.upstream {
             Some(upstream) => self.gateway.snapshots.load().prices.cost(&upstream.provider.name, &upstream.model, &self.usage),
             None => Some(0.0),
         };
-        self.admission.settle(cost.unwrap_or_default(), self.usage.input.saturating_add(self.usage.output));
-        cost
+        *self.sum.insert(Sum { estimated, cost })
     }
 
     /// Counts the tokens of all rounds; true where some of them had to be estimated.
@@ -406,8 +451,10 @@ impl Recorder {
     fn write(&mut self, status: u16, error: Option<&str>) -> bool {
         self.open = false;
         let total = self.call.begun.elapsed();
-        let estimated = self.count(status);
-        let (holder, cost) = (self.admission.holder(), self.settle());
+        let Sum { estimated, cost } = self.sum(status);
+        let holder = self.admission.holder();
+        // What was reserved beyond is given back.
+        self.admission.settle(cost.unwrap_or_default(), self.usage.input.saturating_add(self.usage.output));
         let overhead = total.saturating_sub(self.waited);
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let turn = self.turn.take();
@@ -481,9 +528,12 @@ impl Recorder {
                 key: self.key.id,
                 status,
                 error,
-                tokens: [self.usage.input, self.usage.cache_read, self.usage.output],
+                stream: self.stream,
+                usage: &self.usage,
                 cost_usd: cost,
                 retries: self.retries,
+                stop: self.answer.stop.as_ref(),
+                said: self.asked_with.as_deref().map(|body| Said { wire: self.call.wire, body, answer: &self.answer }),
             };
             if !traces.ended(place, &told) {
                 metrics.span_dropped();

@@ -40,6 +40,7 @@ use crate::{
     request::Scan,
     routing::{SESSION, Target, Upstream},
     snapshot::{Agent, Tools},
+    told,
     upstream::{self, Answer, Failed, Outgoing, Words},
     wire::{self, Reply, ToolCall, ToolResult, Wire, WireError},
 };
@@ -228,20 +229,17 @@ fn response(
     }
     // Ours are what holds for the client; a provider's hold for us.
     record.admission().headers(outbound.worker.gateway.nanos(), headers);
-    let text = |text: String| HeaderValue::try_from(text).ok();
-    let mut set = |name: &'static str, value: Option<HeaderValue>| value.and_then(|value| headers.insert(name, value));
-    set("x-trunkline-call", text(record.call().name()));
-    set("x-trunkline-upstream", text(format!("{}/{}", upstream.provider.name, upstream.model)));
     let state = outbound.memory.as_ref().map_or(State::None, |memory| memory.state);
-    set("x-trunkline-memory", Some(HeaderValue::from_static(state.name())));
+    told::tell(headers, record.call().id, upstream, state, &record.figures());
+    let mut set = |name: &'static str, text: String| HeaderValue::try_from(text).map(|value| headers.insert(name, value));
     if upstream.provider.wire != outbound.wire
         && let Ok(dropped) = outbound.dropped.lock()
         && !dropped.is_empty()
     {
-        set(DROPPED, text(dropped.join(", ")));
+        let _ = set(DROPPED, dropped.join(", "));
     }
     if let Some(memory) = &outbound.memory {
-        set(SESSION, text(format!("sesn_{}", memory.session.simple())));
+        let _ = set(SESSION, format!("sesn_{}", memory.session.simple()));
     }
     response
 }
@@ -288,6 +286,7 @@ fn failed(outbound: &Outbound, mut record: Recorder, failed: Failed) -> Result<R
     } else {
         Bytes::from(wire::translate_error(from, outbound.wire, status.as_u16(), &bytes, &record.call().name()))
     };
+    record.reckon(status.as_u16());
     let response = json(response(outbound, &record, &head.headers, &upstream, status, Body::from(bytes)));
     // Nothing was promised: a refusal that could not be recorded is still the provider's.
     let _ = record.end(status.as_u16(), Some("provider_refused"));

@@ -51,8 +51,8 @@ pub fn find(path: &str) -> Option<(&'static str, Route)> {
 /// Carries out a call of one of these routes; a refusal becomes an error in `OpenAI`'s form.
 pub async fn call(worker: &Arc<Worker>, (path, route): (&'static str, Route), request: Request<Incoming>) -> Response<Body> {
     let call = Call::of(Wire::OpenaiChat, route);
-    let name = call.name();
-    answer::finish(worker, stages(worker, call, path, request).await, Wire::OpenaiChat, &name)
+    let id = call.id;
+    answer::finish(worker, stages(worker, call, path, request).await, Wire::OpenaiChat, id)
 }
 
 /// A body whose model is known.

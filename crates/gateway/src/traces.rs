@@ -1,5 +1,6 @@
 //! A span for each model call, named as `OpenTelemetry`'s conventions for generative AI say, sent over OTLP in batches.
-//! Nothing of this runs unless an endpoint is configured. What was said in a call is never part of its span.
+//! Nothing of this runs unless an endpoint is configured. What was said in a call is part of its span only where the
+//! configuration asks for that.
 
 use std::{
     fmt,
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use opentelemetry::{
-    InstrumentationScope, KeyValue,
+    Array, InstrumentationScope, KeyValue, Value,
     trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState},
 };
 use opentelemetry_http::{HttpClient, HttpError};
@@ -28,6 +29,8 @@ use uuid::Uuid;
 use crate::{
     config::TracesConfig,
     connections::{Connections, Reach},
+    record::Answer,
+    wire::{StopReason, Usage, Wire, transcript},
 };
 
 /// Spans that may wait; more are dropped and counted, as tracing must not cost memory without bound.
@@ -77,18 +80,36 @@ pub struct Told<'a> {
     pub status: u16,
     /// Why it failed, in a word.
     pub error: Option<&'a str>,
-    /// Tokens: in all, read from the provider's cache, written.
-    pub tokens: [u64; 3],
+    /// Whether the answer was streamed.
+    pub stream: bool,
+    /// Tokens.
+    pub usage: &'a Usage,
     /// US dollars.
     pub cost_usd: Option<f64>,
     /// Attempts after the first.
     pub retries: u32,
+    /// Why the model stopped, where that is known.
+    pub stop: Option<&'a StopReason>,
+    /// What was said, where that is to be told.
+    pub said: Option<Said<'a>>,
+}
+
+/// What was said in a call.
+pub struct Said<'a> {
+    /// The client's wire.
+    pub wire: Wire,
+    /// Its request.
+    pub body: &'a [u8],
+    /// What it was given.
+    pub answer: &'a Answer,
 }
 
 /// The spans that wait to be sent.
 pub struct Traces {
     config: TracesConfig,
     connections: Arc<Connections>,
+    /// How much of what was said is told, in bytes of text each way; none: nothing.
+    pub content: Option<usize>,
     scope: InstrumentationScope,
     waiting: Mutex<Vec<SpanData>>,
 }
@@ -126,7 +147,13 @@ impl Traces {
     /// Spans for the endpoint of `config`, over `connections` of their own.
     pub fn new(config: &TracesConfig, connections: Connections) -> Self {
         let scope = InstrumentationScope::builder("trunkline.gateway").with_version(env!("CARGO_PKG_VERSION")).build();
-        Self { config: config.clone(), connections: Arc::new(connections), scope, waiting: Mutex::new(Vec::new()) }
+        Self {
+            config: config.clone(),
+            connections: Arc::new(connections),
+            content: config.content_max_bytes,
+            scope,
+            waiting: Mutex::new(Vec::new()),
+        }
     }
 
     /// The place of a call; none where it is not traced. A client that traces decides for itself (W3C Trace Context,
@@ -166,7 +193,7 @@ impl Traces {
             name: format!("{} {}", told.operation, told.asked).into(),
             start_time: started,
             end_time: started + told.total,
-            attributes: attributes(told),
+            attributes: attributes(told, self.content),
             dropped_attributes_count: 0,
             events: SpanEvents::default(),
             links: SpanLinks::default(),
@@ -224,17 +251,19 @@ impl Traces {
 }
 
 /// The conventions' names; what has none there is under `trunkline.`.
-fn attributes(told: &Told) -> Vec<KeyValue> {
+fn attributes(told: &Told, content: Option<usize>) -> Vec<KeyValue> {
     let count = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
     let micros = |time: Duration| count(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     let id = |prefix: &str, id: Uuid| format!("{prefix}_{}", id.simple());
-    let [input, cached, output] = told.tokens;
+    let usage = told.usage;
     let mut all = vec![
         KeyValue::new("gen_ai.operation.name", told.operation),
         KeyValue::new("gen_ai.request.model", told.asked.to_owned()),
-        KeyValue::new("gen_ai.usage.input_tokens", count(input)),
-        KeyValue::new("gen_ai.usage.cache_read.input_tokens", count(cached)),
-        KeyValue::new("gen_ai.usage.output_tokens", count(output)),
+        KeyValue::new("gen_ai.usage.input_tokens", count(usage.input)),
+        KeyValue::new("gen_ai.usage.cache_read.input_tokens", count(usage.cache_read)),
+        KeyValue::new("gen_ai.usage.cache_creation.input_tokens", count(usage.cache_write)),
+        KeyValue::new("gen_ai.usage.output_tokens", count(usage.output)),
+        KeyValue::new("gen_ai.usage.reasoning.output_tokens", count(usage.reasoning)),
         KeyValue::new("http.response.status_code", i64::from(told.status)),
         KeyValue::new("trunkline.call.id", id("call", told.call)),
         KeyValue::new("trunkline.key.id", id("key", told.key)),
@@ -245,11 +274,39 @@ fn attributes(told: &Told) -> Vec<KeyValue> {
         all.push(KeyValue::new("gen_ai.provider.name", provider_name(provider).to_owned()));
         all.push(KeyValue::new("gen_ai.response.model", model.to_owned()));
     }
+    if told.stream {
+        all.push(KeyValue::new("gen_ai.request.stream", true));
+    }
+    if let Some(stop) = told.stop {
+        let reasons = Array::String(vec![stop.finish_reason().into()]);
+        all.push(KeyValue::new("gen_ai.response.finish_reasons", Value::Array(reasons)));
+    }
     all.extend(told.session.map(|session| KeyValue::new("gen_ai.conversation.id", id("sesn", session))));
     all.extend(told.agent.map(|agent| KeyValue::new("gen_ai.agent.id", id("agent", agent))));
     all.extend(told.first_byte.map(|time| KeyValue::new("trunkline.first_byte_us", micros(time))));
     all.extend(told.cost_usd.map(|usd| KeyValue::new("trunkline.cost_usd", usd)));
     all.extend(told.error.map(|error| KeyValue::new("error.type", error.to_owned())));
+    if let (Some(said), Some(limit)) = (&told.said, content) {
+        all.extend(contents(said, limit));
+    }
+    all
+}
+
+/// What was said, as texts of JSON: the exporter knows no nested values.
+fn contents(said: &Said, limit: usize) -> Vec<KeyValue> {
+    let mut all = Vec::new();
+    let asked = transcript::asked(said.wire, said.body, limit);
+    let (answered, cut) = transcript::answered(&said.answer.text, &said.answer.calls, limit);
+    if cut || asked.as_ref().is_some_and(|asked| asked.cut) {
+        all.push(KeyValue::new("trunkline.content.cut", true));
+    }
+    if let Some(asked) = asked {
+        all.extend(asked.instructions.map(|text| KeyValue::new("gen_ai.system_instructions", text)));
+        all.push(KeyValue::new("gen_ai.input.messages", asked.messages));
+    }
+    if !said.answer.text.is_empty() || !said.answer.calls.is_empty() {
+        all.push(KeyValue::new("gen_ai.output.messages", answered));
+    }
     all
 }
 
@@ -289,6 +346,7 @@ mod tests {
             headers: std::collections::HashMap::new(),
             service_name: "trunkline".to_owned(),
             sample,
+            content_max_bytes: None,
         };
         let timeouts = serde_json::json!({"connect_ms": 1, "first_byte_ms": 1, "idle_ms": 1, "total_ms": 1});
         let timeouts = serde_json::from_value(timeouts).unwrap();
@@ -310,9 +368,12 @@ mod tests {
             key: Uuid::nil(),
             status: 200,
             error: None,
-            tokens: [10, 4, 2],
+            stream: false,
+            usage: &Usage { input: 10, output: 2, cache_read: 4, cache_write: 0, reasoning: 0 },
             cost_usd: Some(0.5),
             retries: 0,
+            stop: Some(&StopReason::MaxTokens),
+            said: None,
         }
     }
 
@@ -358,6 +419,8 @@ mod tests {
         assert_eq!(span.end_time.duration_since(span.start_time).unwrap(), Duration::from_millis(2));
         let provider = span.attributes.iter().find(|attribute| attribute.key.as_str() == "gen_ai.provider.name");
         assert_eq!(provider.unwrap().value.as_str(), "mistral_ai");
+        let stop = span.attributes.iter().find(|attribute| attribute.key.as_str() == "gen_ai.response.finish_reasons");
+        assert_eq!(stop.unwrap().value.as_str(), r#"["length"]"#);
     }
 
     #[test]

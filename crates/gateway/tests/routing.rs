@@ -202,6 +202,63 @@ fn when_all_rest_the_one_that_wakes_first_is_asked() {
 }
 
 #[test]
+fn when_all_asked_to_be_left_alone_the_client_is_told_until_when_and_none_is_asked() {
+    let (first, second) = (failing(429, "retry-after: 60\r\n"), failing(503, "retry-after: 30\r\n"));
+    let models = json!({"m": [at("first"), at("second")]});
+    let gateway = gateway(&[("first", first.address), ("second", second.address)], &models, &json!({"strategy": "order"}));
+    let told = call(&gateway, "m");
+    assert_eq!((told.status, told.header("retry-after")), (503, Some("30")), "the provider's own words come first");
+    assert_eq!(told.header("x-trunkline-retries"), Some("1"));
+    let refused = call(&gateway, "m");
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &json!("upstreams_resting")));
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=30).contains(&wait), "{wait}");
+    assert_eq!(refused.header("x-trunkline-retries"), None, "nothing was tried");
+    assert_eq!(counts(&[&first, &second]), [1, 1]);
+    let metrics = Request::get("/metrics").send(gateway.address);
+    for line in [
+        r#"trunkline_refusals_total{reason="resting"} 1"#,
+        r#"trunkline_upstream_retries_total{provider="second",model="m"} 1"#,
+        r#"trunkline_upstream_failures_total{provider="first",model="m",failure="rate_limit"} 1"#,
+        r#"trunkline_upstream_failures_total{provider="second",model="m",failure="server"} 1"#,
+        r#"trunkline_upstream_rests_total{provider="first",model="m"} 1"#,
+        r#"trunkline_upstream_resting{provider="second",model="m"} 1"#,
+        r#"trunkline_requests_total{route="openai_chat",status="503"} 1"#,
+        r#"trunkline_requests_total{route="openai_chat",status="429"} 1"#,
+    ] {
+        assert!(metrics.text().lines().any(|known| known == line), "{line} is not in\n{}", metrics.text());
+    }
+}
+
+#[test]
+fn all_that_asked_to_be_left_alone_are_passed_over_for_a_fallback() {
+    let (busy, good) = (failing(429, "retry-after: 60\r\n"), good());
+    let models = json!({
+        "m": [at("busy"), {"provider": "busy", "model": "n"}], "other": [at("busy"), {"provider": "busy", "model": "n"}],
+        "good": [at("good")],
+    });
+    let routing = json!({"fallbacks": {"m": ["other", "good"]}});
+    let gateway = gateway(&[("busy", busy.address), ("good", good.address)], &models, &routing);
+    for round in 1..=3 {
+        assert_eq!(call(&gateway, "m").header("x-trunkline-upstream"), Some("good/m"));
+        assert_eq!(counts(&[&busy, &good]), [4, round]);
+    }
+    let metrics = Request::get("/metrics").send(gateway.address);
+    let line = r#"trunkline_upstream_fallbacks_total{provider="good",model="m"} 3"#;
+    assert!(metrics.text().lines().any(|known| known == line), "{}", metrics.text());
+}
+
+#[test]
+fn upstreams_that_failed_without_asking_for_peace_are_asked_again() {
+    let (a, b) = (failing(500, ""), failing(500, ""));
+    let gateway = gateway(&[("a", a.address), ("b", b.address)], &json!({"m": [at("a"), at("b")]}), &json!({"retries": 1}));
+    for round in 1..=2 {
+        assert_eq!(call(&gateway, "m").status, 500);
+        assert_eq!(counts(&[&a, &b]).iter().sum::<usize>(), 2 * round);
+    }
+}
+
+#[test]
 fn retries_follow_the_policy_for_what_went_wrong() {
     let long = r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#;
     let filtered = r#"{"error":{"message":"no","code":"content_filter"}}"#;

@@ -71,7 +71,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Subjects of which something is held.
-    pub fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.held.len()
     }
 

@@ -3,11 +3,12 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header, response::Parts};
+use http::{HeaderMap, Response, StatusCode, header, response::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::{sync::mpsc, time::timeout};
+use uuid::Uuid;
 
 use super::{headers, usage};
 use crate::{
@@ -16,10 +17,13 @@ use crate::{
     error::Refusal,
     gateway::Worker,
     metrics::UnderWay,
+    providers::Endpoint,
     record::Recorder,
     relay::unrecorded,
+    remember::State,
     routing::{Busy, Upstream},
     sse::Parser,
+    told::{self, Figures},
     upstream::{Answer, Failed, Received, Words},
     wire::{Usage, Wire},
 };
@@ -41,15 +45,14 @@ pub struct Reading {
 }
 
 /// A refusal as a response in the client's wire, and the call's name on either.
-pub fn finish(worker: &Worker, result: Result<Response<Body>, Refusal>, wire: Wire, name: &str) -> Response<Body> {
-    let mut response = result.unwrap_or_else(|refusal| {
-        worker.gateway.metrics.refused(refusal.reason);
-        refusal.response(wire, name)
-    });
-    if let Ok(name) = HeaderValue::try_from(name) {
-        response.headers_mut().insert("x-trunkline-call", name);
+pub fn finish(worker: &Worker, result: Result<Response<Body>, Refusal>, wire: Wire, call: Uuid) -> Response<Body> {
+    match result {
+        Ok(mut response) => {
+            response.headers_mut().insert(told::CALL, told::name(call));
+            response
+        }
+        Err(refusal) => told::refused(worker, &refusal, wire, call),
     }
-    response
 }
 
 /// Passes an answer on.
@@ -86,6 +89,7 @@ pub fn pass_on(
     let listener = Listener::new(&head.headers, reading);
     let failed = status.is_client_error() || status.is_server_error();
     let end = End { status, error: failed.then_some("provider_refused"), model_call: reading.model_call && !failed };
+    let (call, figures) = (record.call().id, record.figures());
     let body = if body.is_end_stream() {
         if !end.write(record, None) {
             return Err(unrecorded());
@@ -93,11 +97,13 @@ pub fn pass_on(
         Body::empty()
     } else {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let relay = Relay { worker: Arc::clone(worker), body, listener, record, end, _under_way: under_way, _busy: busy };
+        let masks = failed.then(|| Arc::clone(&upstream.endpoint));
+        let worker = Arc::clone(worker);
+        let relay = Relay { worker, body, listener, masks, record, end, _under_way: under_way, _busy: busy };
         tokio::spawn(relay.run(sender));
         Body::Channel(receiver)
     };
-    Ok(written(head, &upstream, body))
+    Ok(written(head, &upstream, body, call, &figures))
 }
 
 /// Tells the client why no upstream answered a call that was routed: the provider's own refusal, or ours.
@@ -119,8 +125,10 @@ pub fn failed(mut record: Recorder, failed: Failed) -> Result<Response<Body>, Re
                 return Err(redirected(record, &upstream, head.status));
             }
             // Nothing was promised: a refusal that could not be recorded is still the provider's.
+            record.reckon(head.status.as_u16());
+            let (call, figures) = (record.call().id, record.figures());
             let _ = record.end(head.status.as_u16(), Some("provider_refused"));
-            Ok(written(*head, &upstream, Body::from(bytes)))
+            Ok(written(*head, &upstream, Body::from(bytes), call, &figures))
         }
     }
 }
@@ -138,14 +146,12 @@ fn redirected(record: Recorder, upstream: &Upstream, status: StatusCode) -> Refu
     record.refused(Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code("upstream_redirected"))
 }
 
-/// A provider's head with a body.
-fn written(head: Parts, upstream: &Upstream, body: Body) -> Response<Body> {
+/// A provider's head with a body, and what we tell of the call.
+fn written(head: Parts, upstream: &Upstream, body: Body, call: Uuid, figures: &Figures) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = headers::to_client(head.headers, &upstream.endpoint);
-    if let Ok(name) = HeaderValue::try_from(format!("{}/{}", upstream.provider.name, upstream.model)) {
-        response.headers_mut().insert("x-trunkline-upstream", name);
-    }
+    told::tell(response.headers_mut(), call, upstream, State::None, figures);
     response
 }
 
@@ -169,6 +175,8 @@ struct Relay {
     worker: Arc<Worker>,
     body: Decoded<Received>,
     listener: Listener,
+    /// Whose credentials are masked: a refusal may repeat what was sent.
+    masks: Option<Arc<Endpoint>>,
     record: Recorder,
     end: End,
     _under_way: UnderWay,
@@ -212,7 +220,10 @@ impl Relay {
             let piece = match frame {
                 Ok(None) => return Ok(self.listener.rest()),
                 Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => self.listener.hear(data, &mut self.record)?,
+                    Ok(data) => {
+                        let data = if let Some(endpoint) = &self.masks { endpoint.masked(data) } else { data };
+                        self.listener.hear(data, &mut self.record)?
+                    }
                     Err(_trailers) => continue,
                 },
                 Ok(Some(Err(error))) => {

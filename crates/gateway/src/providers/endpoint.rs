@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 
@@ -156,12 +156,35 @@ impl Endpoint {
 
     /// Whether a text holds a credential of ours: a provider may repeat what it was sent.
     pub fn betrayed_by(&self, text: &[u8]) -> bool {
-        let keys = [header::AUTHORIZATION.as_str(), "x-api-key", "api-key", gemini::KEY];
-        keys.iter().filter_map(|name| self.headers.get(*name)).any(|value| {
-            let value = value.as_bytes();
-            let key = value.strip_prefix(b"Bearer ").unwrap_or(value);
-            !key.is_empty() && memchr::memmem::find(text, key).is_some()
-        })
+        self.keys().any(|key| memchr::memmem::find(text, key).is_some())
+    }
+
+    /// A provider's words with stars in place of what they repeat of our credentials, as long as they were.
+    pub fn masked(&self, words: Bytes) -> Bytes {
+        if !self.betrayed_by(&words) {
+            return words;
+        }
+        let mut masked = BytesMut::from(words);
+        for key in self.keys() {
+            while let Some(start) = memchr::memmem::find(&masked, key) {
+                masked[start..start + key.len()].fill(b'*');
+            }
+        }
+        masked.freeze()
+    }
+
+    /// The same for a text.
+    pub fn masked_text(&self, words: &str) -> String {
+        String::from_utf8_lossy(&self.masked(Bytes::copy_from_slice(words.as_bytes()))).into_owned()
+    }
+
+    /// Our credentials as they are sent. Shorter ones are such as `ollama`: no secrets, and words that any answer may hold. One
+    /// of stars alone would be found in its own mask.
+    fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        let names = [header::AUTHORIZATION.as_str(), "x-api-key", "api-key", gemini::KEY];
+        let values = names.into_iter().filter_map(|name| self.headers.get(name)).map(HeaderValue::as_bytes);
+        let keys = values.map(|value| value.strip_prefix(b"Bearer ").unwrap_or(value));
+        keys.filter(|key| key.len() >= 10 && key.iter().any(|byte| *byte != b'*'))
     }
 
     /// Whether each request is signed, body and all.

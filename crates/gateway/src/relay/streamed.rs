@@ -18,8 +18,9 @@ use crate::{
     error::Refusal,
     memory_tools::MAX_ROUNDS,
     record::{Recorder, content_type},
+    routing::Upstream,
     upstream::{Answer, Failed, Received, Words},
-    wire::{self, Accumulator, Event, StopReason, StreamWriter, Wire},
+    wire::{self, Accumulator, Event, StopReason, StreamWriter, Wire, WireError},
 };
 
 /// Relays an answer as a stream; memory tools are carried out in further rounds, within the same stream.
@@ -84,6 +85,13 @@ fn unfinished() -> Cut {
     broken("upstream_broke_off", "The provider's stream ended before the answer did. Try again.")
 }
 
+/// The end of a stream in which the provider said what went wrong.
+fn ended_badly(upstream: &Upstream, kind: &str, message: &str) -> Cut {
+    let message = upstream.endpoint.masked_text(message);
+    tracing::warn!(kind, message, "a provider ended its stream with an error");
+    broken("upstream_error", message)
+}
+
 type Stream = Source<Decoded<Received>>;
 type Ended = Result<(Bytes, Stream), Cut>;
 
@@ -98,6 +106,7 @@ fn source(outbound: &Outbound, wire: Wire, response: Response<Received>) -> Resu
 /// Passes frames on as they are, but for the usage that only we asked for.
 async fn pass_on(outbound: &Outbound, record: &mut Recorder, answer: Answer, listener: &mut Listener) -> Ended {
     let wire = outbound.wire;
+    let upstream = answer.upstream;
     let hides_usage = wire == Wire::OpenaiChat && !outbound.scan.include_usage(&outbound.body);
     let echo = outbound.echo();
     let mut source = source(outbound, wire, answer.response)?;
@@ -131,11 +140,11 @@ async fn pass_on(outbound: &Outbound, record: &mut Recorder, answer: Answer, lis
             let reply = heard.into_reply();
             record.used(reply.usage);
             record.answer().calls = reply.tool_calls().cloned().collect();
+            record.answer().stop = Some(reply.stop);
             return Ok((joined(pieces), source));
         }
         if let Some((kind, message)) = heard.failure() {
-            tracing::warn!(kind, message, "a provider ended its stream with an error");
-            return Err(broken("upstream_error", message.to_owned()));
+            return Err(ended_badly(&upstream, kind, message));
         }
         if wire == Wire::Gemini && heard.stopped() {
             held = pieces;
@@ -170,7 +179,7 @@ async fn rewrite(outbound: &Outbound, record: &mut Recorder, answer: Answer, lis
     let mut request = None;
     let mut shown = 0;
     for round in 1.. {
-        let reply = read_round(outbound, record, &mut source, listener, &mut writer, round == 1, &mut shown).await?;
+        let reply = read_round(outbound, record, &upstream, &mut source, listener, (&mut writer, &mut shown), round == 1).await?;
         record.waited(source.waited);
         record.used(reply.usage);
         let ours = outbound.ours(&reply);
@@ -182,7 +191,9 @@ async fn rewrite(outbound: &Outbound, record: &mut Recorder, answer: Answer, lis
             let nothing_to_call = reply.stop == StopReason::ToolUse && theirs.is_empty();
             record.answer().calls = theirs;
             let mut last = Vec::new();
-            writer.write(&Event::Stop(if nothing_to_call { StopReason::EndTurn } else { reply.stop }), &mut last);
+            let stop = if nothing_to_call { StopReason::EndTurn } else { reply.stop };
+            record.answer().stop = Some(stop.clone());
+            writer.write(&Event::Stop(stop), &mut last);
             writer.write(&Event::Usage(record.usage()), &mut last);
             writer.write(&Event::End, &mut last);
             return Ok((Bytes::from(last), source));
@@ -215,11 +226,11 @@ fn after_a_tool(failed: Failed) -> Cut {
 async fn read_round(
     outbound: &Outbound,
     record: &mut Recorder,
+    upstream: &Upstream,
     source: &mut Stream,
     listener: &mut Listener,
-    writer: &mut StreamWriter,
+    (writer, shown): (&mut StreamWriter, &mut usize),
     first: bool,
-    shown: &mut usize,
 ) -> Result<wire::Reply, Cut> {
     let tools = outbound.tools();
     let mut heard = Accumulator::default();
@@ -229,7 +240,8 @@ async fn read_round(
     while source.next(&mut frames, listener).await? {
         let mut out = Vec::new();
         for frame in frames.drain(..) {
-            let events = source.read(&frame).map_err(|error| broken("upstream_unreadable", error.message))?;
+            let unreadable = |error: WireError| broken("upstream_unreadable", upstream.endpoint.masked_text(&error.message));
+            let events = source.read(&frame).map_err(unreadable)?;
             for mut event in events {
                 if let Event::Start { id, model, .. } = &mut event {
                     record.name(id, model);
@@ -244,10 +256,7 @@ async fn read_round(
                     }
                     // Both are known for the whole call only after the last round.
                     Event::Stop(_) | Event::Usage(_) | Event::End => {}
-                    Event::Error { kind, message } => {
-                        tracing::warn!(kind, message, "a provider ended its stream with an error");
-                        return Err(broken("upstream_error", message));
-                    }
+                    Event::Error { kind, message } => return Err(ended_badly(upstream, &kind, &message)),
                     Event::ToolStart { index, id, name } => {
                         let hidden = tools.is_some_and(|tools| tools.has(&name));
                         if places.len() <= index {

@@ -61,6 +61,7 @@ pub async fn whole(outbound: &Outbound, mut record: Recorder) -> Result<Response
     match timeout(total, rounds(outbound, &mut record)).await.unwrap_or_else(|_| Err(too_long(total).into())) {
         Ok((answer, head, upstream)) => {
             record.gives(&answer);
+            record.reckon(StatusCode::OK.as_u16());
             let response = json(response(outbound, &record, &head, &upstream, StatusCode::OK, Body::from(answer)));
             if record.end(StatusCode::OK.as_u16(), None) { Ok(response) } else { Err(unrecorded()) }
         }
@@ -85,10 +86,12 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Fai
         record.waited(reading.elapsed());
 
         if from == outbound.wire && tools.is_none() {
-            note_untouched(record, from, outbound.target.agent.is_some(), &bytes)?;
+            let log = outbound.target.agent.is_some() || record.tells();
+            note_untouched(record, from, log, &bytes)?;
             return Ok((named(outbound, bytes), head.headers, upstream));
         }
-        let mut reply = wire::parse_reply(from, &bytes).map_err(|error| broken(&error.message))?;
+        let mut reply =
+            wire::parse_reply(from, &bytes).map_err(|error| broken(&upstream.endpoint.masked_text(&error.message)))?;
         record.name(&mut reply.id, &mut reply.model);
         record.used(reply.usage);
         let ours = outbound.ours(&reply);

@@ -29,6 +29,15 @@ impl Group {
     pub fn rests(&self, now: u64) -> bool {
         self.upstreams.iter().all(|upstream| upstream.state.resting(now).is_some())
     }
+
+    /// When the first of its upstreams may be asked again, where all of them asked to be left alone; in milliseconds, as `now`.
+    pub fn declines(&self, now: u64) -> Option<u64> {
+        let mut first = u64::MAX;
+        for upstream in &self.upstreams {
+            first = first.min(upstream.state.declining(now)?);
+        }
+        Some(first)
+    }
 }
 
 /// A name with at most one `*`, and what serves the models that fit it.

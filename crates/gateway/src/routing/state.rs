@@ -15,6 +15,8 @@ const STALE: u64 = 300_000;
 pub struct State {
     /// Until when it is left alone, in milliseconds on the process's clock.
     resting_until: AtomicU64,
+    /// Until when it asked to be left alone itself, in milliseconds on the process's clock.
+    declining_until: AtomicU64,
     /// When the window of counted failures began, in milliseconds on the process's clock, and how many there are since: the
     /// lower 16 bits.
     fails: AtomicU64,
@@ -35,6 +37,16 @@ impl State {
     /// Sends nothing to it for `millis`.
     pub fn rest(&self, now: u64, millis: u64) {
         self.resting_until.fetch_max(now.saturating_add(millis), Relaxed);
+    }
+
+    /// Until when it wants nothing sent to it by its own word, if that is later than `now`, in milliseconds on the process's clock.
+    pub fn declining(&self, now: u64) -> Option<u64> {
+        Some(self.declining_until.load(Relaxed)).filter(|until| *until > now)
+    }
+
+    /// It asked for nothing to be sent to it for `millis`.
+    pub fn decline(&self, now: u64, millis: u64) {
+        self.declining_until.fetch_max(now.saturating_add(millis), Relaxed);
     }
 
     /// Counts a failure; gives how many there were within a minute. Two at once may count as one: it is a threshold, no bill.

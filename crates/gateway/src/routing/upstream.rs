@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::HeaderValue;
 use sha2::{Digest, Sha256};
 
 use super::State;
@@ -45,6 +46,8 @@ pub struct Upstream {
     pub others: Arc<[Speech]>,
     /// The model's name there.
     pub model: String,
+    /// Both, as answers tell it; none where that makes no header.
+    pub title: Option<HeaderValue>,
     /// Where requests go, and our credentials.
     pub endpoint: Arc<Endpoint>,
     /// Its share of the calls, against the others'.
@@ -93,6 +96,7 @@ impl Upstream {
             drop_params: own.drop_params.unwrap_or(given.drop_params),
             hash: hash(given, own),
             state: Arc::default(),
+            title: title(&given.name, &own.model),
             meters: Arc::new(Meters::new(metrics, &given.name, &own.model)),
         })
     }
@@ -111,8 +115,18 @@ impl Upstream {
     /// The same place for the model of this name: what stood for `*` in the name that the client asked for takes its place.
     #[must_use]
     pub fn named(&self, star: &str) -> Self {
-        Self { model: self.model.replacen('*', star, 1), ..self.clone() }
+        self.with_model(self.model.replacen('*', star, 1))
     }
+
+    /// The same place for another model.
+    #[must_use]
+    pub fn with_model(&self, model: String) -> Self {
+        Self { title: title(&self.provider.name, &model), model, ..self.clone() }
+    }
+}
+
+fn title(provider: &str, model: &str) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("{provider}/{model}")).ok()
 }
 
 /// The wires in which an upstream is spoken with. One with a URL of its own is another host than the provider's, of which only

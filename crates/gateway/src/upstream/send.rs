@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::{Answer, Failed, Failure, Outgoing, Received, Words, failure::retry_after, unreachable};
 use crate::{
     config::RetryPolicy,
-    error::Refusal,
+    error::{Reason, Refusal},
     gateway::Worker,
     providers::{Operation, Outline},
     relay::collect,
@@ -42,19 +42,19 @@ pub async fn send<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
     conversation: impl FnOnce() -> Option<u64>,
     outgoing: &Outgoing<'_, Body>,
 ) -> Result<Answer, Failed> {
-    let mut attempts = Attempts { worker, outgoing, conversation: None, begun: Instant::now(), made: 0 };
+    let mut attempts = Attempts { worker, outgoing, conversation: None, begun: None, made: 0 };
     if group.upstreams.len() > 1 {
         attempts.conversation = conversation();
     }
     if group.rests(attempts.now()) && attempts.has_fallbacks(group) {
         // What rests is spared while another model serves.
-        let failed = attempts.elsewhere(group, attempts.resting(group)).await;
+        let failed = attempts.elsewhere(group, attempts.resting(group, None)).await;
         return match failed {
-            Err(_) => attempts.within(group, &group.upstreams).await,
+            Err(_) => attempts.model(group).await,
             answered => answered,
         };
     }
-    match attempts.within(group, &group.upstreams).await {
+    match attempts.model(group).await {
         Err(failed) => attempts.elsewhere(group, failed).await,
         answered => answered,
     }
@@ -70,7 +70,7 @@ pub async fn send_to<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
     upstream: &Arc<Upstream>,
     outgoing: &Outgoing<'_, Body>,
 ) -> Result<Answer, Failed> {
-    let mut attempts = Attempts { worker, outgoing, conversation: None, begun: Instant::now(), made: 0 };
+    let mut attempts = Attempts { worker, outgoing, conversation: None, begun: None, made: 0 };
     attempts.within(group, slice::from_ref(upstream)).await
 }
 
@@ -79,7 +79,8 @@ struct Attempts<'a, Body: Fn(&Upstream) -> Result<Bytes, Refusal>> {
     worker: &'a Worker,
     outgoing: &'a Outgoing<'a, Body>,
     conversation: Option<u64>,
-    begun: Instant,
+    /// When the first of them was sent: what went before is our own work.
+    begun: Option<Instant>,
     /// Attempts so far.
     made: u32,
 }
@@ -93,18 +94,40 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
         millis(self.worker.gateway.begun.elapsed())
     }
 
+    /// How long ago the first was sent.
+    fn waited(&self) -> Duration {
+        self.begun.map_or(Duration::ZERO, |begun| begun.elapsed())
+    }
+
     fn has_fallbacks(&self, group: &Group) -> bool {
         !self.worker.gateway.routes.load().fallbacks(&group.name, Failure::RateLimit).is_empty()
     }
 
     fn failed(&self, failure: Failure, words: Words) -> Failed {
-        Failed { failure, words, waited: self.begun.elapsed(), retries: self.made.saturating_sub(1) }
+        Failed { failure, words, waited: self.waited(), retries: self.made.saturating_sub(1) }
     }
 
-    fn resting(&self, group: &Group) -> Failed {
-        let message = format!("All upstreams of the model '{}' rest after failures.", group.name);
-        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message).code("upstreams_resting");
+    /// The failure of a model that is not asked: `wait` is how long its upstreams want to be left alone, in milliseconds.
+    fn resting(&self, group: &Group, wait: Option<u64>) -> Failed {
+        let seconds = wait.unwrap_or_default().div_ceil(1_000).max(1);
+        let message = format!(
+            "All upstreams of the model '{}' said that they get too many requests, and asked to be left alone. Try again in {seconds} s.",
+            group.name
+        );
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
+            .code("upstreams_resting")
+            .because(Reason::Resting)
+            .retry_after(seconds);
         self.failed(Failure::RateLimit, Words::Ours(Box::new(refusal)))
+    }
+
+    /// Tries a model, unless all of its upstreams asked to be left alone.
+    async fn model(&mut self, group: &Group) -> Result<Answer, Failed> {
+        let now = self.now();
+        match group.declines(now) {
+            Some(until) => Err(self.resting(group, Some(until - now))),
+            None => self.within(group, &group.upstreams).await,
+        }
     }
 
     /// Tries the models that a failed one falls back on, and those that these fall back on, each once.
@@ -116,7 +139,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
             let Some(group) = routes.group(&name).filter(|group| !tried.contains(&group.name)) else { continue };
             tracing::info!(model = first.name, fallback = group.name, failure = ?failed.failure, "a call goes on to a fallback");
             tried.push(group.name.clone());
-            match self.within(&group, &group.upstreams).await {
+            match self.model(&group).await {
                 Ok(answer) => {
                     answer.upstream.meters.fallbacks.increment(1);
                     return Ok(answer);
@@ -124,7 +147,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
                 Err(further) => next.extend(routes.fallbacks(&group.name, further.failure).iter().rev().cloned()),
             }
         }
-        Err(Failed { waited: self.begun.elapsed(), retries: self.made.saturating_sub(1), ..failed })
+        Err(Failed { waited: self.waited(), retries: self.made.saturating_sub(1), ..failed })
     }
 
     /// Tries a model's upstreams: each at once after the other, then the first to be ready again after a pause, for as long as
@@ -174,7 +197,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
                 }
                 asked.max(backoff(retries)).max(group.routing.min_pause())
             };
-            if self.begun.elapsed() + pause >= self.worker.gateway.config.timeouts.total() {
+            if self.waited() + pause >= self.worker.gateway.config.timeouts.total() {
                 return Err(self.failed(failure, words));
             }
             tracing::info!(model = group.name, ?failure, provider = upstream.provider.name, ?pause, "a call is sent again");
@@ -182,7 +205,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
                 sleep(pause).await;
             }
         }
-        Err(self.resting(group))
+        Err(self.resting(group, None))
     }
 
     /// Leaves an upstream alone for a while if it failed, or failed once too often.
@@ -196,12 +219,17 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
         let often = upstream.state.failed(now) > routing.allowed_fails;
         if often || failure.rests_at_once() || asked.is_some() {
             upstream.meters.rests.increment(1);
-            upstream.state.rest(now, asked.map_or(routing.cooldown_ms, millis));
+            let rest = asked.map_or(routing.cooldown_ms, millis);
+            upstream.state.rest(now, rest);
+            // A lone one is always asked: what it says tells more than our guess would.
+            if group.upstreams.len() > 1 && (asked.is_some() || failure == Failure::RateLimit) {
+                upstream.state.decline(now, rest);
+            }
         }
     }
 
     /// Sends the call once.
-    async fn attempt(&self, upstream: &Arc<Upstream>, several: bool) -> Result<Answer, Missed> {
+    async fn attempt(&mut self, upstream: &Arc<Upstream>, several: bool) -> Result<Answer, Missed> {
         let ours = |failure, refusal| (failure, Words::Ours(Box::new(refusal)), None);
         let invalid = |refusal| ours(Failure::BadRequest, refusal);
         let outgoing = self.outgoing;
@@ -219,8 +247,8 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
         let request = upstream.endpoint.request(&outline, body).map_err(invalid)?;
         let streamed = outgoing.operation == Operation::Chat { streamed: true };
         let limit = upstream.first_byte[usize::from(streamed)].unwrap_or_else(|| gateway.config.timeouts.first_byte());
-        let left = |total: Duration| total.saturating_sub(self.begun.elapsed());
-        let limit = if self.made > 1 { limit.min(left(gateway.config.timeouts.total())) } else { limit };
+        let limit = if self.made > 1 { limit.min(gateway.config.timeouts.total().saturating_sub(self.waited())) } else { limit };
+        let begun = *self.begun.get_or_insert_with(Instant::now);
         let busy = several.then(|| Busy::new(&upstream.state));
         let sent = several.then(Instant::now);
         match timeout(limit, self.worker.client.request(upstream.endpoint.reach(), request)).await {
@@ -228,7 +256,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
                 if let Some(sent) = sent {
                     upstream.state.answered_after(self.now(), u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
                 }
-                let (waited, retries) = (self.begun.elapsed(), self.made - 1);
+                let (waited, retries) = (begun.elapsed(), self.made - 1);
                 Ok(Answer { response, upstream: Arc::clone(upstream), waited, retries, busy })
             }
             Ok(Ok(response)) => Err(self.refused(upstream, response).await),
@@ -250,7 +278,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
     async fn refused(&self, upstream: &Arc<Upstream>, response: Response<Received>) -> Missed {
         let (head, body) = response.into_parts();
         let body = timeout(WORDS, collect(&self.worker.gateway, &head.headers, body)).await;
-        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        let body = upstream.endpoint.masked(body.ok().and_then(Result::ok).unwrap_or_default());
         let failure = Failure::of(head.status, &body);
         let asked = retry_after(&head.headers, SystemTime::now());
         (failure, Words::Provider(Arc::clone(upstream), Box::new(head), body), asked)

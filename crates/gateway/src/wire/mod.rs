@@ -18,6 +18,7 @@ mod reply;
 mod request;
 mod tap;
 mod text;
+pub mod transcript;
 
 use serde::{Deserialize, Serialize};
 

@@ -50,6 +50,18 @@ pub enum StopReason {
     PauseTurn,
 }
 
+impl StopReason {
+    /// What OpenTelemetry's conventions for generative AI call it.
+    pub fn finish_reason(&self) -> &'static str {
+        match self {
+            Self::EndTurn | Self::StopSequence(_) | Self::PauseTurn => "stop",
+            Self::MaxTokens => "length",
+            Self::ToolUse => "tool_call",
+            Self::Refusal => "content_filter",
+        }
+    }
+}
+
 /// A tool the model wants called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ToolCall {

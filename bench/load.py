@@ -20,6 +20,7 @@ class Programs:
 
     load: Path
     upstream: Path
+    gaps: Path
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def build() -> Programs:
         raise HarnessError("cargo was not found: install a Rust toolchain (https://rustup.rs) and try again") from error
     except subprocess.CalledProcessError as error:
         raise HarnessError("the load client did not build; cargo's output above says why") from error
-    return Programs(load=target / "release" / "load", upstream=target / "release" / "upstream")
+    built = target / "release"
+    return Programs(load=built / "load", upstream=built / "upstream", gaps=built / "gaps")
 
 
 @contextmanager

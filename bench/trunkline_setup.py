@@ -102,7 +102,7 @@ def configuration(port: int, upstream_url: str) -> dict[str, object]:
         "providers": {"bench": {"wire": "openai_chat", "base_url": f"{upstream_url}/v1", "api_key": "none"}},
         "models": {
             "bench": {"provider": "bench", "model": "bench-upstream"},
-            **{name: {"provider": "bench", "model": name} for name in ("paced-10", "paced-100")},
+            **{name: {"provider": "bench", "model": name} for name in ("paced-10", "paced-50", "paced-100")},
         },
     }
 

@@ -211,7 +211,8 @@ class LitellmConfig:
         if isinstance(limit, int | float) and limit > 0:
             settings["timeouts"] = {"first_byte_ms": _millis(limit), "total_ms": max(_millis(limit), 3_600_000)}
         if "max_request_size_mb" in general:
-            settings["limits"] = {"max_body_bytes": int(float(general["max_request_size_mb"]) * 1024 * 1024)}
+            largest = int(float(general["max_request_size_mb"]) * 1024 * 1024)
+            settings["limits"] = {"max_body_bytes": largest, "max_bodies_bytes": max(largest, 512 * 1024 * 1024)}
         return settings
 
     def environ(self, environ: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import unquote
 
 from pydantic import (
@@ -19,6 +19,7 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 
 from trunkline.config_file import describe, read_mapping, resolve
@@ -55,6 +56,8 @@ class Limits(_Frozen):
     """Limits of the gateway."""
 
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
+    max_bodies_bytes: Annotated[int, Field(gt=0)] = 512 * 1024 * 1024
+    """Request bodies that the gateway holds at one time, of all calls together; what finds no room is answered 503."""
     spool_max_bytes: Annotated[int, Field(gt=0)] = 256 * 1024 * 1024
     """Turns and usage kept on disk while Postgres is away."""
     output_tokens: Annotated[int, Field(gt=0)] = 4096
@@ -63,6 +66,12 @@ class Limits(_Frozen):
     lease_seconds: Annotated[int, Field(gt=0, lt=86_400)] = 120
     """For how long Postgres lends budgets to a gateway without hearing from it: so long a gateway serves on from what
     it holds while Postgres is away, and so long the budget of a gateway that died stays out of the others' reach."""
+
+    @model_validator(mode="after")
+    def _one_body_fits(self) -> Self:
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError("max_bodies_bytes must be at least max_body_bytes, or no body of that size is ever taken")
+        return self
 
 
 class Timeouts(_Frozen):
@@ -241,6 +250,7 @@ class Settings(File):
             "spool_dir": str(self.home / "spool"),
             "spool_max_bytes": self.limits.spool_max_bytes,
             "max_body_bytes": self.limits.max_body_bytes,
+            "max_bodies_bytes": self.limits.max_bodies_bytes,
             "providers": providers + embedder["providers"],
             "models": models + embedder["models"],
             "routes": routes,

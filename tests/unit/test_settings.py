@@ -51,6 +51,7 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
         "spool_dir": str(home / "spool"),
         "spool_max_bytes": 268435456,
         "max_body_bytes": 33554432,
+        "max_bodies_bytes": 536870912,
         "providers": [
             {
                 "name": "anthropic",
@@ -149,6 +150,7 @@ def test_secrets_stay_out_of_the_repr(home: Path) -> None:
     [
         ("lisen: 1", "unknown key `lisen`"),
         ("providers: {openai: {api_kye: x}}", "unknown key `providers.openai.api_kye`"),
+        ("limits: {max_body_bytes: 2, max_bodies_bytes: 1}", "max_bodies_bytes must be at least max_body_bytes"),
         ("limits: {max_body_bytes: lots}", "`limits.max_body_bytes`: Input should be a valid integer"),
         ("models: {fast: {provider: openai}}", "`models.fast[0].model` is missing"),
         ("models: {fast: []}", "`models.fast`: Value should have at least 1 item"),

@@ -42,6 +42,9 @@ pub struct Config {
     pub spool_max_bytes: u64,
     /// The largest request body taken, in bytes.
     pub max_body_bytes: usize,
+    /// How many bytes of request bodies all calls together may hold at a time.
+    #[serde(default = "max_bodies_bytes")]
+    pub max_bodies_bytes: usize,
     /// Hosts that speak one of our wires.
     pub providers: Vec<ProviderConfig>,
     /// Named models, each with its upstreams in order of preference.
@@ -81,6 +84,10 @@ pub struct Config {
     /// 35 to 65 µs on a small virtual machine, as much as all of the gateway's own work.
     #[serde(default = "one")]
     pub threads: usize,
+}
+
+fn max_bodies_bytes() -> usize {
+    512 << 20
 }
 
 fn output_tokens() -> u64 {
@@ -356,6 +363,11 @@ impl Config {
         }
         if let Some(fault) = config.cache.as_ref().and_then(CacheConfig::fault) {
             return Err(fault);
+        }
+        if config.max_bodies_bytes < config.max_body_bytes {
+            return Err(
+                "max_bodies_bytes must be at least max_body_bytes: else a body of that size would never be taken".to_owned()
+            );
         }
         if config.threads == 0 {
             return Err("threads must be at least 1".to_owned());

@@ -25,11 +25,14 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-pub use self::{dial::Tls, received::Received, sent::Sent};
+pub use self::{
+    dial::Tls,
+    received::Received,
+    sent::{Sent, Streaming},
+};
 use self::{
     dial::{Dialer, Opened},
     http1::Http1,
@@ -271,7 +274,7 @@ impl Connections {
     ///
     /// # Errors
     /// As above.
-    pub async fn stream(&self, reach: Reach, request: Request<Incoming>) -> Result<Response<Received>, ConnectionError> {
+    pub async fn stream(&self, reach: Reach, request: Request<Streaming>) -> Result<Response<Received>, ConnectionError> {
         let host = self.host(request.uri(), reach)?;
         let mut request = request.map(Sent::Streams);
         let mut fresh = false;

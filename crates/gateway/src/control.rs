@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 
-use crate::{body::Body, connections::Reach, error::Refusal, gateway::Worker};
+use crate::{bodies, body::Body, connections::Reach, error::Refusal, gateway::Worker};
 
 /// How long a read waits for turns that this gateway has recorded and Postgres does not have yet.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -62,10 +62,11 @@ pub async fn relay(worker: &Worker, request: Request<Incoming>) -> Result<Respon
     strip(&mut head.headers);
     head.headers.remove(header::HOST);
     head.version = http::Version::HTTP_11;
-    let body =
-        Limited::new(body, gateway.config.max_body_bytes).collect().await.map_err(|error| gateway.body_refusal(&*error))?;
+    let (body, _room) = bodies::read(worker, &head.headers, body).await?;
+    // Undone in reading it.
+    head.headers.remove(header::CONTENT_ENCODING);
     head.headers.remove(header::CONTENT_LENGTH);
-    let request = Request::from_parts(head, http_body_util::Full::new(body.to_bytes()));
+    let request = Request::from_parts(head, Full::new(body));
     let answer = worker.client.request(Reach::Configured, request).await;
     if changes_memory {
         // The next call may come before Postgres has told of the change.

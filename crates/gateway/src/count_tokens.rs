@@ -7,6 +7,7 @@ use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
 use crate::{
+    bodies,
     body::Body,
     context::{self, Additions},
     error::Refusal,
@@ -39,7 +40,7 @@ pub async fn call(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<
 async fn stages(worker: &Arc<Worker>, call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
     let key = pipeline::enter(worker, call, &head.headers).await?;
-    let body = pipeline::read(worker, &head.headers, body).await?;
+    let (body, _room) = bodies::read(worker, &head.headers, body).await?;
     let scan = scan(Wire::AnthropicMessages, &body)
         .map_err(|malformed| Refusal::invalid(format!("{}.", malformed.message), malformed.param))?;
     let target = pipeline::target(worker, &key, &head.headers, &scan).await?;

@@ -6,8 +6,8 @@ use arc_swap::ArcSwap;
 use http::StatusCode;
 
 use crate::{
-    cache::Cache, config::Config, database::Readers, decode::DecodeError, error::Refusal, leases::Leases, metrics::Metrics,
-    remember::Memories, routing::Routes, snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
+    bodies::Bodies, cache::Cache, config::Config, database::Readers, decode::DecodeError, error::Refusal, leases::Leases,
+    metrics::Metrics, remember::Memories, routing::Routes, snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
 };
 
 /// What all threads share.
@@ -28,6 +28,8 @@ pub struct Gateway {
     pub traces: Option<Traces>,
     /// Answers to be given again; none where no cache is configured.
     pub cache: Option<Cache>,
+    /// How much of request bodies is held.
+    pub bodies: Arc<Bodies>,
     /// Copies of memory.
     pub memories: Memories,
     /// The start of the process's clock.

@@ -11,6 +11,7 @@
 
 pub mod admit;
 pub mod auth;
+pub mod bodies;
 pub mod body;
 pub mod cache;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod decode;
 pub mod error;
 pub mod gateway;
 pub mod gemini_path;
+pub mod heads;
 pub mod history;
 pub mod idempotency;
 pub mod lease;

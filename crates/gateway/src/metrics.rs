@@ -58,6 +58,7 @@ pub struct Metrics {
     spool_pending: Gauge,
     spool_replayed: Counter,
     spool_rejected: Counter,
+    bodies: Gauge,
 }
 
 impl Metrics {
@@ -91,6 +92,7 @@ impl Metrics {
             lease_waits: name::LEASE_WAITS.counter(&recorder, &[]),
             lease_failures: name::LEASE_FAILURES.counter(&recorder, &[]),
             spool_pending: name::SPOOL_PENDING.gauge(&recorder, &[]),
+            bodies: name::REQUEST_BODIES.gauge(&recorder, &[]),
             spool_replayed: name::SPOOL_REPLAYED.counter(&recorder, &[]),
             spool_rejected: name::SPOOL_REJECTED.counter(&recorder, &[]),
             recorder,
@@ -152,6 +154,7 @@ impl Metrics {
     pub fn render(&self, gateway: &Gateway) -> String {
         let _one = self.looking.lock();
         self.spool_pending.set(gateway.spool.pending() as f64);
+        self.bodies.set(gateway.bodies.held() as f64);
         self.spool_replayed.absolute(gateway.spool.replayed());
         self.spool_rejected.absolute(gateway.spool.rejected());
         let leases = gateway.leases.tally();

@@ -21,7 +21,9 @@ use tokio::time::timeout;
 use self::named::Named;
 use crate::{
     admit::{self, Ask},
+    bodies::{self, Held},
     body::Body,
+    connections::Streaming,
     context::{self, Additions},
     error::Refusal,
     gateway::Worker,
@@ -35,6 +37,9 @@ use crate::{
     upstream::{Answer, Failure, unreachable},
     wire::Wire,
 };
+
+/// How much of a form that streams is looked at for its model.
+const FORM: usize = 8 << 10;
 
 /// Paths under a provider's name: the provider, if a path is one.
 pub fn host(worker: &Worker, path: &str) -> Option<Arc<Upstream>> {
@@ -64,9 +69,9 @@ async fn stages(
     let counted = |refusal: &Refusal| pipeline::count(worker, &call, refusal);
     let path = &head.uri.path()[1 + host.provider.name.len()..];
     let uri = acceptable(&head, path).and_then(|()| host.endpoint.relayed(path, head.uri.query())).inspect_err(counted)?;
-    let whole = read(worker, &key, &host, &head, body).await.inspect_err(counted)?;
-    let repeats = match whole.bytes() {
-        Some(bytes) if head.method == Method::POST => idempotency::asked(call.route, &head.uri, &head.headers, bytes),
+    let (whole, _room) = read(worker, &key, &host, &head, path, body).await.inspect_err(counted)?;
+    let repeats = match &whole {
+        Whole::Read(bytes) if head.method == Method::POST => idempotency::asked(call.route, &head.uri, &head.headers, bytes),
         _ => Ok(None),
     };
     let repeats = repeats.inspect_err(counted)?;
@@ -79,8 +84,11 @@ async fn stages(
     };
 
     let model_call = named::is_model_call(path);
-    let streams = named.scan.as_ref().is_some_and(|scan| scan.stream);
-    let bytes = whole.bytes().map_or(0, Bytes::len);
+    let streams = named.scan.as_ref().is_some_and(|scan| scan.stream) || named::is_streamed(path);
+    let bytes = match &whole {
+        Whole::Read(bytes) => bytes.len(),
+        Whole::Streams(_) => 0,
+    };
     let asked = named.model.clone().unwrap_or_default();
     let output = named.scan.as_ref().and_then(|scan| scan.output_tokens).unwrap_or(gateway.config.output_tokens);
     let cost = |input: u64, output: u64| gateway.snapshots.load().prices.most(&host.provider.name, &asked, input, output);
@@ -175,36 +183,51 @@ enum Whole {
     /// All of it.
     Read(Bytes),
     /// As it comes.
-    Streams(Incoming),
+    Streams(Streaming),
 }
 
 impl Whole {
+    /// What is known of it: all, or its beginning.
     fn bytes(&self) -> Option<&Bytes> {
         match self {
             Self::Read(bytes) => Some(bytes),
-            Self::Streams(_) => None,
+            Self::Streams(body) => body.first(),
         }
     }
 }
 
 /// Reads the body where something must be known of it: JSON, for its model; a form, for a key that may not use every model;
 /// anything that is to be signed; what came with an idempotency key and says that it is no longer than a body may be. All else
-/// streams; what has no body need not.
-async fn read(worker: &Worker, key: &Key, host: &Upstream, head: &Parts, body: Incoming) -> Result<Whole, Refusal> {
+/// streams; what has no body need not. Of a form that calls a model and streams the beginning is read, where most clients name
+/// the model.
+async fn read(
+    worker: &Worker,
+    key: &Key,
+    host: &Upstream,
+    head: &Parts,
+    path: &str,
+    body: Incoming,
+) -> Result<(Whole, Option<Held>), Refusal> {
+    if body.is_end_stream() {
+        return Ok((Whole::Read(Bytes::new()), None));
+    }
     let kind = content_type(&head.headers);
     let json = kind == "application/json" || kind.ends_with("+json");
-    let form = kind == "multipart/form-data" && key.models.is_some() && named::is_model_call(head.uri.path());
-    if body.is_end_stream() {
-        return Ok(Whole::Read(Bytes::new()));
-    }
+    let form = kind == "multipart/form-data" && named::is_model_call(path);
     let most = worker.gateway.config.max_body_bytes as u64;
     let repeatable = head.method == Method::POST
         && head.headers.contains_key(idempotency::HEADER)
         && body.size_hint().upper().is_some_and(|length| length <= most);
-    if json || form || repeatable || host.endpoint.signs() {
-        return pipeline::read(worker, &head.headers, body).await.map(Whole::Read);
+    if json || (form && key.models.is_some()) || repeatable || host.endpoint.signs() {
+        let (bytes, room) = bodies::read(worker, &head.headers, body).await?;
+        return Ok((Whole::Read(bytes), Some(room)));
     }
-    Ok(Whole::Streams(body))
+    let mut body = Streaming::from(body);
+    if form {
+        let begun = timeout(worker.gateway.config.timeouts.client_idle(), body.begin(FORM)).await;
+        begun.unwrap_or(Ok(())).map_err(|error| worker.gateway.body_refusal(&error))?;
+    }
+    Ok((Whole::Streams(body), None))
 }
 
 /// The media type of a body, in lower case, without its parameters.

@@ -5,19 +5,15 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body as _, Incoming};
-use tokio::time::timeout;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
 
 use crate::{
     admit::{self, Admission, Ask},
-    auth,
+    auth, bodies,
     body::Body,
     cache::{self, Looked},
     conversation::conversation,
-    decode::Decoded,
     error::{Reason, Refusal},
     gateway::Worker,
     gemini_path, history,
@@ -57,7 +53,8 @@ async fn stages(
 
     // 1. Who is it? Before the body is read, so that a stranger costs nothing.
     let key = enter(worker, &call, &head.headers).await?;
-    let mut body = read(worker, &head.headers, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
+    let (mut body, room) =
+        bodies::read(worker, &head.headers, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     // 2. What is it for? One validating pass finds what the later stages need.
     let mut scan = scan(wire, &body)
         .map_err(|malformed| Refusal::invalid(format!("{}.", malformed.message), malformed.param))
@@ -136,6 +133,7 @@ async fn stages(
         memory,
         response_id,
         dropped: Mutex::default(),
+        room,
         under_way,
     };
     let response = if streams { streamed(outbound, record).await? } else { whole(&outbound, record).await? };
@@ -219,28 +217,6 @@ pub async fn admit_call(
         cost: &cost,
     };
     admit::admit(&gateway.leases, key, &ask).await
-}
-
-/// A request's body, its content codings undone, up to the limit.
-pub async fn read(worker: &Worker, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Refusal> {
-    // What is announced as too large need not be sent.
-    if body.size_hint().lower() > worker.gateway.config.max_body_bytes as u64 {
-        return Err(worker.gateway.body_too_large());
-    }
-    let body = Decoded::new(headers, body).map_err(|error| {
-        let message = format!("The request body cannot be read: {error}. Send it as it is, or in one of these.");
-        Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message).code("unsupported_content_encoding")
-    })?;
-    let limited = Limited::new(body, worker.gateway.config.max_body_bytes);
-    let limit = worker.gateway.config.timeouts.client_idle();
-    let Ok(collected) = timeout(limit, limited.collect()).await else {
-        let message = format!(
-            "The request body did not come within {} s (timeouts.client_idle_ms in trunkline.yaml).",
-            limit.as_secs_f64()
-        );
-        return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", message));
-    };
-    Ok(collected.map_err(|error| worker.gateway.body_refusal(&*error))?.to_bytes())
 }
 
 /// Counts a call that was refused before there was anything to record.

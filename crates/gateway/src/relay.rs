@@ -28,6 +28,7 @@ pub use self::{
     whole::{collect, whole},
 };
 use crate::{
+    bodies::Held,
     body::Body,
     context::{self, Additions},
     error::{Reason, Refusal},
@@ -67,6 +68,8 @@ pub struct Outbound {
     pub response_id: Option<String>,
     /// What was left out of the request, as the client names it.
     pub dropped: Mutex<Vec<String>>,
+    /// Counts its body against the limit for all.
+    pub room: Held,
     /// Counts it as under way for as long as it is relayed.
     pub under_way: UnderWay,
 }
@@ -79,6 +82,14 @@ impl Outbound {
 
     fn agent(&self) -> Option<&Agent> {
         self.target.agent.as_deref()
+    }
+
+    /// Lets go of the client's request, where nothing is made of it any more: no further round, no echo of what it asked.
+    fn forget_body(&mut self) {
+        if self.tools().is_none() && self.response_id.is_none() {
+            self.body = Bytes::new();
+            self.room.release();
+        }
     }
 
     /// The memory tools on offer: where the agent has them and its memory can be reached.

@@ -8,6 +8,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use crate::{
+    bodies,
     body::Body,
     cache::{self, Looked},
     context::{self, Additions},
@@ -74,7 +75,7 @@ async fn stages(
     let (head, body) = request.into_parts();
     let key = pipeline::enter(worker, &call, &head.headers).await?;
     let counted = |refusal: &Refusal| pipeline::count(worker, &call, refusal);
-    let body = pipeline::read(worker, &head.headers, body).await.inspect_err(counted)?;
+    let (body, _room) = bodies::read(worker, &head.headers, body).await.inspect_err(counted)?;
     let asked = idempotency::asked(call.route, &head.uri, &head.headers, &body).inspect_err(counted)?;
     let named = Named::read(&head.headers, body).inspect_err(counted)?;
     let target = pipeline::target(worker, &key, &head.headers, &named.scan).await.inspect_err(counted)?;

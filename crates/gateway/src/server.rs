@@ -1,6 +1,7 @@
 //! The process: threads that accept and serve, and one in the background that keeps the snapshot and empties the spool.
 
 use std::{
+    cell::Cell,
     io,
     net::{SocketAddr, TcpListener},
     sync::{
@@ -26,6 +27,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    bodies::Bodies,
     body::Body,
     cache::Cache,
     config::Config,
@@ -35,6 +37,7 @@ use crate::{
     error::Refusal,
     gateway::{Gateway, Worker},
     gemini_path,
+    heads::Client,
     leases::Leases,
     metrics::Metrics,
     models, passthrough, pipeline,
@@ -127,6 +130,7 @@ impl Server {
             spool,
             metrics,
             traces: config.traces.as_ref().map(|traces| Traces::new(traces, Connections::new(&config.timeouts, tls.clone()))),
+            bodies: Arc::new(Bodies::default()),
             memories: Memories::default(),
             begun,
             config,
@@ -207,9 +211,12 @@ async fn accept(gateway: Arc<Gateway>, tls: Tls, listener: TcpListener, mut stop
         };
         let _ = stream.set_nodelay(true);
         let worker = Arc::clone(&worker);
+        let (stream, doubt) = Client::new(stream);
+        let served = Cell::new(0);
         let service = service_fn(move |request| {
             let worker = Arc::clone(&worker);
-            async move { Ok::<_, std::convert::Infallible>(route(&worker, request).await) }
+            let doubtful = doubt.is(served.replace(served.get() + 1));
+            async move { Ok::<_, std::convert::Infallible>(if doubtful { refuse(&request) } else { route(&worker, request).await }) }
         });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
@@ -235,9 +242,23 @@ async fn tend(worker: Arc<Worker>) {
     }
 }
 
-async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Body> {
+/// The wire of a client that is refused, as far as its headers show it.
+fn wire_of<Any>(request: &Request<Any>) -> Wire {
     let anthropic = request.headers().contains_key("anthropic-version") || request.headers().contains_key("x-api-key");
-    let wire = if anthropic { Wire::AnthropicMessages } else { Wire::OpenaiChat };
+    if anthropic { Wire::AnthropicMessages } else { Wire::OpenaiChat }
+}
+
+/// The answer to a request that could be read in two ways; the last one on its connection.
+fn refuse<Any>(request: &Request<Any>) -> Response<Body> {
+    let message = "The request could be read in two ways, and was not read at all: it has more than one Content-Length, one beside a \
+        Transfer-Encoding or one that is no number, or a line that ends without a carriage return.";
+    let mut response = Refusal::invalid(message, None).code("ambiguous_request").response(wire_of(request), &request_id());
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Body> {
+    let wire = wire_of(&request);
     let result = match (request.method(), request.uri().path()) {
         (&Method::POST, "/v1/chat/completions") => return pipeline::call(worker, Wire::OpenaiChat, request).await,
         (&Method::POST, "/v1/messages") => return pipeline::call(worker, Wire::AnthropicMessages, request).await,

@@ -3,13 +3,13 @@
 
 mod support;
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
     Gateway, KEY,
     client::{Connection, Request},
-    upstream::{Step, Upstream, chunk, end, json as reply, stream_head},
+    upstream::{Step, Upstream, chunk, end, gate, json as reply, stream_head},
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -35,10 +35,15 @@ fn gateway(upstream: &Upstream, timeouts: &Value) -> Gateway {
     Gateway::configured(&config, &json!({}))
 }
 
-fn resident_mib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+/// The same with so much room for the bodies of all calls together.
+fn bounded(upstream: &Upstream, bytes: usize) -> Gateway {
+    let config = json!({
+        "max_body_bytes": bytes,
+        "max_bodies_bytes": bytes,
+        "providers": [{"name": "oai", "wire": "openai_chat", "base_url": format!("http://{}/v1", upstream.address)}],
+        "models": [{"name": "gpt", "upstreams": [{"provider": "oai", "model": "gpt"}]}],
+    });
+    Gateway::configured(&config, &json!({}))
 }
 
 #[test]
@@ -172,44 +177,58 @@ fn heads_beyond_all_measure_are_refused() {
 }
 
 #[test]
-fn a_request_with_two_lengths_smuggles_nothing_in() {
+fn a_request_that_could_be_read_in_two_ways_is_refused_and_the_last_on_its_connection() {
     let upstream = Upstream::answering(reply(200, "", REPLY));
     let gateway = gateway(&upstream, &json!({}));
     let body = ask(&json!("hi"));
-    let hidden = format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\r\n");
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n");
+    let one = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
     let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
-    let post = |headers: &str, rest: &str| {
-        let mut connection = Connection::new(gateway.address);
-        let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n{headers}\r\n");
-        connection.send(format!("{head}{rest}").as_bytes());
-        connection
-    };
-    // Chunks win, as the standard has it, and nothing after them is taken for a request.
-    let length = format!("content-length: {}\r\n", chunked.len() + hidden.len());
-    for headers in [format!("{length}transfer-encoding: chunked\r\n"), format!("transfer-encoding: chunked\r\n{length}")] {
-        let mut connection = post(&headers, &format!("{chunked}{hidden}"));
-        let head = connection.head();
-        assert_eq!((head.status, head.header("connection")), (200, Some("close")), "{headers}");
-        assert_eq!(connection.bytes(REPLY.len()), REPLY.as_bytes());
-        assert!(connection.closed(), "{headers}");
+    let length = format!("content-length: {}\r\n", chunked.len() + one.len());
+    let chunks = "transfer-encoding: chunked\r\n";
+    let same = format!("content-length: {}\r\n", body.len());
+    let cases = [
+        format!("{head}{length}{chunks}\r\n{chunked}"),
+        format!("{head}{chunks}{length}\r\n{chunked}"),
+        format!("{head}{same}{same}\r\n{body}"),
+        format!("{head}{same}content-length: 5\r\n\r\n{body}"),
+        format!("{head}content-length: +5\r\n\r\n{body}"),
+        format!("{head}content-length: 5, 6\r\n\r\n{body}"),
+        format!("{head}content-length: 0x5\r\n\r\n{body}"),
+        format!("{head}content-length:\r\n\r\n{body}"),
+        format!("{head}transfer-encoding: chunked, gzip\r\n\r\n{chunked}"),
+        format!("{head}transfer-encoding: xchunked\r\n\r\n{chunked}"),
+        format!("{head}transfer-encoding : chunked\r\n\r\n{chunked}"),
+        format!("{head}content length: 5\r\n{same}\r\n{body}"),
+        format!("{head}{same}x-folded: a\r\n b\r\n\r\n{body}"),
+        format!("{head}{same} x-folded: a\r\n\r\n{body}"),
+        format!("{head}x: y\n{same}\r\n{body}"),
+        format!("{head}{same}\n{body}"),
+        format!("{head}x: y\rcontent-length: 5\r\n{same}\r\n{body}"),
+        format!("POST {CHAT} HTTP/1.1\nhost: x\r\nauthorization: Bearer {KEY}\r\n{same}\r\n{body}"),
+        format!("POST {CHAT} HTTP/1.0\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n{chunks}\r\n{chunked}"),
+    ];
+    for (number, case) in cases.iter().enumerate() {
+        for before in ["", one.as_str()] {
+            let served = upstream.received().len();
+            let mut connection = Connection::new(gateway.address);
+            // What follows would be served if the borders were elsewhere.
+            connection.send(format!("{before}{case}{one}").as_bytes());
+            if !before.is_empty() {
+                assert_eq!(connection.head().status, 200);
+                assert_eq!(connection.bytes(REPLY.len()), REPLY.as_bytes());
+            }
+            let head = connection.head();
+            assert_eq!((head.status, head.header("connection").unwrap_or("close")), (400, "close"), "{number}: {case}");
+            let length = head.header("content-length").unwrap_or("0").parse().unwrap();
+            connection.bytes(length);
+            assert!(connection.closed(), "{number}: {case}");
+            assert_eq!(upstream.received().len(), served + usize::from(!before.is_empty()), "{number}: {case}");
+        }
     }
-    for headers in [
-        format!("content-length: {}\r\ncontent-length: 5\r\n", body.len()),
-        "content-length: +5\r\n".to_owned(),
-        "content-length: 5, 6\r\n".to_owned(),
-        "transfer-encoding: chunked, gzip\r\n".to_owned(),
-        "transfer-encoding: xchunked\r\n".to_owned(),
-        "transfer-encoding : chunked\r\n".to_owned(),
-        "content-length: 5\n\n".to_owned(),
-    ] {
-        let mut connection = post(&headers, &format!("{body}{hidden}"));
-        assert_eq!(connection.head().status, 400, "{headers}");
-    }
-    // Requests one upon the other are served one after the other.
-    let one =
-        format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    // Requests one upon the other are served one after the other, in chunks too.
     let mut connection = Connection::new(gateway.address);
-    connection.send(one.repeat(3).as_bytes());
+    connection.send(format!("{one}{head}{chunks}\r\n{chunked}{one}").as_bytes());
     for _ in 0..3 {
         assert_eq!(connection.head().status, 200);
         assert_eq!(connection.bytes(REPLY.len()), REPLY.as_bytes());
@@ -217,26 +236,89 @@ fn a_request_with_two_lengths_smuggles_nothing_in() {
 }
 
 #[test]
-fn thousands_of_idle_connections_cost_little_and_keep_nobody_out() {
-    let upstream = Upstream::answering(reply(200, "", REPLY));
+fn an_answer_with_a_length_and_chunks_is_read_as_chunks_and_its_connection_not_kept() {
+    let chunked = [chunk(REPLY.as_bytes()), end()].concat();
+    let hidden = reply(200, "", r#"{"hidden":true}"#);
+    let head = |length: usize| {
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+    };
+    // Whoever believed the length would take what follows for the answer to the next call, or wait for more.
+    let answers = [5, chunked.len() + hidden.len()].map(|length| [head(length).as_bytes(), &chunked, &hidden].concat());
+    let upstream = Upstream::start(move |_, before| vec![Step::Send(answers[before % answers.len()].clone())]);
     let gateway = gateway(&upstream, &json!({}));
-    assert_eq!(gateway.post(CHAT, &ask(&json!("hi"))).status, 200);
-    // Both ends of each are in this process: as many as its files allow, and ten thousand at most.
-    let limits = fs::read_to_string("/proc/self/limits").unwrap();
-    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    let files: usize = files.split_whitespace().nth(3).unwrap().parse().unwrap();
-    let count = ((files - 200) / 2).min(10_000);
-    let before = resident_mib();
-    let connections: Vec<Connection> = (0..count)
-        .map(|_| {
-            let mut connection = Request::get("/healthz").open(gateway.address);
-            assert_eq!(connection.head().status, 200);
-            connection
-        })
-        .collect();
-    let grown = resident_mib() - before;
-    assert_eq!(gateway.post(CHAT, &ask(&json!("hi"))).text(), REPLY);
-    // A page or two for hyper's buffers each, and 8 KiB of this client's own.
-    assert!(grown < u64::try_from(count).unwrap() * 40 / 1024 + 10, "{count} connections took {grown} MiB");
-    drop(connections);
+    for _ in 0..4 {
+        assert_eq!(gateway.post(CHAT, &ask(&json!("hi"))).text(), REPLY);
+    }
+}
+
+#[test]
+fn bodies_that_find_no_room_wait_for_others_to_be_done() {
+    let (go, gate) = gate();
+    let gate = std::sync::Mutex::new(Some(gate));
+    let upstream = Upstream::start(move |request, _| {
+        let mut steps: Vec<Step> = Vec::new();
+        if request.body.contains("first") {
+            steps.extend(gate.lock().unwrap().take().map(Step::Wait));
+        }
+        steps.push(Step::Send(reply(200, "", REPLY)));
+        steps
+    });
+    let gateway = bounded(&upstream, 3 << 20);
+    let body = |word: &str, length: usize| ask(&json!(format!("{word} {}", "x".repeat(length))));
+    let mut first = Request::post(CHAT, &body("first", 2 << 20)).open(gateway.address);
+    upstream.wait_for_requests(1);
+    // Announced, and in chunks; as a call, and as a request for the control plane.
+    let large = body("second", 2 << 20);
+    for path in [CHAT, MESSAGES, "/v1/embeddings", "/v1/agents"] {
+        let refused = gateway.post(path, &large);
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{path}: {}", refused.text());
+        assert!(refused.text().contains("limits.max_bodies_bytes"), "{}", refused.text());
+    }
+    let mut pieces = Connection::new(gateway.address);
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ntransfer-encoding: chunked\r\n\r\n");
+    pieces.send(&[head.as_bytes(), &chunk(large.as_bytes()), &end()].concat());
+    assert_eq!(pieces.head().status, 503);
+    assert_eq!(gateway.post(CHAT, &body("small", 1000)).status, 200);
+    let metrics = Request::get("/metrics").send(gateway.address);
+    let held =
+        metrics.text().lines().find_map(|line| line.strip_prefix("trunkline_request_body_bytes ")).unwrap().parse::<usize>();
+    assert!(held.unwrap() > 2 << 20);
+    go.send(()).unwrap();
+    assert_eq!(first.head().status, 200);
+    assert_eq!(gateway.post(CHAT, &large).status, 200);
+}
+
+#[test]
+fn a_stream_under_way_holds_its_request_no_longer() {
+    let (go, gate) = gate();
+    let gate = std::sync::Mutex::new(Some(gate));
+    let upstream = Upstream::start(move |request, _| {
+        let wait = gate.lock().unwrap().take().map(Step::Wait);
+        match wait {
+            Some(wait) if request.body.contains("\"stream\":true") => vec![
+                Step::Send(
+                    [stream_head(), chunk(b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n")].concat(),
+                ),
+                wait,
+                Step::Send(
+                    [
+                        chunk(b"data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n"),
+                        end(),
+                    ]
+                    .concat(),
+                ),
+            ],
+            _ => vec![Step::Send(reply(200, "", REPLY))],
+        }
+    });
+    let gateway = bounded(&upstream, 3 << 20);
+    let large = ask(&json!("x".repeat(2 << 20)));
+    let mut stream = Request::post(CHAT, &large.replacen('{', r#"{"stream":true,"#, 1)).open(gateway.address);
+    assert_eq!(stream.head().status, 200);
+    assert!(stream.piece().unwrap().is_some());
+    assert_eq!(gateway.post(CHAT, &large).status, 200);
+    go.send(()).unwrap();
+    while stream.piece().unwrap().is_some() {}
 }

@@ -9,6 +9,7 @@ use std::{
     thread,
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::{
@@ -241,6 +242,103 @@ fn a_streams_usage_is_asked_for_and_hidden_from_a_client_that_did_not_ask() {
     for (received, record) in upstream.received().iter().zip(gateway.records()) {
         assert!(received.body.contains(r#""include_usage":true"#), "{}", received.body);
         assert_eq!((&record["input_tokens"], &record["output_tokens"], &record["stream"]), (&json!(7), &json!(3), &json!(true)));
+    }
+}
+
+/// A message of Amazon's event stream.
+fn amazon(event: &str, payload: &Value) -> Vec<u8> {
+    let (mut head, payload) = (Vec::new(), payload.to_string());
+    for (name, value) in [(":event-type", event), (":content-type", "application/json"), (":message-type", "event")] {
+        head.push(u8::try_from(name.len()).unwrap());
+        head.extend_from_slice(name.as_bytes());
+        head.push(7);
+        head.extend_from_slice(&u16::try_from(value.len()).unwrap().to_be_bytes());
+        head.extend_from_slice(value.as_bytes());
+    }
+    let mut out = Vec::new();
+    out.extend_from_slice(&u32::try_from(16 + head.len() + payload.len()).unwrap().to_be_bytes());
+    out.extend_from_slice(&u32::try_from(head.len()).unwrap().to_be_bytes());
+    out.extend_from_slice(&crc32fast::hash(&out).to_be_bytes());
+    out.extend_from_slice(&head);
+    out.extend_from_slice(payload.as_bytes());
+    out.extend_from_slice(&crc32fast::hash(&out).to_be_bytes());
+    out
+}
+
+#[test]
+fn bedrocks_messages_are_counted_as_they_go_by() {
+    let wrapped = |event: &Value| amazon("chunk", &json!({"bytes": BASE64_STANDARD.encode(event.to_string())}));
+    let converse = [
+        amazon("messageStart", &json!({"role": "assistant"})),
+        amazon("contentBlockDelta", &json!({"contentBlockIndex": 0, "delta": {"text": "word"}})),
+        amazon("messageStop", &json!({"stopReason": "end_turn"})),
+        amazon(
+            "metadata",
+            &json!({"usage": {"inputTokens": 7, "outputTokens": 3, "cacheReadInputTokens": 2}, "metrics": {"latencyMs": 1}}),
+        ),
+    ];
+    let claude = [
+        wrapped(
+            &json!({"type": "message_start", "message": {"usage": {"input_tokens": 7, "cache_read_input_tokens": 2, "output_tokens": 1}}}),
+        ),
+        wrapped(&json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "word"}})),
+        wrapped(&json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}})),
+    ];
+    let llama = [
+        wrapped(&json!({"generation": "word", "prompt_token_count": null})),
+        wrapped(&json!({"generation": "", "amazon-bedrock-invocationMetrics": {"inputTokenCount": 9, "outputTokenCount": 3}})),
+    ];
+    let mut broken = converse.concat();
+    broken[60] ^= 1;
+    let model = "eu.anthropic.claude-3:0";
+    let streams = [
+        ("converse-stream", converse.concat(), Some((9, 3))),
+        ("invoke-with-response-stream", claude.concat(), Some((9, 3))),
+        ("invoke-with-response-stream", llama.concat(), Some((9, 3))),
+        // The client has it all the same; what it cost is estimated.
+        ("converse-stream", broken, None),
+    ];
+    for (route, stream, expected) in streams {
+        let head =
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/vnd.amazon.eventstream\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+        // Cut where no message ends.
+        let pieces: Vec<Step> =
+            [vec![head], stream.chunks(50).map(chunk).collect(), vec![end()]].concat().into_iter().map(Step::Send).collect();
+        let pieces = std::sync::Mutex::new(Some(pieces));
+        let upstream = Upstream::start(move |_, _| pieces.lock().unwrap().take().unwrap());
+        let provider = json!({
+            "name": "bedrock", "wire": "bedrock_converse", "base_url": format!("http://{}", upstream.address), "api_key": PROVIDER_KEY,
+        });
+        let gateway = Gateway::configured(&json!({"providers": [provider]}), &json!({}));
+        let path = format!("/bedrock/model/{}/{route}", model.replace(':', "%3A"));
+        let request = Request::post(&path, r#"{"messages":[{"role":"user","content":[{"text":"hi"}]}]}"#);
+        let response = request.header("content-type", "application/json").send(gateway.address);
+        assert_eq!((response.status, response.whole, &response.body), (200, true, &stream), "{route}");
+        let record = &gateway.records()[0];
+        assert_eq!((&record["model"], &record["stream"]), (&json!(model), &json!(true)), "{route}");
+        assert_eq!(record["estimated"], json!(expected.is_none()), "{route}");
+        if let Some((input, output)) = expected {
+            assert_eq!((&record["input_tokens"], &record["output_tokens"]), (&json!(input), &json!(output)), "{route}");
+        }
+    }
+}
+
+#[test]
+fn a_form_that_streams_is_recorded_with_the_model_that_it_begins_with() {
+    let upstream = Upstream::answering(answer(200, "", CHAT_REPLY));
+    let gateway = before(&upstream, &everything());
+    let form = |first: &str, second: &str| {
+        let part = |text: &str| format!("--b\r\nContent-Disposition: form-data; {text}\r\n");
+        format!("{}{}--b--\r\n", part(first), part(second))
+    };
+    let (model, file) =
+        ("name=\"model\"\r\n\r\nwhisper", format!("name=\"file\"; filename=\"f\"\r\n\r\n{}", "x".repeat(100_000)));
+    for (body, expected) in [(form(model, &file), "whisper"), (form(&file, model), "")] {
+        let request =
+            Request::post("/oai/v1/audio/transcriptions", &body).header("content-type", "multipart/form-data; boundary=b");
+        assert_eq!(request.send(gateway.address).status, 200);
+        assert_eq!(upstream.received().pop().unwrap().body, body);
+        assert_eq!(gateway.records().pop().unwrap()["model"], expected);
     }
 }
 

@@ -86,6 +86,7 @@ pub const LEASE_WAITS: Name =
 pub const LEASE_FAILURES: Name =
     Name::count("trunkline_lease_failures_total", "Waits for a limit that Postgres did not answer in time");
 
+pub const REQUEST_BODIES: Name = Name::bytes("trunkline_request_body_bytes", "Request bodies held for calls under way");
 pub const SPOOL_PENDING: Name = Name::bytes("trunkline_spool_pending_bytes", "Recorded calls that Postgres does not have yet");
 pub const SPOOL_REPLAYED: Name = Name::bytes(
     "trunkline_spool_replayed_bytes_total",

@@ -25,7 +25,7 @@ use crate::{
     sse::Parser,
     told::{self, Figures},
     upstream::{Answer, Failed, Received, Words},
-    wire::{Usage, Wire},
+    wire::{Usage, Wire, event_stream},
 };
 
 /// Pieces that may wait for a slow client before the provider is read no further.
@@ -248,6 +248,18 @@ enum Cut {
     Broken,
 }
 
+/// Notes what an event of a stream tells.
+fn note(value: &Value, usage: &mut Option<Usage>, record: &mut Recorder) {
+    if let Some(now) = usage::told(value) {
+        let sum = usage::over(*usage, now);
+        record.hears(sum);
+        *usage = Some(sum);
+    }
+    if let Some(text) = usage::text(value) {
+        record.answer().text.push_str(text);
+    }
+}
+
 /// Reads an answer while it goes past.
 enum Listener {
     /// Nothing in it that could be read.
@@ -256,12 +268,15 @@ enum Listener {
     Json { kept: VecDeque<Bytes>, length: usize, whole: bool },
     /// Events.
     Events { parser: Parser, usage: Option<Usage>, hides: bool },
+    /// Bedrock's messages; no parser once they cannot be read any more, which the client will find for itself.
+    Messages { parser: Option<event_stream::Parser>, usage: Option<Usage> },
 }
 
 impl Listener {
     fn new(headers: &HeaderMap, reading: Reading) -> Self {
         match super::content_type(headers).as_str() {
             "text/event-stream" => Self::Events { parser: Parser::new(), usage: None, hides: reading.hides_usage },
+            "application/vnd.amazon.eventstream" => Self::Messages { parser: Some(event_stream::Parser::new()), usage: None },
             "application/json" => Self::Json { kept: VecDeque::new(), length: 0, whole: true },
             _ => Self::Deaf,
         }
@@ -286,19 +301,25 @@ impl Listener {
                 let mut shown = BytesMut::new();
                 for frame in frames {
                     let value: Value = serde_json::from_slice(&frame.data).unwrap_or_default();
-                    if let Some(now) = usage::told(&value) {
-                        let sum = usage::over(*usage, now);
-                        record.hears(sum);
-                        *usage = Some(sum);
-                    }
-                    if let Some(text) = usage::text(&value) {
-                        record.answer().text.push_str(text);
-                    }
+                    note(&value, usage, record);
                     if *hides && !usage::alone(&value) {
                         shown.extend_from_slice(&frame.raw);
                     }
                 }
                 Ok(if *hides { shown.freeze() } else { data })
+            }
+            Self::Messages { parser, usage } => {
+                let mut frames = Vec::new();
+                if let Some(whole) = parser
+                    && let Err(error) = whole.push(data.clone(), &mut frames)
+                {
+                    tracing::warn!(%error, "the usage of a provider's answer cannot be read");
+                    *parser = None;
+                }
+                for frame in frames {
+                    note(&usage::of_message(&frame.data), usage, record);
+                }
+                Ok(data)
             }
         }
     }
@@ -315,7 +336,7 @@ impl Listener {
     fn usage(&self) -> Option<Usage> {
         match self {
             Self::Deaf => None,
-            Self::Events { usage, .. } => *usage,
+            Self::Events { usage, .. } | Self::Messages { usage, .. } => *usage,
             Self::Json { kept, whole, .. } => {
                 let bytes = kept.iter().flatten().copied().collect::<Vec<u8>>();
                 if *whole {

@@ -53,6 +53,11 @@ pub fn is_model_call(path: &str) -> bool {
     CALLS.iter().any(|end| path.ends_with(end)) && !path.split('/').any(|segment| kept.contains(&segment))
 }
 
+/// Whether a path of its own asks for a stream, where others say it in the body.
+pub fn is_streamed(path: &str) -> bool {
+    ["/converse-stream", "/invoke-with-response-stream", ":streamGenerateContent"].iter().any(|end| path.ends_with(end))
+}
+
 impl Named {
     /// What a request names. The path goes first: where it names a model, the provider does not look for one in the body.
     ///

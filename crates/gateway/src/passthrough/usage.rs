@@ -1,24 +1,33 @@
 //! Usage and text of a provider's answer, whichever of the known wires it is in: what is not told is not there.
 
+use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 use serde_json::Value;
 
 use crate::wire::Usage;
 
 /// The usage that a JSON answer, or one event of a stream, tells.
 pub fn told(value: &Value) -> Option<Usage> {
-    let places = ["/usage", "/message/usage", "/response/usage", "/usageMetadata", "/response/usageMetadata"];
+    let places = [
+        "/usage",
+        "/message/usage",
+        "/response/usage",
+        "/usageMetadata",
+        "/response/usageMetadata",
+        "/metadata/usage",
+        "/amazon-bedrock-invocationMetrics",
+    ];
     let usage = places.iter().find_map(|place| value.pointer(place).filter(|usage| usage.is_object()))?;
     let count = |names: &[&str]| names.iter().find_map(|name| usage.pointer(name).and_then(Value::as_u64));
     // Anthropic and Bedrock count what they cached apart from the input, the others within.
     let apart = |names: &[&str]| count(names);
-    let read = apart(&["/cache_read_input_tokens", "/cacheReadInputTokens"]);
-    let written = apart(&["/cache_creation_input_tokens", "/cacheWriteInputTokens"]);
-    let input = count(&["/prompt_tokens", "/input_tokens", "/promptTokenCount", "/inputTokens"]);
+    let read = apart(&["/cache_read_input_tokens", "/cacheReadInputTokens", "/cacheReadInputTokenCount"]);
+    let written = apart(&["/cache_creation_input_tokens", "/cacheWriteInputTokens", "/cacheWriteInputTokenCount"]);
+    let input = count(&["/prompt_tokens", "/input_tokens", "/promptTokenCount", "/inputTokens", "/inputTokenCount"]);
     let within = ["/prompt_tokens_details/cached_tokens", "/input_tokens_details/cached_tokens", "/cachedContentTokenCount"];
     let thoughts = count(&["/thoughtsTokenCount"]);
     let reasoning =
         count(&["/completion_tokens_details/reasoning_tokens", "/output_tokens_details/reasoning_tokens"]).or(thoughts);
-    let output = count(&["/completion_tokens", "/output_tokens", "/candidatesTokenCount", "/outputTokens"]);
+    let output = count(&["/completion_tokens", "/output_tokens", "/candidatesTokenCount", "/outputTokens", "/outputTokenCount"]);
     Some(Usage {
         input: input.unwrap_or_default() + read.unwrap_or_default() + written.unwrap_or_default(),
         // Gemini counts thoughts apart from the answer.
@@ -27,6 +36,13 @@ pub fn told(value: &Value) -> Option<Usage> {
         cache_write: written.unwrap_or_default(),
         reasoning: reasoning.unwrap_or_default(),
     })
+}
+
+/// What a message of Bedrock's stream says: itself, or the model's own event that it holds in base64.
+pub fn of_message(payload: &[u8]) -> Value {
+    let value: Value = serde_json::from_slice(payload).unwrap_or_default();
+    let held = value.get("bytes").and_then(Value::as_str).and_then(|text| STANDARD.decode(text).ok());
+    held.map_or(value, |bytes| serde_json::from_slice(&bytes).unwrap_or_default())
 }
 
 /// What a later event of the same stream tells, over what was told before: a count that is missing there stands.
@@ -52,6 +68,9 @@ pub fn text(value: &Value) -> Option<&str> {
         "/delta/thinking",
         "/delta",
         "/candidates/0/content/parts/0/text",
+        "/contentBlockDelta/delta/text",
+        "/generation",
+        "/outputText",
     ];
     places.iter().find_map(|place| value.pointer(place).and_then(Value::as_str))
 }

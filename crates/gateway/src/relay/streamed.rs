@@ -52,14 +52,17 @@ pub enum Cut {
     Broken(Refusal),
 }
 
-async fn relay(outbound: Outbound, mut record: Recorder, answer: Answer, mut listener: Listener) {
+async fn relay(mut outbound: Outbound, mut record: Recorder, answer: Answer, mut listener: Listener) {
+    let tells_usage = outbound.scan.include_usage(&outbound.body);
+    // A stream may last an hour; its request was sent.
+    outbound.forget_body();
     let untouched = answer.upstream.provider.wire == outbound.wire && outbound.tools().is_none();
     let total = outbound.worker.gateway.config.timeouts.total();
     let relayed = async {
         if untouched {
-            pass_on(&outbound, &mut record, answer, &mut listener).await
+            pass_on(&outbound, &mut record, answer, &mut listener, tells_usage).await
         } else {
-            rewrite(&outbound, &mut record, answer, &mut listener).await
+            rewrite(&outbound, &mut record, answer, &mut listener, tells_usage).await
         }
     };
     let ended = timeout(total, relayed).await.unwrap_or_else(|_| Err(Cut::Broken(too_long(total))));
@@ -104,10 +107,16 @@ fn source(outbound: &Outbound, wire: Wire, response: Response<Received>) -> Resu
 }
 
 /// Passes frames on as they are, but for the usage that only we asked for.
-async fn pass_on(outbound: &Outbound, record: &mut Recorder, answer: Answer, listener: &mut Listener) -> Ended {
+async fn pass_on(
+    outbound: &Outbound,
+    record: &mut Recorder,
+    answer: Answer,
+    listener: &mut Listener,
+    tells_usage: bool,
+) -> Ended {
     let wire = outbound.wire;
     let upstream = answer.upstream;
-    let hides_usage = wire == Wire::OpenaiChat && !outbound.scan.include_usage(&outbound.body);
+    let hides_usage = wire == Wire::OpenaiChat && !tells_usage;
     let echo = outbound.echo();
     let mut source = source(outbound, wire, answer.response)?;
     let mut heard = Accumulator::default();
@@ -170,11 +179,16 @@ fn note(record: &mut Recorder, source: &mut Stream, event: &Event) {
 }
 
 /// Reads the provider's wire and writes the client's; memory tool calls are held back, carried out and answered.
-async fn rewrite(outbound: &Outbound, record: &mut Recorder, answer: Answer, listener: &mut Listener) -> Ended {
+async fn rewrite(
+    outbound: &Outbound,
+    record: &mut Recorder,
+    answer: Answer,
+    listener: &mut Listener,
+    tells_usage: bool,
+) -> Ended {
     let upstream = answer.upstream.clone();
     let from = upstream.provider.wire;
-    let mut writer =
-        StreamWriter::new(outbound.wire, outbound.scan.include_usage(&outbound.body), record.call().at_us / 1_000_000);
+    let mut writer = StreamWriter::new(outbound.wire, tells_usage, record.call().at_us / 1_000_000);
     let mut source = source(outbound, from, answer.response)?;
     let mut request = None;
     let mut shown = 0;

@@ -53,6 +53,14 @@ impl Request {
         self
     }
 
+    fn head(&self) -> String {
+        let mut text = format!("{}\r\nhost: gateway.example\r\n", self.line);
+        for (name, value) in &self.headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        text + "\r\n"
+    }
+
     /// Sends it and reads the whole response.
     pub fn send(self, address: SocketAddr) -> Response {
         self.open(address).response()
@@ -78,13 +86,20 @@ impl Connection {
     }
 
     pub fn write(&mut self, request: &Request) {
-        let mut text = format!("{}\r\nhost: gateway.example\r\n", request.line);
-        for (name, value) in &request.headers {
-            text += &format!("{name}: {value}\r\n");
-        }
-        text += "\r\n";
-        self.send(text.as_bytes());
+        self.send(request.head().as_bytes());
         self.send(&request.body);
+    }
+
+    /// Waits longer than usual for an answer.
+    pub fn patient(&mut self) {
+        self.0.get_mut().set_read_timeout(Some(Duration::from_secs(300))).unwrap();
+    }
+
+    /// Sends as much of a request as is taken; whether that was all.
+    pub fn offer(&mut self, request: &Request) -> bool {
+        let head = request.head();
+        self.send(head.as_bytes());
+        self.0.get_mut().write_all(&request.body).is_ok()
     }
 
     /// Sends bytes as they are.

@@ -40,6 +40,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         "operations": [{"op": "set", "block": "customer", "field": "name", "value": "x"}],
     },
     ("POST", "/v1/agents/{agent}/memory/{block}"): SET,
+    ("POST", "/v1/memory_stores/{store_id}/memory_versions/{version_id}/restore"): {},
+    ("POST", "/v1/agents/{agent}/memory/{block}/restore"): {"user_id": "cus_1", "version": 1},
     ("POST", "/v1/agents/{agent}/memory/{block}/operations"): SET,
     ("POST", "/v1/agents/{agent}/memory_tools"): {"name": "memory_read", "input": {}, "user_id": "cus_1"},
     ("POST", "/v1/sessions"): {"agent": "nobody"},
@@ -68,6 +70,7 @@ QUERIES = {
     "/v1/agents/{agent}/memory": {"user_id": "cus_1"},
     "/v1/agents/{agent}/memory/{block}": {"user_id": "cus_1"},
     "/v1/agents/{agent}/memory/{block}/history": {"user_id": "cus_1"},
+    "/v1/agents/{agent}/memory/{block}/diff": {"user_id": "cus_1", "from_version": "1"},
     "/v1/user_limits": {"user_id": "cus_1"},
 }
 TENANT_IN_GENERAL = {"/v1/environments/{environment_id}"}

@@ -12,12 +12,14 @@ from starlette.responses import JSONResponse
 from trunkline.api import paging
 from trunkline.api.deps import Caller, Manager
 from trunkline.api.idempotency import once
+from trunkline.api.memory_caller import actor
 from trunkline.domain import ids
 from trunkline.domain.agents import Agent, AgentDefinition, AgentUpdate, AgentVersion
 from trunkline.domain.times import now
 from trunkline.errors import Conflict, Forbidden, InvalidRequest
 from trunkline.memory.blocks import parse_memory
 from trunkline.memory.declarations import declared
+from trunkline.memory.evolution import evolve
 from trunkline.memory.tools import tool_definitions
 from trunkline.store import agents
 from trunkline.store.agents import AgentFilter
@@ -146,7 +148,16 @@ async def _change(caller: Caller, before: Agent, definition: AgentDefinition) ->
     version = _version(definition)
     if version.definition == before.definition:
         return before
-    return await agents.add_version(caller.connection, caller.principal, before, version, now())
+    after = await agents.add_version(caller.connection, caller.principal, before, version, now())
+    await evolve(
+        caller.connection,
+        caller.principal.tenant_id,
+        before.id,
+        parse_memory(before.definition["memory"]),
+        parse_memory(version.definition["memory"]),
+        actor=actor(caller),
+    )
+    return after
 
 
 def _version(definition: AgentDefinition) -> AgentVersion:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from trunkline.api.deps import Caller
 from trunkline.api.memory_caller import BlockWriter, MemoryCaller, UserId, actor, subject
 from trunkline.domain import ids
-from trunkline.domain.memory import MemoryVersion, Source
+from trunkline.domain.memory import AgentBlock, AgentMemory, Memory, MemoryVersion, Source, Subject
 from trunkline.domain.times import now, to_wire
-from trunkline.errors import Conflict, InvalidRequest
+from trunkline.errors import Conflict, InvalidRequest, NotFound
 from trunkline.memory.blocks import stored_block
+from trunkline.memory.history import blocks_as_of, difference, restore
 from trunkline.memory.operations import Operation, parse_operations
 from trunkline.memory.reads import BlockState, declared_block, read_blocks, readable
+from trunkline.memory.states import state_to_wire
 from trunkline.memory.values import canonical, check_value
 from trunkline.memory.writes import apply_operations
 from trunkline.store import idempotency, memory_versions
@@ -27,6 +30,7 @@ from trunkline.store.blocks import agent_memory
 router = APIRouter(prefix="/v1/agents/{agent}/memory", tags=["blocks"])
 
 UserQuery = Annotated[UserId | None, Query()]
+AsOf = Annotated[AwareDatetime | None, Query()]
 
 
 class BlockOperations(BaseModel):
@@ -45,11 +49,25 @@ class BlockOperations(BaseModel):
     idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 
 
+class Restoration(BaseModel):
+    """Which version a block is to say again, and whose block."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Annotated[int, Field(ge=1, lt=2**31)]
+    user_id: UserId | None = None
+    session_id: str | None = None
+
+
 @router.get("")
 async def list_blocks(
-    agent: str, caller: MemoryCaller, user_id: UserQuery = None, session_id: str | None = None
+    agent: str,
+    caller: MemoryCaller,
+    user_id: UserQuery = None,
+    session_id: str | None = None,
+    as_of: AsOf = None,
 ) -> JSONResponse:
-    """Get the agent's blocks in the order of the prompt.
+    """Get the agent's blocks in the order of the prompt, as they are, or as they were at the moment `as_of`.
 
     Blocks kept for each user or session are there when `user_id` or `session_id` is given; `left_out` names the others.
     """
@@ -62,10 +80,10 @@ async def list_blocks(
             f"Every block of this agent is kept for each user or session; give {needs} to say whose are meant.",
             param=f"{lacks[0].scope}_id",
         )
-    states = await read_blocks(caller.connection, caller.principal.tenant_id, memory, has, who)
+    states = await _read(caller, memory, has, who, as_of)
     return JSONResponse(
         {
-            "blocks": [state.to_wire() for state in states],
+            "blocks": [state.to_wire(as_of) for state in states],
             "left_out": [{"block": block.name, "scope": block.scope, "needs": f"{block.scope}_id"} for block in lacks],
         }
     )
@@ -73,15 +91,19 @@ async def list_blocks(
 
 @router.get("/{block}")
 async def retrieve(
-    agent: str, block: str, caller: MemoryCaller, user_id: UserQuery = None, session_id: str | None = None
+    agent: str,
+    block: str,
+    caller: MemoryCaller,
+    *,
+    user_id: UserQuery = None,
+    session_id: str | None = None,
+    as_of: AsOf = None,
 ) -> JSONResponse:
-    """Get one block, with its schema."""
+    """Get one block, with its schema; as it is, or as it was at the moment `as_of`."""
     memory = await agent_memory(caller.connection, caller.principal, agent)
     declared = declared_block(memory, block)
-    states = await read_blocks(
-        caller.connection, caller.principal.tenant_id, memory, [declared], subject(user_id, session_id)
-    )
-    return JSONResponse(states[0].to_wire() | {"schema": stored_block(declared).schema})
+    states = await _read(caller, memory, [declared], subject(user_id, session_id), as_of)
+    return JSONResponse(states[0].to_wire(as_of) | {"schema": stored_block(declared).schema})
 
 
 @router.post("")
@@ -156,19 +178,76 @@ async def history(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> JSONResponse:
     """List the block's versions, newest first; `before_version` goes on from there."""
-    memory = await agent_memory(caller.connection, caller.principal, agent)
-    tenant_id = caller.principal.tenant_id
-    declared = declared_block(memory, block)
-    states = await read_blocks(caller.connection, tenant_id, memory, [declared], subject(user_id, session_id))
-    stored = states[0].memory
+    stored = await _stored(caller, agent, block, subject(user_id, session_id))
     found = (
         []
         if stored is None
         else await memory_versions.history(
-            caller.connection, tenant_id, stored.store_id, stored.id, before=before_version, limit=limit
+            caller.connection,
+            caller.principal.tenant_id,
+            stored.store_id,
+            stored.id,
+            before=before_version,
+            limit=limit,
         )
     )
     return JSONResponse({"data": [_version_to_wire(version) for version in found]})
+
+
+@router.get("/{block}/diff")
+async def diff(
+    agent: str,
+    block: str,
+    caller: MemoryCaller,
+    *,
+    from_version: Annotated[int, Query(ge=1, lt=2**31)],
+    to_version: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+    user_id: UserQuery = None,
+    session_id: str | None = None,
+) -> JSONResponse:
+    """Tell what changed from one version to another (the current one), field by field."""
+    stored = await _written(caller, agent, block, subject(user_id, session_id))
+    tenant_id, numbers = caller.principal.tenant_id, (from_version, to_version or stored.version)
+    before, after = [
+        await memory_versions.of_number(caller.connection, tenant_id, stored.store_id, stored.id, number)
+        for number in numbers
+    ]
+    return JSONResponse(difference(before, after))
+
+
+@router.post("/{block}/restore")
+async def restore_block(agent: str, block: str, given: Restoration, caller: MemoryCaller) -> JSONResponse:
+    """Make the block say again what it said at `version`: a new version, unless it says so already."""
+    who = subject(given.user_id, given.session_id)
+    stored = await _written(caller, agent, block, who)
+    version = await memory_versions.of_number(
+        caller.connection, caller.principal.tenant_id, stored.store_id, stored.id, given.version
+    )
+    _, changed = await restore(caller.connection, caller.principal, stored.store_id, version, actor=actor(caller))
+    memory = await agent_memory(caller.connection, caller.principal, agent)
+    (state,) = await _read(caller, memory, [declared_block(memory, block)], who, None)
+    return JSONResponse(state.to_wire() | {"changed": changed})
+
+
+async def _read(
+    caller: Caller, memory: AgentMemory, blocks: list[AgentBlock], who: Subject, as_of: datetime | None
+) -> list[BlockState]:
+    if as_of is None:
+        return await read_blocks(caller.connection, caller.principal.tenant_id, memory, blocks, who)
+    return await blocks_as_of(caller.connection, caller.principal.tenant_id, memory, blocks, who, moment=as_of)
+
+
+async def _stored(caller: Caller, agent: str, block: str, who: Subject) -> Memory | None:
+    memory = await agent_memory(caller.connection, caller.principal, agent)
+    (state,) = await _read(caller, memory, [declared_block(memory, block)], who, None)
+    return state.memory
+
+
+async def _written(caller: Caller, agent: str, block: str, who: Subject) -> Memory:
+    stored = await _stored(caller, agent, block, who)
+    if stored is None:
+        raise NotFound(f"Nobody has written the block {block!r} for this subject; it has no versions.", param="block")
+    return stored
 
 
 def _told(state: BlockState) -> dict[str, Any]:
@@ -182,6 +261,7 @@ def _version_to_wire(version: MemoryVersion) -> dict[str, Any]:
         "operation": version.operation,
         "operations": version.operations,
         "value": json.loads(version.content) if version.content is not None and version.block else None,
+        "states": {name: state_to_wire(state, version.created_at) for name, state in (version.states or {}).items()},
         "actor": {"type": version.actor.type, "id": version.actor.id},
         "session_id": None if version.session_id is None else ids.encode("sesn", version.session_id),
         "event_id": None if version.event_id is None else ids.encode("sevt", version.event_id),

@@ -9,12 +9,13 @@ from pydantic import AwareDatetime
 from starlette.responses import JSONResponse
 
 from trunkline.api import paging
-from trunkline.api.memories import MAX_FULL, View
-from trunkline.api.memory_caller import MemoryCaller
+from trunkline.api.memories import MAX_FULL, View, memory_to_wire
+from trunkline.api.memory_caller import MemoryCaller, actor
 from trunkline.domain import ids
 from trunkline.domain.memory import MemoryVersion, VersionOperation, actor_to_wire
 from trunkline.domain.times import now, to_wire
-from trunkline.errors import Conflict, NotFound
+from trunkline.errors import Conflict, InvalidRequest, NotFound
+from trunkline.memory.history import difference, restore
 from trunkline.store import memories, memory_stores, memory_versions
 from trunkline.store.memory_versions import VersionFilter
 
@@ -106,6 +107,34 @@ async def redact(store_id: str, version_id: str, caller: MemoryCaller) -> JSONRe
         at=now(),
     )
     return JSONResponse(version_to_wire(redacted, "full"))
+
+
+@router.post("/{version_id}/restore")
+async def restore_version(store_id: str, version_id: str, caller: MemoryCaller, view: View = "basic") -> JSONResponse:
+    """Make the memory say again what it said at this version, a deleted one too; return the memory."""
+    store = await memory_stores.get(caller.connection, caller.principal, ids.decode("memstore", store_id))
+    version = await memory_versions.get(
+        caller.connection, caller.principal.tenant_id, store.id, ids.decode("memver", version_id)
+    )
+    memory, _ = await restore(caller.connection, caller.principal, store.id, version, actor=actor(caller))
+    return JSONResponse(memory_to_wire(memory, view))
+
+
+@router.get("/{version_id}/diff")
+async def diff(store_id: str, version_id: str, caller: MemoryCaller, since: str | None = None) -> JSONResponse:
+    """Tell what this version changed since the one before it, or since the version `since` of the same memory."""
+    tenant_id = caller.principal.tenant_id
+    store = await memory_stores.get(caller.connection, caller.principal, ids.decode("memstore", store_id))
+    after = await memory_versions.get(caller.connection, tenant_id, store.id, ids.decode("memver", version_id))
+    if since is None:
+        before = await memory_versions.of_number(
+            caller.connection, tenant_id, store.id, after.memory_id, after.version - 1
+        )
+    else:
+        before = await memory_versions.get(caller.connection, tenant_id, store.id, ids.decode("memver", since))
+    if before.memory_id != after.memory_id:
+        raise InvalidRequest("The two versions are of different memories.", param="since")
+    return JSONResponse(difference(before, after))
 
 
 def version_to_wire(version: MemoryVersion, view: View) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trunkline.domain import ids
+from trunkline.domain.memory import AgentBlock, Scope
 from trunkline.domain.times import to_wire
 from trunkline.domain.toolsets import McpServer, Tool, check_references
 from trunkline.errors import NotServed
@@ -198,7 +200,7 @@ class DeclaredBlock:
     """A memory block as an agent version declares it; the columns of `agent_blocks`."""
 
     name: str
-    scope: str
+    scope: Scope
     description: str
     schema: Mapping[str, Any]
     empty_rendered: str
@@ -213,6 +215,19 @@ class DeclaredBlock:
     digest: str
     owner_id: UUID | None = None
     writable: bool = True
+
+    def stored(self) -> AgentBlock:
+        """Return the block as it is read back."""
+        return AgentBlock(
+            name=self.name,
+            scope=self.scope,
+            description=self.description,
+            schema=json.dumps(self.schema),
+            options=json.dumps(self.options),
+            digest=self.digest,
+            owner_id=self.owner_id,
+            writable=self.writable,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the block as JSON by column."""

@@ -17,7 +17,16 @@ from trunkline.domain.memory import SCOPES, AgentBlock, Scope
 from trunkline.errors import InvalidRequest
 from trunkline.memory import schema as json_schema
 from trunkline.memory.problems import problems
-from trunkline.memory.rules import FIELD_KEYS, Access, FieldRule, parse_priority, parse_rule, parse_sharing
+from trunkline.memory.rules import (
+    FIELD_KEYS,
+    Access,
+    FieldRule,
+    Step,
+    parse_priority,
+    parse_rule,
+    parse_sharing,
+    parse_steps,
+)
 from trunkline.memory.values import canonical, check_value, shown
 
 MAX_BLOCKS: Final = 50
@@ -49,6 +58,7 @@ _BLOCK_KEYS: Final = (
     "priority",
     "token_budget",
     "shared_with",
+    "migrate",
 )
 _ORDINARY: Final = FieldRule()
 
@@ -69,6 +79,7 @@ class BlockDefinition:
     priority: int = 0
     token_budget: int | None = None
     shared_with: Mapping[str, Access] = field(default_factory=dict)
+    migrate: tuple[Step, ...] = ()
 
     def rule(self, name: str) -> FieldRule:
         """Return how the values of a field live."""
@@ -113,6 +124,7 @@ class BlockDefinition:
             "priority": self.priority,
             "token_budget": self.token_budget,
             "shared_with": dict(self.shared_with),
+            "migrate": [step.to_json() for step in self.migrate],
         }
 
     def options(self) -> dict[str, Any]:
@@ -278,11 +290,15 @@ def parse_block(name: Any, definition: Any, where: str) -> BlockDefinition:
         parse_priority(given.get("priority", 0), f"{where}.priority"),
         None if given.get("token_budget") is None else _integer(given, "token_budget", 0, where),
         parse_sharing(given.get("shared_with") or {}, f"{where}.shared_with"),
+        parse_steps(given.get("migrate") or [], properties, f"{where}.migrate"),
     )
     size = len(canonical(block.schema).encode())
     if size > MAX_SCHEMA_BYTES:
         raise _invalid(where, f"its schema takes {size} bytes; at most {MAX_SCHEMA_BYTES} are allowed")
     _ = block.validator  # compiled here, so that a bad schema is found when the agent is written
+    for number, step in enumerate(block.migrate):
+        if step.kind == "default" and (faults := block.problems({step.field: step.value})):
+            raise _invalid(f"{where}.migrate[{number}].value", "; ".join(faults))
     return block
 
 

@@ -7,7 +7,6 @@ precondition; without one, the last writer wins.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -37,12 +36,12 @@ async def create_document(
     check_path(path)
     check_document(content)
     store = await _writable(connection, principal, store_id)
-    declared = await _declared(connection, principal, store, path)
+    declared = await declared_at(connection, principal, store, path)
     if declared is not None:
         await memories.lock_new_path(connection, store.id, declared.name)
     await memories.refuse_overlap(connection, principal.tenant_id, store.id, path)
     written = (
-        WrittenMemory(_text(store.id, path, content), new=True)
+        text_memory(store.id, path, content, None)
         if declared is None
         else next_state(declared, store.id, None, block_value(stored_block(declared), content), actor=actor)
     )
@@ -74,7 +73,7 @@ async def update_document(
     store = await _writable(connection, principal, store_id)
     memory = await memories.lock(connection, tenant_id, store.id, memory_id)
     target = memory.path if path is None else path
-    declared = await _declared(connection, principal, store, memory.path)
+    declared = await declared_at(connection, principal, store, memory.path)
     if target != memory.path and (declared is not None or (store.managed and reserved(target))):
         raise InvalidRequest(
             f"{memory.path} cannot become {target}: in this store the paths under /blocks belong to the agent's blocks "
@@ -93,17 +92,7 @@ async def update_document(
     if declared is not None and value is not None:
         written = next_state(declared, store.id, memory, value, actor=actor)
     else:
-        text = _text(store.id, target, memory.content if content is None else content)
-        written = WrittenMemory(
-            replace(
-                text,
-                id=memory.id,
-                version=memory.version + 1,
-                created_at=memory.created_at,
-                updated_at=max(text.updated_at, memory.updated_at + timedelta(microseconds=1)),
-            ),
-            new=False,
-        )
+        written = text_memory(store.id, target, memory.content if content is None else content, memory)
     await put(connection, tenant_id, written, actor=actor)
     return written.memory
 
@@ -184,7 +173,7 @@ async def _writable(connection: Connection, principal: Principal, store_id: UUID
     return store
 
 
-async def _declared(connection: Connection, principal: Principal, store: MemoryStore, path: str) -> AgentBlock | None:
+async def declared_at(connection: Connection, principal: Principal, store: MemoryStore, path: str) -> AgentBlock | None:
     """Return the block that belongs at a path of a managed store; None where text belongs. Raises InvalidRequest."""
     if not store.managed or not reserved(path):
         return None
@@ -194,6 +183,9 @@ async def _declared(connection: Connection, principal: Principal, store: MemoryS
         if name is None
         else await blocks.declaration(connection, principal.tenant_id, store.scope, name, store.agent_id)
     )
+    if declared is not None and store.agent_id is not None:
+        await blocks.share_schema(connection, store.agent_id)
+        declared = await blocks.declaration(connection, principal.tenant_id, store.scope, declared.name, store.agent_id)
     if declared is None:
         raise InvalidRequest(
             f"{path} is kept for blocks, and no agent declares such a block of scope {store.scope} for this store. "
@@ -203,10 +195,11 @@ async def _declared(connection: Connection, principal: Principal, store: MemoryS
     return declared
 
 
-def _text(store_id: UUID, path: str, content: str) -> Memory:
-    at = now()
-    return Memory(
-        id=ids.new(),
+def text_memory(store_id: UUID, path: str, content: str, before: Memory | None) -> WrittenMemory:
+    """Return the memory that a text becomes, its time after that of the one before. Raises InvalidRequest: the size."""
+    at = now() if before is None else max(now(), before.updated_at + timedelta(microseconds=1))
+    memory = Memory(
+        id=ids.new() if before is None else before.id,
         store_id=store_id,
         path=path,
         content=content,
@@ -214,8 +207,9 @@ def _text(store_id: UUID, path: str, content: str) -> Memory:
         content_bytes=check_size(content, "content"),
         block=None,
         states=None,
-        version=1,
+        version=1 if before is None else before.version + 1,
         version_id=ids.new(),
-        created_at=at,
+        created_at=at if before is None else before.created_at,
         updated_at=at,
     )
+    return WrittenMemory(memory, new=before is None)

@@ -73,6 +73,55 @@ def seconds(given: Any, where: str) -> int:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a schema's change: `rename` (`field` to `to`), `drop` (`field`) or `default` (`field`, `value`)."""
+
+    kind: Literal["rename", "drop", "default"]
+    field: str
+    to: str = ""
+    value: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the step as it stands under `migrate`."""
+        match self.kind:
+            case "rename":
+                return {"rename": self.field, "to": self.to}
+            case "drop":
+                return {"drop": self.field}
+            case "default":
+                return {"default": self.field, "value": self.value}
+
+
+def parse_steps(given: Any, fields: Mapping[str, Any], where: str) -> tuple[Step, ...]:
+    """Read `migrate`. Raises InvalidRequest for a step that does not fit the fields."""
+    if not isinstance(given, list) or len(given) > 100:
+        raise _invalid(where, f"must be a list of up to 100 steps, got {shown(given)}")
+    return tuple(_step(step, fields, f"{where}[{number}]") for number, step in enumerate(given))
+
+
+def _step(given: Any, fields: Mapping[str, Any], where: str) -> Step:
+    keys = set(given) if isinstance(given, dict) else set()
+    step: Step | None = None
+    if keys == {"rename", "to"}:
+        step = Step("rename", given["rename"], given["to"])
+    elif keys == {"drop"}:
+        step = Step("drop", given["drop"])
+    elif keys == {"default", "value"}:
+        step = Step("default", given["default"], value=given["value"])
+    if step is None or not isinstance(step.field, str) or not isinstance(step.to, str):
+        raise _invalid(
+            where,
+            f"must be {{rename: OLD, to: NEW}}, {{drop: FIELD}} or {{default: FIELD, value: …}}, got {shown(given)}",
+        )
+    declared = step.to if step.kind == "rename" else step.field
+    if step.kind != "drop" and declared not in fields:
+        raise _invalid(where, f"there is no field {shown(declared)} in the definition")
+    if step.kind != "default" and step.field in fields:
+        raise _invalid(where, f"the field {shown(step.field)} is still declared; take it out of the fields")
+    return step
+
+
 def parse_sharing(given: Any, where: str) -> dict[str, Access]:
     """Read `shared_with`: a mapping from an agent's name to read_only or read_write. Raises InvalidRequest."""
     if not isinstance(given, dict) or len(given) > 100:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from trunkline.domain import ids
-from trunkline.domain.memory import AgentBlock, AgentMemory, Scope
+from trunkline.domain.memory import AgentBlock, AgentMemory, Memory, Scope
 from trunkline.domain.principal import Principal
 from trunkline.errors import NotFound
 from trunkline.store.pool import Connection
@@ -27,6 +27,24 @@ async def agent_memory(connection: Connection, principal: Principal, agent: str)
         for block in row.pop("blocks")
     )
     return AgentMemory(**row, blocks=blocks)
+
+
+async def lock_schema(connection: Connection, agent_id: UUID) -> None:
+    """Keep writers of an agent's blocks waiting until the transaction ends: their schemas are about to change."""
+    await connection.execute(queries("blocks")["lock_schema"], (agent_id,))
+
+
+async def share_schema(connection: Connection, agent_id: UUID) -> None:
+    """Keep an agent's schemas as they are until the transaction ends."""
+    await connection.execute(queries("blocks")["share_schema"], (agent_id,))
+
+
+async def stored(
+    connection: Connection, tenant_id: UUID, agent_id: UUID, scope: Scope, name: str, *, after: str
+) -> list[tuple[str, Memory]]:
+    """Return the next 500 of what is stored of a block, locked, each with its owner, by which the next page goes on."""
+    cursor = await connection.execute(queries("blocks")["select_stored"], (tenant_id, agent_id, scope, name, after))
+    return [(row.pop("owner_key"), Memory(**row)) for row in await cursor.fetchall()]
 
 
 async def declaration(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +11,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from trunkline.domain import ids
-from trunkline.domain.memory import Actor, MemoryVersion, VersionOperation
+from trunkline.domain.memory import Actor, MemoryVersion, StoreOwner, VersionOperation
 from trunkline.errors import NotFound
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
@@ -104,6 +105,39 @@ async def history(
         queries("memory_versions")["history"], (tenant_id, store_id, memory_id, before, limit)
     )
     return [_version(row) for row in await cursor.fetchall()]
+
+
+async def of_number(
+    connection: Connection, tenant_id: UUID, store_id: UUID, memory_id: UUID, number: int
+) -> MemoryVersion:
+    """Return the version of a memory that has this number. Raises NotFound."""
+    cursor = await connection.execute(
+        queries("memory_versions")["version_of_number"], (tenant_id, store_id, memory_id, number)
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise NotFound(
+            f"There is no version {number} of {ids.encode('mem', memory_id)}; its history lists those there are."
+        )
+    return _version(row)
+
+
+async def latest_number(connection: Connection, tenant_id: UUID, memory_id: UUID) -> int:
+    """Return the number of a memory's last version; 0: it has none."""
+    cursor = await connection.execute(queries("memory_versions")["latest_number"], (tenant_id, memory_id))
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row["number"])
+
+
+async def blocks_as_of(
+    connection: Connection, tenant_id: UUID, wanted: Sequence[tuple[StoreOwner, str]], moment: datetime
+) -> dict[str, MemoryVersion]:
+    """Return the versions at which blocks, by owner and name, stood at a moment; by name."""
+    cursor = await connection.execute(
+        queries("memory_versions")["blocks_as_of"],
+        (tenant_id, [owner.key for owner, _ in wanted], [name for _, name in wanted], moment),
+    )
+    return {row.pop("name"): _version(row) for row in await cursor.fetchall()}
 
 
 async def redact(

@@ -29,6 +29,7 @@ from trunkline.api import (
     memory_stores,
     memory_tools,
     memory_versions,
+    passages,
     sessions,
     teams,
     tenants,
@@ -85,7 +86,18 @@ def create_app(
     )
     for noun in (agents, blocks, memory_tools, sessions, events, environments):
         app.include_router(noun.router)
-    for noun in (memory_stores, memories, memory_versions, keys, teams, user_limits, tenants, usage, embeddings):
+    for noun in (
+        memory_stores,
+        passages,
+        memories,
+        memory_versions,
+        keys,
+        teams,
+        user_limits,
+        tenants,
+        usage,
+        embeddings,
+    ):
         app.include_router(noun.router)
     app.include_router(unserved())
 

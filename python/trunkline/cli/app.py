@@ -6,6 +6,7 @@ import typer
 
 from trunkline.cli import (
     agent,
+    bench,
     config,
     control,
     demo,
@@ -50,6 +51,7 @@ def build() -> typer.Typer:
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )(_gateway)
     app.add_typer(agent.app, name="agent")
+    app.add_typer(bench.app, name="bench")
     app.add_typer(config.app, name="config")
     app.add_typer(keys.app, name="keys")
     app.add_typer(memory.app, name="memory")

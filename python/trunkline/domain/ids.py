@@ -14,7 +14,7 @@ from uuid import UUID
 
 from trunkline.errors import NotFound
 
-Prefix = Literal["agent", "sesn", "sevt", "memstore", "mem", "memver", "key", "tnt", "call", "env", "team"]
+Prefix = Literal["agent", "sesn", "sevt", "memstore", "mem", "memver", "key", "tnt", "call", "env", "team", "psg"]
 
 _NOUNS: Final[dict[str, str]] = {
     "agent": "an agent",
@@ -28,6 +28,7 @@ _NOUNS: Final[dict[str, str]] = {
     "call": "a model call",
     "env": "an environment",
     "team": "a team",
+    "psg": "a passage",
 }
 _HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Final, Literal
 from uuid import UUID
@@ -244,7 +245,26 @@ class Passage:
     content: str
     tokens: int
     created_at: datetime
-    score: float
+    score: float = 0.0
+    document_id: UUID | None = None
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PassageFilter:
+    """Which passages a search may return: all of what is given must hold.
+
+    Said from `since` on and before `until`, by one of `roles`, in one of `sessions`, with all of `tags` and all that
+    `metadata` says.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    roles: Sequence[str] | None = None
+    sessions: Sequence[UUID] | None = None
+    tags: Sequence[str] | None = None
+    metadata: Mapping[str, Any] | None = None
 
 
 def block_path(name: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
 from uuid import UUID
 
-from trunkline.domain.memory import Passage, Source
+from psycopg.types.json import Jsonb
+
+from trunkline.domain.memory import Passage, PassageFilter, Source
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 
@@ -18,10 +22,36 @@ async def recall(
     limit: int,
     token_budget: int,
     exclude_session: UUID | None = None,
+    embedding: Sequence[float] | None = None,
+    model: str | None = None,
+    only: PassageFilter | None = None,
+    half_life: timedelta | None = None,
 ) -> list[Passage]:
-    """Return the passages of a store that answer a query, best first, within `limit` passages and `token_budget`."""
+    """Return the passages of a store that answer a query, best first, within `limit` passages and `token_budget`.
+
+    `embedding` is the query's by `model`, of unit length; without it the words alone count.
+    With `half_life`, half of a passage's score fades with its age.
+    """
+    only = only or PassageFilter()
     cursor = await connection.execute(
-        queries("passages")["recall"], (tenant_id, store_id, query, limit, token_budget, exclude_session)
+        queries("passages")["recall"],
+        (
+            tenant_id,
+            store_id,
+            query,
+            limit,
+            token_budget,
+            exclude_session,
+            None if embedding is None else f"[{','.join(map(repr, embedding))}]",
+            model,
+            only.since,
+            only.until,
+            None if only.roles is None else list(only.roles),
+            None if only.sessions is None else list(only.sessions),
+            None if only.tags is None else list(only.tags),
+            None if only.metadata is None else Jsonb(dict(only.metadata)),
+            half_life,
+        ),
     )
     return [Passage(**row) for row in await cursor.fetchall()]
 
@@ -42,6 +72,27 @@ async def insert(connection: Connection, tenant_id: UUID, store_id: UUID, passag
             passage.created_at,
         ),
     )
+
+
+async def insert_many(connection: Connection, tenant_id: UUID, store_id: UUID, given: Sequence[Passage]) -> None:
+    """Keep passages in their order; those of a session follow what it has already."""
+    sessions = [str(passage.session_id) for passage in given if passage.session_id is not None]
+    if sessions:
+        await connection.execute(queries("passages")["lock_sessions"], (store_id, sessions))
+    rows = [
+        {
+            "id": str(passage.id),
+            "session_id": None if passage.session_id is None else str(passage.session_id),
+            "role": passage.role,
+            "content": passage.content,
+            "tokens": passage.tokens,
+            "tags": list(passage.tags),
+            "metadata": dict(passage.metadata),
+            "created_at": passage.created_at.isoformat(),
+        }
+        for passage in given
+    ]
+    await connection.execute(queries("passages")["insert_passages"], (tenant_id, store_id, Jsonb(rows)))
 
 
 async def fold_tail(connection: Connection) -> int:

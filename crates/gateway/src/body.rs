@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 use tokio::sync::mpsc;
 
-use crate::connections::Received;
+use crate::{connections::Received, relay::Relayed};
 
 /// A response's body.
 pub enum Body {
@@ -21,6 +21,8 @@ pub enum Body {
     /// Pieces that a relay sends. An empty one is the body's end; a relay that ends without it cuts the response short, so
     /// that a client never takes a broken answer for a whole one.
     Channel(mpsc::Receiver<Bytes>),
+    /// The events of a stream, relayed as they are asked for.
+    Relayed(Relayed),
     /// Another server's body, passed on.
     Received(Received),
 }
@@ -58,6 +60,7 @@ impl http_body::Body for Body {
                 Some(bytes) => Some(Ok(Frame::data(bytes))),
                 None => Some(Err("the relay ended before the answer did".into())),
             }),
+            Self::Relayed(relayed) => relayed.poll_piece(context).map(|piece| piece.map(|piece| piece.map(Frame::data))),
             Self::Received(received) => Pin::new(received).poll_frame(context),
         }
     }
@@ -66,6 +69,7 @@ impl http_body::Body for Body {
         match self {
             Self::Full(full) => full.is_end_stream(),
             Self::Channel(_) => false,
+            Self::Relayed(relayed) => relayed.is_at_end(),
             Self::Received(received) => received.is_end_stream(),
         }
     }
@@ -73,7 +77,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(full) => full.size_hint(),
-            Self::Channel(_) => SizeHint::default(),
+            Self::Channel(_) | Self::Relayed(_) => SizeHint::default(),
             Self::Received(received) => received.size_hint(),
         }
     }

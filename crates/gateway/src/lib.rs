@@ -9,6 +9,7 @@
 //! left goes through [`control`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod accepted;
 pub mod admit;
 pub mod auth;
 pub mod bodies;

@@ -344,6 +344,15 @@ impl Recorder {
         &mut self.answer
     }
 
+    /// Notes text of the answer: word for word only where there is a log or a span for it.
+    pub fn says(&mut self, text: &str) {
+        if self.turn.is_some() || self.asked_with.is_some() {
+            self.answer.text.push_str(text);
+        } else {
+            self.answer.beside += text.len();
+        }
+    }
+
     /// Keeps what the client is given, under its idempotency key.
     pub fn reserves(&mut self, reserves: Reserves) {
         self.reserves = Some(reserves);

@@ -7,6 +7,8 @@ mod defaults;
 mod echo;
 mod listener;
 mod member;
+mod relayed;
+mod shape;
 mod source;
 mod streamed;
 mod untold;
@@ -24,6 +26,7 @@ use uuid::Uuid;
 use self::echo::Echo;
 pub use self::{
     cached::{cached, tell},
+    relayed::Relayed,
     streamed::streamed,
     whole::{collect, whole},
 };

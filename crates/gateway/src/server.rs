@@ -15,10 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
+use hyper_util::{rt::TokioTimer, server::graceful::GracefulShutdown};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
@@ -27,6 +24,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    accepted::Accepted,
     bodies::Bodies,
     body::Body,
     cache::Cache,
@@ -210,15 +208,16 @@ async fn accept(gateway: Arc<Gateway>, tls: Tls, listener: TcpListener, mut stop
             _ = stop.wait_for(|stop| *stop) => break,
         };
         let _ = stream.set_nodelay(true);
-        let worker = Arc::clone(&worker);
         let (stream, doubt) = Client::new(stream);
+        let stream = Accepted::new(stream, worker.gateway.config.timeouts.idle());
+        let worker = Arc::clone(&worker);
         let served = Cell::new(0);
         let service = service_fn(move |request| {
             let worker = Arc::clone(&worker);
             let doubtful = doubt.is(served.replace(served.get() + 1));
             async move { Ok::<_, std::convert::Infallible>(if doubtful { refuse(&request) } else { route(&worker, request).await }) }
         });
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let connection = graceful.watch(http.serve_connection(stream, service));
         tokio::spawn(async move {
             // A client that goes away in the middle is no fault of ours.
             if let Err(error) = connection.await {

@@ -101,21 +101,39 @@ impl Parser {
     }
 
     /// Add the frames that `chunk` completes to `frames`.
-    pub fn push(&mut self, mut chunk: Bytes, frames: &mut Vec<Frame>) -> Result<(), TooLarge> {
-        while let Some(end) = self.boundary.find(&chunk) {
-            self.check(end)?;
-            let tail = chunk.split_to(end);
-            let raw = if self.pending.is_empty() {
-                tail
-            } else {
-                self.pending.extend_from_slice(&tail);
-                self.pending.split().freeze()
-            };
-            frames.push(Frame::new(raw, std::mem::take(&mut self.first)));
+    #[expect(clippy::needless_pass_by_value, reason = "the frames are parts of it")]
+    pub fn push(&mut self, chunk: Bytes, frames: &mut Vec<Frame>) -> Result<(), TooLarge> {
+        let mut at = 0;
+        while let Some(frame) = self.next(&chunk, &mut at)? {
+            frames.push(frame);
         }
-        self.check(chunk.len())?;
-        self.pending.extend_from_slice(&chunk);
         Ok(())
+    }
+
+    /// The frame that the bytes of `chunk` from `at` on complete; `at` goes to where it ends. Without one the rest is kept for
+    /// the chunk that comes next, and `at` goes to the end.
+    pub fn next(&mut self, chunk: &Bytes, at: &mut usize) -> Result<Option<Frame>, TooLarge> {
+        let rest = &chunk[*at..];
+        let Some(end) = self.boundary.find(rest) else {
+            self.check(rest.len())?;
+            self.pending.extend_from_slice(rest);
+            *at = chunk.len();
+            return Ok(None);
+        };
+        self.check(end)?;
+        let raw = if self.pending.is_empty() {
+            chunk.slice(*at..*at + end)
+        } else {
+            self.pending.extend_from_slice(&rest[..end]);
+            std::mem::take(&mut self.pending).freeze()
+        };
+        *at += end;
+        Ok(Some(Frame::new(raw, std::mem::take(&mut self.first))))
+    }
+
+    /// Whether the next byte begins a frame, whatever it is.
+    pub fn is_between(&self) -> bool {
+        !self.first && self.pending.is_empty() && self.boundary.is_between()
     }
 
     /// The bytes after the last whole frame, if any. The standard says to discard them; a relay passes them on.
@@ -151,6 +169,11 @@ impl Default for Boundary {
 }
 
 impl Boundary {
+    /// Whether the bytes so far end with a frame and nothing of it can follow.
+    fn is_between(&self) -> bool {
+        self.line_empty && !self.any_line && !self.after_cr
+    }
+
     /// How many of `bytes` belong to the current frame, if they complete it.
     fn find(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;

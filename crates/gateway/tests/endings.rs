@@ -14,7 +14,7 @@ use serde_json::json;
 use support::{
     Gateway,
     client::Request,
-    upstream::{Step, Upstream, chunk, json as reply, stream_head},
+    upstream::{Step, Upstream, chunk, end, gate, json as reply, stream_head},
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -171,4 +171,38 @@ fn a_turn_that_its_client_left_is_logged_as_broken_off() {
     let after = &gateway.wait_for_records(2)[1]["turn"]["after"];
     assert_eq!(after.as_array().unwrap().len(), 1);
     assert_eq!(after[0]["payload"]["stop_reason"]["type"], json!("end_turn"));
+}
+
+#[test]
+fn a_memory_tool_that_has_begun_is_carried_out_and_logged_though_the_client_left() {
+    let delta = |delta: &str, stop: &str| {
+        let choice = format!("{{\"index\":0,\"delta\":{delta},\"finish_reason\":{stop}}}");
+        format!("data: {{\"id\":\"c\",\"choices\":[{choice}]}}\n\n")
+    };
+    let call = r#"{"tool_calls":[{"index":0,"id":"t","function":{"name":"memory_update","arguments":"{}"}}]}"#;
+    let stream = [WORD, &delta(call, "null"), &delta("{}", "\"tool_calls\""), "data: [DONE]\n\n"].concat();
+    let upstream = Upstream::start(move |_, _| vec![Step::Send([stream_head(), chunk(stream.as_bytes()), end()].concat())]);
+    let (open, wait) = gate();
+    let wait = Mutex::new(Some(wait));
+    let control = Upstream::start(move |_, _| {
+        let outcome = Step::Send(reply(200, "", r#"{"content":"Noted.","is_error":false}"#));
+        vec![Step::Wait(wait.lock().unwrap().take().unwrap()), outcome]
+    });
+    let tools = json!([{"name": "memory_update", "description": "", "input_schema": {}}]);
+    let control_url = json!({"control_url": format!("http://{}", control.address)});
+    let gateway = Gateway::with_agent_and_tools(&upstream, "helper", &tools, &control_url);
+    let mut connection = Request::post(CHAT, &ask("gpt", true)).header("x-trunkline-agent", "helper").open(gateway.address);
+    connection.head();
+    connection.piece().unwrap().expect("words");
+    control.wait_for_requests(1);
+    drop(connection);
+    thread::sleep(Duration::from_millis(100));
+    assert!(gateway.records().is_empty());
+    open.send(()).unwrap();
+    let record = &gateway.wait_for_records(1)[0];
+    assert_eq!(record["status"], json!(499));
+    let events = record["turn"]["messages"][1]["events"].as_array().unwrap();
+    let kinds: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["agent.tool_use", "agent.tool_result", "agent.message"]);
+    assert_eq!(upstream.received().len(), 1, "there is no further round for nobody");
 }

@@ -1,9 +1,10 @@
 //! One HTTP/1.1 connection, driven by the task that makes the call.
 
 use std::{
+    cell::RefCell,
     future::poll_fn,
     io::{self, IoSlice},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
@@ -14,7 +15,7 @@ use http::{Request, Response, request::Parts};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, sleep},
 };
@@ -25,9 +26,15 @@ use super::{
     head::{self, Head},
 };
 
-/// Bytes read at once at first; more where a body comes faster than it is read.
-const READ: usize = 8 << 10;
-const READ_AT_MOST: usize = 64 << 10;
+/// Bytes read at once.
+const READ: usize = 64 << 10;
+
+thread_local! {
+    /// What is read goes here first, and from here as much as it is to where it belongs: a thousand streams that wait for their
+    /// next event hold no buffers.
+    static SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
 /// How long the reset that follows a stream's end is waited for: looks, and the time between two.
 const RESETS: usize = 15;
 const RESET: Duration = Duration::from_millis(20);
@@ -53,18 +60,10 @@ impl Stream {
         }
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut BytesMut, size: usize) -> Poll<io::Result<usize>> {
+    fn poll_read(&mut self, context: &mut Context<'_>, space: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(stream) => {
-                // No room is made before there is something: a thousand calls that wait hold no buffers.
-                ready!(stream.poll_read_ready(context))?;
-                buffer.reserve(size);
-                pin!(stream.read_buf(buffer)).poll(context)
-            }
-            Self::Tls(stream) => {
-                buffer.reserve(size);
-                pin!(stream.read_buf(buffer)).poll(context)
-            }
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, space),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, space),
         }
     }
 
@@ -91,8 +90,6 @@ impl Stream {
 pub struct Http1 {
     stream: Stream,
     buffer: BytesMut,
-    /// Bytes to make room for at the next read.
-    size: usize,
     /// When its last call ended; none while it has had none.
     used: Option<Instant>,
 }
@@ -106,7 +103,7 @@ pub struct Failed {
 
 impl Http1 {
     pub fn new(stream: Stream) -> Self {
-        Self { stream, buffer: BytesMut::new(), size: READ, used: None }
+        Self { stream, buffer: BytesMut::new(), used: None }
     }
 
     /// When its last call ended.
@@ -119,13 +116,30 @@ impl Http1 {
         self.stream.is_quiet()
     }
 
-    /// Reads more; 0 at the end.
-    pub fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let count = ready!(self.stream.poll_read(context, &mut self.buffer, self.size))?;
-        if count >= self.size {
-            self.size = (self.size * 2).min(READ_AT_MOST);
-        }
-        Poll::Ready(Ok(count))
+    /// Reads more and gives it, with what the buffer holds, to `take`, which says how much of it was taken; the rest is kept.
+    /// Nothing at the end.
+    pub fn poll_more<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        take: impl FnOnce(&[u8]) -> (usize, T),
+    ) -> Poll<io::Result<Option<T>>> {
+        SPACE.with_borrow_mut(|space| {
+            let mut space = ReadBuf::new(space);
+            ready!(self.stream.poll_read(context, &mut space))?;
+            let read = space.filled();
+            if read.is_empty() {
+                return Poll::Ready(Ok(None));
+            }
+            if self.buffer.is_empty() {
+                let (taken, result) = take(read);
+                self.buffer.extend_from_slice(&read[taken..]);
+                return Poll::Ready(Ok(Some(result)));
+            }
+            self.buffer.extend_from_slice(read);
+            let (taken, result) = take(&self.buffer);
+            self.buffer.advance(taken);
+            Poll::Ready(Ok(Some(result)))
+        })
     }
 
     /// What was read and not yet taken.
@@ -137,7 +151,7 @@ impl Http1 {
     pub(super) fn end(mut self, host: &Host) {
         if self.buffer.is_empty() {
             self.used = Some(Instant::now());
-            (self.buffer, self.size) = (BytesMut::new(), READ);
+            self.buffer = BytesMut::new();
             host.keep(self);
         }
     }
@@ -204,9 +218,9 @@ impl Http1 {
             if let Some(head) = head::read(&mut self.buffer, &parts.method)? {
                 return Poll::Ready(Ok(head));
             }
-            match ready!(self.poll_more(context)) {
-                Ok(0) => return Poll::Ready(Err("the connection was closed without an answer".to_owned())),
-                Ok(_) => *begun = true,
+            match ready!(self.poll_more(context, |_| (0, ()))) {
+                Ok(None) => return Poll::Ready(Err("the connection was closed without an answer".to_owned())),
+                Ok(Some(())) => *begun = true,
                 Err(error) => {
                     let reason = error.to_string();
                     outgoing.error.get_or_insert(error);

@@ -50,12 +50,8 @@ enum State {
     Done,
 }
 
-/// What the bytes at hand come to.
-enum Step {
-    Data(Bytes),
-    More,
-    Done,
-}
+/// How many of the bytes at hand were taken, and what of the body they held.
+type Taken = Result<(usize, Bytes), &'static str>;
 
 impl Received {
     /// The body that begins with what `connection` has read beyond the head.
@@ -97,22 +93,38 @@ impl Single {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Box<dyn Error + Send + Sync>>>> {
         loop {
             let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-            match self.state.step(connection.buffer()) {
-                Ok(Step::Data(bytes)) => {
+            let state = &mut self.state;
+            let mut taken = Ok((0, Bytes::new()));
+            if !connection.buffer().is_empty() {
+                taken = state.take(connection.buffer());
+                if let Ok((count, _)) = taken {
+                    connection.buffer().advance(count);
+                }
+            }
+            if matches!(&taken, Ok((_, data)) if data.is_empty()) && *state != State::Done {
+                let read = |bytes: &[u8]| match state.take(bytes) {
+                    Ok((count, data)) => (count, Ok((count, data))),
+                    Err(reason) => (0, Err(reason)),
+                };
+                taken = match ready!(connection.poll_more(context, read)) {
+                    Ok(Some(taken)) => taken,
+                    Ok(None) if self.state == State::UntilClose => {
+                        self.connection = None;
+                        continue;
+                    }
+                    Ok(None) => Err("the connection was closed before the end of the body"),
+                    Err(error) => return self.fail(error),
+                };
+            }
+            match taken {
+                Ok((_, data)) => {
                     if self.state == State::Done {
                         self.end();
                     }
-                    return Poll::Ready(Some(Ok(bytes)));
-                }
-                Ok(Step::Done) => self.end(),
-                Ok(Step::More) => match ready!(connection.poll_more(context)) {
-                    Ok(0) if self.state == State::UntilClose => {
-                        self.connection = None;
+                    if !data.is_empty() {
+                        return Poll::Ready(Some(Ok(data)));
                     }
-                    Ok(0) => return self.fail("the connection was closed before the end of the body"),
-                    Ok(_) => {}
-                    Err(error) => return self.fail(error),
-                },
+                }
                 Err(reason) => return self.fail(reason),
             }
         }
@@ -128,52 +140,94 @@ impl Single {
 }
 
 impl State {
-    fn step(&mut self, buffer: &mut BytesMut) -> Result<Step, &'static str> {
+    /// Takes what the bytes at hand hold of the body. What is wrong with them is told once all before it was given out.
+    fn take(&mut self, bytes: &[u8]) -> Taken {
+        let mut data = Data::default();
+        let mut at = 0;
         loop {
-            match *self {
-                Self::Done => return Ok(Step::Done),
-                Self::UntilClose if buffer.is_empty() => return Ok(Step::More),
-                Self::UntilClose => return Ok(Step::Data(buffer.split().freeze())),
-                Self::Length(left) | Self::Chunk(left) => {
-                    if buffer.is_empty() {
-                        return Ok(Step::More);
-                    }
-                    let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-                    let rest = left - count as u64;
-                    *self = match *self {
-                        Self::Length(_) if rest == 0 => Self::Done,
-                        Self::Length(_) => Self::Length(rest),
-                        _ if rest == 0 => Self::AfterChunk,
-                        _ => Self::Chunk(rest),
-                    };
-                    return Ok(Step::Data(buffer.split_to(count).freeze()));
-                }
-                Self::AfterChunk => {
-                    if buffer.len() < 2 {
-                        return Ok(Step::More);
-                    }
-                    if !buffer.starts_with(b"\r\n") {
-                        return Err("a chunk is longer than it said");
-                    }
-                    buffer.advance(2);
-                    *self = Self::Size;
-                }
-                Self::Size => {
-                    let Some(end) = line(buffer)? else { return Ok(Step::More) };
-                    let size = size(&buffer[..end])?;
-                    buffer.advance(end + 1);
-                    *self = if size == 0 { Self::Trailer } else { Self::Chunk(size) };
-                }
-                Self::Trailer => {
-                    let Some(end) = line(buffer)? else { return Ok(Step::More) };
-                    let empty = buffer[..end].trim_ascii().is_empty();
-                    buffer.advance(end + 1);
-                    if empty {
-                        *self = Self::Done;
-                    }
-                }
+            match self.step(&bytes[at..], &mut data) {
+                Ok(Some(count)) => at += count,
+                Ok(None) => break,
+                Err(_) if !data.first.is_empty() => break,
+                Err(reason) => return Err(reason),
             }
         }
+        Ok((at, data.joined()))
+    }
+
+    /// Takes the next part of the framing, and says how long it is; none where it is not all there, and after the last one.
+    fn step(&mut self, bytes: &[u8], data: &mut Data) -> Result<Option<usize>, &'static str> {
+        if bytes.is_empty() || *self == Self::Done {
+            return Ok(None);
+        }
+        match *self {
+            Self::Done => Ok(None),
+            Self::UntilClose => {
+                data.push(bytes, 0);
+                Ok(Some(bytes.len()))
+            }
+            Self::Length(left) | Self::Chunk(left) => {
+                let count = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                let rest = left - count as u64;
+                *self = match *self {
+                    Self::Length(_) if rest == 0 => Self::Done,
+                    Self::Length(_) => Self::Length(rest),
+                    _ if rest == 0 => Self::AfterChunk,
+                    _ => Self::Chunk(rest),
+                };
+                data.push(&bytes[..count], bytes.len() - count);
+                Ok(Some(count))
+            }
+            Self::AfterChunk => {
+                if bytes.len() < 2 {
+                    return Ok(None);
+                }
+                if !bytes.starts_with(b"\r\n") {
+                    return Err("a chunk is longer than it said");
+                }
+                *self = Self::Size;
+                Ok(Some(2))
+            }
+            Self::Size => {
+                let Some(end) = line(bytes)? else { return Ok(None) };
+                let size = size(&bytes[..end])?;
+                *self = if size == 0 { Self::Trailer } else { Self::Chunk(size) };
+                Ok(Some(end + 1))
+            }
+            Self::Trailer => {
+                let Some(end) = line(bytes)? else { return Ok(None) };
+                if bytes[..end].trim_ascii().is_empty() {
+                    *self = Self::Done;
+                }
+                Ok(Some(end + 1))
+            }
+        }
+    }
+}
+
+/// What several chunks that came at once hold, as one piece. One alone, as events mostly come, is copied once.
+#[derive(Default)]
+struct Data {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl Data {
+    /// Adds bytes of the body; `more` says how many bytes may follow at most.
+    fn push(&mut self, bytes: &[u8], more: usize) {
+        if self.first.is_empty() {
+            self.first = Bytes::copy_from_slice(bytes);
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.reserve(self.first.len() + bytes.len() + more);
+            self.all.extend_from_slice(&self.first);
+        }
+        self.all.extend_from_slice(bytes);
+    }
+
+    fn joined(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
     }
 }
 
@@ -237,10 +291,14 @@ mod tests {
         for piece in pieces {
             buffer.extend_from_slice(piece);
             loop {
-                match state.step(&mut buffer)? {
-                    Step::Data(bytes) => all.extend_from_slice(&bytes),
-                    Step::More => break,
-                    Step::Done => return Ok((all, buffer.is_empty())),
+                let (count, data) = state.take(&buffer)?;
+                buffer.advance(count);
+                all.extend_from_slice(&data);
+                if state == State::Done {
+                    return Ok((all, buffer.is_empty()));
+                }
+                if count == 0 {
+                    break;
                 }
             }
         }

@@ -29,6 +29,11 @@ impl<'a> Echo<'a> {
         Self([(b"id", id), (b"instructions", own(b"instructions", b"null")), (b"tools", own(b"tools", b"[]"))])
     }
 
+    /// The same, for longer than the request is held.
+    pub fn into_owned(self) -> Echo<'static> {
+        Echo(self.0.map(|(name, value)| (name, Cow::Owned(value.into_owned()))))
+    }
+
     /// A whole response.
     pub fn whole(&self, body: &Bytes) -> Bytes {
         match self.edits(body, 0) {

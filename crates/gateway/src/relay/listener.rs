@@ -1,92 +1,159 @@
-//! The client of a stream: what it is sent, signs of life while there is nothing to send, and whether it is still there.
+//! The client of a stream, as its relay sees it: what it is given, and signs of life while there is nothing to give.
 
-use std::{pin::Pin, time::Duration};
-
-use bytes::Bytes;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, Sleep, sleep_until, timeout},
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use super::streamed::Cut;
-use crate::wire::{self, Wire};
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Pieces that may wait for a slow client before the provider is read no further.
-const QUEUE: usize = 32;
-/// The piece that ends a response in order.
-const END: Bytes = Bytes::new();
+use super::{relayed::Hand, source::stalled, streamed::Cut, too_long};
+use crate::{
+    config::Timeouts,
+    wire::{self, Wire},
+};
+
+/// How long a provider may be silent, and from when on.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    pub from: Instant,
+    pub time: Duration,
+}
+
+impl Patience {
+    fn until(self) -> Instant {
+        self.from + self.time
+    }
+}
 
 /// The client's end of a stream.
 pub struct Listener {
-    pieces: mpsc::Sender<Bytes>,
-    /// How long it may go without taking anything before it counts as gone.
-    patience: Duration,
+    hand: Arc<Hand>,
     sign: &'static [u8],
     /// How long it may go without hearing anything.
     silence: Option<Duration>,
     told: Instant,
+    /// How long the call may take, and when that is over.
+    total: Duration,
+    over: Instant,
+    /// The one timer of the stream: set for the next of what may be due, and looked at again only then. That all of it moves
+    /// further away with each event is found out when it fires.
     timer: Pin<Box<Sleep>>,
 }
 
-/// A point in time that is never waited for.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
-
 impl Listener {
-    /// A listener in `wire`, and what it is to be sent.
-    pub fn new(wire: Wire, silence: Option<Duration>, patience: Duration) -> (Self, mpsc::Receiver<Bytes>) {
-        let (pieces, receiver) = mpsc::channel(QUEUE);
+    /// A listener in `wire`, to whom pieces are given by `hand`.
+    pub fn new(wire: Wire, timeouts: &Timeouts, hand: Arc<Hand>) -> Self {
         let sign = wire::sign_of_life(wire);
-        let silence = silence.filter(|_| !sign.is_empty());
-        let told = Instant::now();
-        let timer = Box::pin(sleep_until(told + silence.unwrap_or(NEVER)));
-        (Self { pieces, patience, sign, silence, told, timer }, receiver)
+        let silence = timeouts.ping().filter(|_| !sign.is_empty());
+        let (told, total) = (Instant::now(), timeouts.total());
+        let over = told + total;
+        let timer = Box::pin(sleep_until(silence.map_or(over, |silence| told + silence)));
+        Self { hand, sign, silence, told, total, over, timer }
     }
 
-    /// Sends whole events.
-    pub async fn send(&mut self, events: Bytes) -> Result<(), Cut> {
+    /// Gives whole events, and waits until they were taken.
+    ///
+    /// # Errors
+    /// Where nobody is there to take them.
+    pub async fn give(&mut self, events: Bytes, now: Instant) -> Result<(), Cut> {
         if events.is_empty() {
             return Ok(());
         }
-        self.told = Instant::now();
-        match self.pieces.try_send(events) {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(Cut::Gone),
-            // Who takes nothing for so long will not come back, and holds the provider up.
-            Err(mpsc::error::TrySendError::Full(events)) => match timeout(self.patience, self.pieces.send(events)).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) | Err(_) => Err(Cut::Gone),
-            },
-        }
+        self.told = now;
+        let mut events = Some(events);
+        poll_fn(|_| {
+            let mut held = self.hand.held();
+            if held.gone {
+                return Poll::Ready(Err(Cut::Gone));
+            }
+            if let Some(events) = events.take_if(|_| held.piece.is_none()) {
+                held.piece = Some(events);
+            }
+            if held.piece.is_none() && events.is_none() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
     }
 
     /// Ends the response in order, with its last events.
-    pub async fn end(mut self, last: Bytes) {
-        if self.send(last).await.is_ok() {
-            let _ = timeout(self.patience, self.pieces.send(END)).await;
+    pub fn end(self, last: Bytes) {
+        let mut held = self.hand.held();
+        held.ended = true;
+        held.piece = Some(last).filter(|last| !last.is_empty());
+    }
+
+    /// Does `work`, and gives the client signs of life meanwhile. Whatever was given before were whole events, so that a sign
+    /// is always between two.
+    ///
+    /// # Errors
+    /// Where the provider is silent for too long, or the call takes longer than any may.
+    pub async fn during<T>(&mut self, patience: Option<Patience>, work: impl Future<Output = T>) -> Result<T, Cut> {
+        if let Some(patience) = patience.filter(|patience| patience.until() < self.timer.deadline()) {
+            self.timer.as_mut().reset(patience.until());
+        }
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Ok(done));
+            }
+            self.poll_due(context, patience).map(Err)
+        })
+        .await
+    }
+
+    /// The same for work that must come to its end even where the client goes away meanwhile.
+    ///
+    /// # Errors
+    /// [`Cut::Gone`] where it did.
+    pub async fn throughout<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
+        self.hand.held().busy = true;
+        let mut work = pin!(work);
+        let mut late = None;
+        let done = poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(done);
+            }
+            if late.is_none()
+                && let Poll::Ready(cut) = self.poll_due(context, None)
+            {
+                late = Some(cut);
+            }
+            Poll::Pending
+        })
+        .await;
+        let mut held = self.hand.held();
+        held.busy = false;
+        match late {
+            _ if held.gone => Err(Cut::Gone),
+            Some(cut) => Err(cut),
+            None => Ok(done),
         }
     }
 
-    /// Does `work`, gives the client signs of life meanwhile, and ends early when the client goes away. Whatever was sent
-    /// before were whole events, so that a sign is always between two.
-    pub async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
-        tokio::pin!(work);
+    /// Ready when there is nothing to be waited for any more.
+    fn poll_due(&mut self, context: &mut Context<'_>, patience: Option<Patience>) -> Poll<Cut> {
         loop {
-            tokio::select! {
-                biased;
-                done = &mut work => return Ok(done),
-                () = self.pieces.closed() => return Err(Cut::Gone),
-                () = &mut self.timer => {
-                    let silence = self.silence.unwrap_or(NEVER);
-                    let now = Instant::now();
-                    if now >= self.told + silence {
-                        // A client that has not taken what it was sent needs no sign.
-                        let _ = self.pieces.try_send(Bytes::from_static(self.sign));
-                        self.told = now;
-                    }
-                    // Set only here: while events flow, it is looked at once in a while and not for each of them.
-                    self.timer.as_mut().reset(self.told + silence);
-                }
+            ready!(self.timer.as_mut().poll(context));
+            let now = Instant::now();
+            if let Some(patience) = patience.filter(|patience| now >= patience.until()) {
+                return Poll::Ready(stalled(patience.time));
             }
+            if now >= self.over {
+                return Poll::Ready(Cut::Broken(too_long(self.total)));
+            }
+            let mut next = patience.map_or(self.over, |patience| patience.until().min(self.over));
+            if let Some(silence) = self.silence {
+                if now >= self.told + silence {
+                    self.hand.held().piece.get_or_insert(Bytes::from_static(self.sign));
+                    self.told = now;
+                }
+                next = next.min(self.told + silence);
+            }
+            self.timer.as_mut().reset(next);
         }
     }
 }

@@ -1,15 +1,20 @@
-//! Answers as event streams. One task a stream: it ends when the client does, and records before the last byte.
+//! Answers as event streams. What relays one is asked by the response's body, goes when the client goes, and records before
+//! the last byte.
+
+use std::{mem::take, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use tokio::time::timeout;
 
 use super::{
-    Outbound, failed, joined,
+    Outbound,
+    echo::Echo,
+    failed, joined,
     listener::Listener,
+    relayed::{Hand, Relay, Relayed},
     response,
-    source::{Source, broken},
-    too_long, unrecorded,
+    source::{Seen, Source, broken},
+    unrecorded,
     untold::untold,
 };
 use crate::{
@@ -17,9 +22,10 @@ use crate::{
     decode::Decoded,
     error::Refusal,
     memory_tools::MAX_ROUNDS,
+    metrics::UnderWay,
     record::{Recorder, content_type},
-    routing::Upstream,
-    upstream::{Answer, Failed, Received, Words},
+    routing::{Busy, Upstream},
+    upstream::{Failed, Received, Words},
     wire::{self, Accumulator, Event, StopReason, StreamWriter, Wire, WireError},
 };
 
@@ -27,19 +33,38 @@ use crate::{
 ///
 /// # Errors
 /// Where no upstream answered. Later faults are an error event in the stream.
-pub async fn streamed(outbound: Outbound, mut record: Recorder) -> Result<Response<Body>, Refusal> {
+pub async fn streamed(mut outbound: Outbound, mut record: Recorder) -> Result<Response<Body>, Refusal> {
     let answer = match outbound.send().await {
         Ok(answer) => answer,
         Err(failure) => return failed(&outbound, record, failure),
     };
     record.answered(&answer.upstream, answer.waited, answer.retries);
-    let timeouts = &outbound.worker.gateway.config.timeouts;
-    let (listener, receiver) = Listener::new(outbound.wire, timeouts.ping(), timeouts.idle());
     let from = answer.response.headers();
-    let mut response = response(&outbound, &record, from, &answer.upstream, StatusCode::OK, Body::Channel(receiver));
+    let mut response = response(&outbound, &record, from, &answer.upstream, StatusCode::OK, Body::empty());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(true)));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    tokio::spawn(relay(outbound, record, answer, listener));
+    let hand = Arc::new(Hand::default());
+    let listener = Listener::new(outbound.wire, &outbound.worker.gateway.config.timeouts, Arc::clone(&hand));
+    let source = source(&outbound, answer.upstream.provider.wire, answer.response);
+    let include_usage = outbound.scan.include_usage(&outbound.body);
+    // Each in a box of its own, so that none takes the room of the other.
+    let relay: Relay = if answer.upstream.provider.wire == outbound.wire && outbound.tools().is_none() {
+        let passing = Passing {
+            wire: outbound.wire,
+            hides_usage: outbound.wire == Wire::OpenaiChat && !include_usage,
+            upstream: answer.upstream,
+            echo: outbound.echo().map(Echo::into_owned),
+            _under_way: outbound.under_way,
+            _busy: answer.busy,
+        };
+        Box::pin(passed_on(passing, source, record, listener))
+    } else {
+        let writer = StreamWriter::new(outbound.wire, include_usage, record.call().at_us / 1_000_000);
+        // A stream may last an hour; its request was sent.
+        outbound.forget_body();
+        Box::pin(rewritten(outbound, (answer.upstream, answer.busy), writer, source, record, listener))
+    };
+    *response.body_mut() = Body::Relayed(Relayed::new(hand, relay));
     Ok(response)
 }
 
@@ -52,36 +77,57 @@ pub enum Cut {
     Broken(Refusal),
 }
 
-async fn relay(mut outbound: Outbound, mut record: Recorder, answer: Answer, mut listener: Listener) {
-    let tells_usage = outbound.scan.include_usage(&outbound.body);
-    // A stream may last an hour; its request was sent.
-    outbound.forget_body();
-    let untouched = answer.upstream.provider.wire == outbound.wire && outbound.tools().is_none();
-    let total = outbound.worker.gateway.config.timeouts.total();
-    let relayed = async {
-        if untouched {
-            pass_on(&outbound, &mut record, answer, &mut listener, tells_usage).await
-        } else {
-            rewrite(&outbound, &mut record, answer, &mut listener, tells_usage).await
-        }
+/// An answer that is passed on as it is.
+struct Passing {
+    wire: Wire,
+    /// Its usage was asked for by us, not by the client.
+    hides_usage: bool,
+    upstream: Arc<Upstream>,
+    echo: Option<Echo<'static>>,
+    _under_way: UnderWay,
+    _busy: Option<Busy>,
+}
+
+async fn passed_on(passing: Passing, source: Result<Stream, Cut>, mut record: Recorder, mut listener: Listener) {
+    let ended = match source {
+        Ok(source) => pass_on(&passing, &mut record, source, &mut listener).await,
+        Err(cut) => Err(cut),
     };
-    let ended = timeout(total, relayed).await.unwrap_or_else(|_| Err(Cut::Broken(too_long(total))));
+    end(passing.wire, ended, record, listener).await;
+}
+
+async fn rewritten(
+    outbound: Outbound,
+    (upstream, _busy): (Arc<Upstream>, Option<Busy>),
+    writer: StreamWriter,
+    source: Result<Stream, Cut>,
+    mut record: Recorder,
+    mut listener: Listener,
+) {
+    let ended = match source {
+        Ok(source) => rewrite(&outbound, &upstream, &mut record, writer, source, &mut listener).await,
+        Err(cut) => Err(cut),
+    };
+    end(outbound.wire, ended, record, listener).await;
+}
+
+/// Records the call, and then gives the client its last bytes.
+async fn end(wire: Wire, ended: Ended, mut record: Recorder, listener: Listener) {
     let name = record.call().name();
     let refusal = match ended {
-        Ok((last, mut source)) => {
+        Ok((last, source)) => {
             record.gives(&last);
             if record.end(StatusCode::OK.as_u16(), None) {
-                listener.end(last).await;
                 source.close().await;
-                return;
+                return listener.end(last);
             }
             unrecorded()
         }
-        // Dropping the record writes what was answered so far; dropping the source closes the provider's connection.
+        // Dropping the record writes what was answered so far; the provider's connection is closed.
         Err(Cut::Gone) => return,
         Err(Cut::Broken(refusal)) => record.refused(refusal),
     };
-    listener.end(Bytes::from(wire::error_event(outbound.wire, &refusal.body(&name)))).await;
+    listener.end(Bytes::from(wire::error_event(wire, &refusal.body(&name))));
 }
 
 fn unfinished() -> Cut {
@@ -107,68 +153,118 @@ fn source(outbound: &Outbound, wire: Wire, response: Response<Received>) -> Resu
 }
 
 /// Passes frames on as they are, but for the usage that only we asked for.
-async fn pass_on(
-    outbound: &Outbound,
-    record: &mut Recorder,
-    answer: Answer,
-    listener: &mut Listener,
-    tells_usage: bool,
-) -> Ended {
-    let wire = outbound.wire;
-    let upstream = answer.upstream;
-    let hides_usage = wire == Wire::OpenaiChat && !tells_usage;
-    let echo = outbound.echo();
-    let mut source = source(outbound, wire, answer.response)?;
+async fn pass_on(passing: &Passing, record: &mut Recorder, mut source: Stream, listener: &mut Listener) -> Ended {
     let mut heard = Accumulator::default();
-    let mut frames = Vec::new();
     // Where the end of the bytes is the end of the answer, its last words are held back until then.
     let mut held = Vec::new();
     loop {
-        let more = source.next(&mut frames, listener).await?;
-        if !more && source.ended() {
-            heard.push(Event::End);
-        } else if !more {
-            return Err(unfinished());
-        }
-        let mut pieces: Vec<Bytes> = std::mem::take(&mut held);
-        for frame in frames.drain(..) {
-            // What cannot be read is passed on all the same: the client may know better.
-            let events = source.read(&frame).unwrap_or_default();
-            for event in events {
-                note(record, &mut source, &event);
-                heard.push(event);
+        let chunk = source.next(listener).await?;
+        if chunk.is_none() {
+            if !source.ended() {
+                return Err(unfinished());
             }
-            pieces.extend(match &echo {
-                Some(echo) => Some(echo.event(&frame)),
-                None if hides_usage => untold(&frame),
-                None => Some(frame.raw),
-            });
+            heard.push(Event::End);
         }
+        let chunk = chunk.unwrap_or_default();
+        let mut passed = Passed { run: 0..0, pieces: take(&mut held) };
+        let mut at = 0;
+        loop {
+            let (from, whole) = (at, source.is_between());
+            match source.cut(&chunk, &mut at)? {
+                None => break,
+                Some(Seen::Text { at, text, untold }) => {
+                    record.says(text);
+                    match untold.filter(|_| passing.hides_usage) {
+                        None => passed.keep(&chunk, at),
+                        Some(untold) => {
+                            passed.keep(&chunk, at.start..untold.start);
+                            passed.keep(&chunk, untold.end..at.end);
+                        }
+                    }
+                }
+                Some(Seen::Frame(frame)) => {
+                    // What cannot be read is passed on all the same: the client may know better.
+                    for event in source.read(&frame).unwrap_or_default() {
+                        note(record, &mut source, &event);
+                        if !matches!(event, Event::Text(_) | Event::Thinking(_)) {
+                            heard.push(event);
+                        }
+                    }
+                    let shown = match &passing.echo {
+                        Some(echo) => Some(echo.event(&frame)),
+                        None if passing.hides_usage => untold(&frame),
+                        None => Some(frame.raw.clone()),
+                    };
+                    match shown {
+                        Some(shown) if whole && shown == frame.raw => passed.keep(&chunk, from..at),
+                        Some(shown) => passed.add(&chunk, shown),
+                        None => {}
+                    }
+                }
+            }
+        }
+        let bytes = passed.joined(chunk);
         if heard.complete() {
             record.waited(source.waited);
             let reply = heard.into_reply();
             record.used(reply.usage);
             record.answer().calls = reply.tool_calls().cloned().collect();
             record.answer().stop = Some(reply.stop);
-            return Ok((joined(pieces), source));
+            return Ok((bytes, source));
         }
         if let Some((kind, message)) = heard.failure() {
-            return Err(ended_badly(&upstream, kind, message));
+            return Err(ended_badly(&passing.upstream, kind, message));
         }
-        if wire == Wire::Gemini && heard.stopped() {
-            held = pieces;
+        if passing.wire == Wire::Gemini && heard.stopped() {
+            held = vec![bytes];
         } else {
-            let bytes = joined(pieces);
             record.gives(&bytes);
-            listener.send(bytes).await?;
+            listener.give(bytes, source.heard).await?;
         }
+    }
+}
+
+/// What of some bytes goes on to the client; all of them, as mostly, are not copied.
+struct Passed {
+    /// The newest that go on, not yet among the pieces.
+    run: Range<usize>,
+    pieces: Vec<Bytes>,
+}
+
+impl Passed {
+    fn keep(&mut self, chunk: &Bytes, range: Range<usize>) {
+        if self.run.end == range.start {
+            self.run.end = range.end;
+        } else {
+            self.flush(chunk);
+            self.run = range;
+        }
+    }
+
+    fn add(&mut self, chunk: &Bytes, bytes: Bytes) {
+        self.flush(chunk);
+        self.pieces.push(bytes);
+    }
+
+    fn flush(&mut self, chunk: &Bytes) {
+        if !self.run.is_empty() {
+            self.pieces.push(chunk.slice(take(&mut self.run)));
+        }
+    }
+
+    fn joined(mut self, chunk: Bytes) -> Bytes {
+        if self.pieces.is_empty() && self.run == (0..chunk.len()) {
+            return chunk;
+        }
+        self.flush(&chunk);
+        joined(self.pieces)
     }
 }
 
 /// Notes what must be known of an answer that breaks off after this event.
 fn note(record: &mut Recorder, source: &mut Stream, event: &Event) {
     match event {
-        Event::Text(text) => record.answer().text.push_str(text),
+        Event::Text(text) => record.says(text),
         Event::Thinking(text) | Event::ToolArguments { json: text, .. } => record.answer().beside += text.len(),
         Event::ToolStart { name, .. } => record.answer().beside += name.len(),
         Event::Opaque(block) => record.answer().beside += block.json.len(),
@@ -181,26 +277,24 @@ fn note(record: &mut Recorder, source: &mut Stream, event: &Event) {
 /// Reads the provider's wire and writes the client's; memory tool calls are held back, carried out and answered.
 async fn rewrite(
     outbound: &Outbound,
+    upstream: &Arc<Upstream>,
     record: &mut Recorder,
-    answer: Answer,
+    mut writer: StreamWriter,
+    mut source: Stream,
     listener: &mut Listener,
-    tells_usage: bool,
 ) -> Ended {
-    let upstream = answer.upstream.clone();
     let from = upstream.provider.wire;
-    let mut writer = StreamWriter::new(outbound.wire, tells_usage, record.call().at_us / 1_000_000);
-    let mut source = source(outbound, from, answer.response)?;
     let mut request = None;
     let mut shown = 0;
     for round in 1.. {
-        let reply = read_round(outbound, record, &upstream, &mut source, listener, (&mut writer, &mut shown), round == 1).await?;
+        let reply = read_round(outbound, record, upstream, &mut source, listener, (&mut writer, &mut shown), round == 1).await?;
         record.waited(source.waited);
         record.used(reply.usage);
         let ours = outbound.ours(&reply);
         let theirs: Vec<_> = reply.tool_calls().filter(|call| ours.iter().all(|our| our.id != call.id)).cloned().collect();
         if ours.is_empty() || !theirs.is_empty() || round == MAX_ROUNDS {
             if !ours.is_empty() {
-                outbound.carry_out(record, &ours).await;
+                listener.throughout(outbound.carry_out(record, &ours)).await?;
             }
             let nothing_to_call = reply.stop == StopReason::ToolUse && theirs.is_empty();
             record.answer().calls = theirs;
@@ -215,10 +309,12 @@ async fn rewrite(
         source.close().await;
         let sent = match request.take() {
             Some(sent) => sent,
-            None => outbound.request(&upstream).map_err(Cut::Broken)?,
+            None => outbound.request(upstream).map_err(Cut::Broken)?,
         };
-        let next = outbound.next_round(record, &upstream, &sent, &reply, &ours).await.map_err(Cut::Broken)?;
-        let answer = listener.during(outbound.send_round(&upstream, &next)).await?.map_err(after_a_tool)?;
+        // What a tool has begun to do to memory is done and recorded, also for a client that is gone.
+        let next =
+            listener.throughout(outbound.next_round(record, upstream, &sent, &reply, &ours)).await?.map_err(Cut::Broken)?;
+        let answer = listener.during(None, outbound.send_round(upstream, &next)).await?.map_err(after_a_tool)?;
         record.answered(&answer.upstream, answer.waited, answer.retries);
         source = self::source(outbound, from, answer.response)?;
         request = Some(next);
@@ -248,51 +344,55 @@ async fn read_round(
 ) -> Result<wire::Reply, Cut> {
     let tools = outbound.tools();
     let mut heard = Accumulator::default();
-    let mut frames = Vec::new();
     // Where each of this answer's tool calls stands in what the client sees; a memory tool, nowhere.
     let mut places: Vec<Option<usize>> = Vec::new();
-    while source.next(&mut frames, listener).await? {
+    while let Some(chunk) = source.next(listener).await? {
         let mut out = Vec::new();
-        for frame in frames.drain(..) {
+        let mut at = 0;
+        while let Some(seen) = source.cut(&chunk, &mut at)? {
             let unreadable = |error: WireError| broken("upstream_unreadable", upstream.endpoint.masked_text(&error.message));
-            let events = source.read(&frame).map_err(unreadable)?;
+            let events = match seen {
+                Seen::Text { text, .. } => vec![Event::Text(text.to_owned())],
+                Seen::Frame(frame) => source.read(&frame).map_err(unreadable)?,
+            };
             for mut event in events {
                 if let Event::Start { id, model, .. } = &mut event {
                     record.name(id, model);
                 }
                 note(record, source, &event);
-                heard.push(event.clone());
-                match event {
+                match &event {
                     Event::Start { .. } if !first => {}
                     Event::Start { id, model, usage } => {
-                        let id = outbound.response_id.clone().unwrap_or(id);
-                        writer.write(&Event::Start { id, model, usage }, &mut out);
+                        let id = outbound.response_id.as_ref().unwrap_or(id).clone();
+                        writer.write(&Event::Start { id, model: model.clone(), usage: *usage }, &mut out);
                     }
                     // Both are known for the whole call only after the last round.
                     Event::Stop(_) | Event::Usage(_) | Event::End => {}
-                    Event::Error { kind, message } => return Err(ended_badly(upstream, &kind, &message)),
+                    Event::Error { kind, message } => return Err(ended_badly(upstream, kind, message)),
                     Event::ToolStart { index, id, name } => {
-                        let hidden = tools.is_some_and(|tools| tools.has(&name));
-                        if places.len() <= index {
+                        let hidden = tools.is_some_and(|tools| tools.has(name));
+                        if places.len() <= *index {
                             places.resize(index + 1, None);
                         }
                         if !hidden {
-                            places[index] = Some(*shown);
+                            places[*index] = Some(*shown);
+                            let (id, name) = (id.clone(), name.clone());
                             writer.write(&Event::ToolStart { index: *shown, id, name }, &mut out);
                             *shown += 1;
                         }
                     }
                     Event::ToolArguments { index, json } => {
-                        if let Some(index) = places.get(index).copied().flatten() {
-                            writer.write(&Event::ToolArguments { index, json }, &mut out);
+                        if let Some(index) = places.get(*index).copied().flatten() {
+                            writer.write(&Event::ToolArguments { index, json: json.clone() }, &mut out);
                         }
                     }
-                    event => writer.write(&event, &mut out),
+                    event => writer.write(event, &mut out),
                 }
+                heard.push(event);
             }
         }
         record.gives(&out);
-        listener.send(Bytes::from(out)).await?;
+        listener.give(Bytes::from(out), source.heard).await?;
         if heard.complete() {
             return Ok(heard.into_reply());
         }

@@ -10,35 +10,60 @@ use crate::{
     sse::Frame,
 };
 
-/// The frame as a client is to see it that did not ask for usage; none where it tells nothing else.
+/// What a frame tells of usage, where a client did not ask for it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing: it is passed on as it is.
+    None,
+    /// Beside other things: these bytes of it stay behind.
+    Within(Range<usize>),
+    /// The same, but its data is in several lines, of which this is left.
+    Lines(Vec<u8>),
+    /// Nothing else: it stays behind.
+    Alone,
+}
+
+/// Looks for the usage in a frame.
 ///
 /// Where a provider is asked for usage each of its chunks has the field, null in all but one. Some tell it in a chunk of its
 /// own, some beside the last words, some in every chunk. All bytes but the field's stay as they are.
-pub fn untold(frame: &Frame) -> Option<Bytes> {
+pub fn told(frame: &Frame) -> Told {
     let data = &frame.data;
     if memmem::find(data, b"\"usage\"").is_none() {
-        return Some(frame.raw.clone());
+        return Told::None;
     }
-    let Ok(found) = usage(data) else { return Some(frame.raw.clone()) };
-    let Some(cut) = found.cut else { return Some(frame.raw.clone()) };
+    let Ok(found) = usage(data) else { return Told::None };
+    let Some(cut) = found.cut else { return Told::None };
     if found.told && !found.chosen {
-        return None;
+        return Told::Alone;
     }
+    match memmem::find(&frame.raw, data) {
+        Some(start) => Told::Within(start + cut.start..start + cut.end),
+        // The data came in several lines, and is one text again only here.
+        None => Told::Lines([&data[..cut.start], &data[cut.end..]].concat()),
+    }
+}
+
+/// The frame as a client is to see it that did not ask for usage; none where it tells nothing else.
+pub fn untold(frame: &Frame) -> Option<Bytes> {
     let raw = &frame.raw;
     let mut bytes = BytesMut::with_capacity(raw.len());
-    if let Some(start) = memmem::find(raw, data) {
-        bytes.extend_from_slice(&raw[..start + cut.start]);
-        bytes.extend_from_slice(&raw[start + cut.end..]);
-        return Some(bytes.freeze());
+    match told(frame) {
+        Told::None => return Some(raw.clone()),
+        Told::Alone => return None,
+        Told::Within(cut) => {
+            bytes.extend_from_slice(&raw[..cut.start]);
+            bytes.extend_from_slice(&raw[cut.end..]);
+        }
+        Told::Lines(kept) => {
+            for line in kept.split(|byte| *byte == b'\n') {
+                bytes.extend_from_slice(b"data: ");
+                bytes.extend_from_slice(line);
+                bytes.extend_from_slice(b"\n");
+            }
+            bytes.extend_from_slice(b"\n");
+        }
     }
-    // The data came in several lines, and is one text again only here.
-    let kept = [&data[..cut.start], &data[cut.end..]].concat();
-    for line in kept.split(|byte| *byte == b'\n') {
-        bytes.extend_from_slice(b"data: ");
-        bytes.extend_from_slice(line);
-        bytes.extend_from_slice(b"\n");
-    }
-    bytes.extend_from_slice(b"\n");
     Some(bytes.freeze())
 }
 

@@ -56,13 +56,18 @@ impl Gateway {
 
     /// In front of one upstream that serves `gpt`, with an agent without memory.
     pub fn with_agent(upstream: &Upstream, name: &str) -> Self {
+        Self::with_agent_and_tools(upstream, name, &json!([]), &json!({}))
+    }
+
+    /// The same with memory tools, and these keys in the configuration.
+    pub fn with_agent_and_tools(upstream: &Upstream, name: &str, tools: &Value, more: &Value) -> Self {
         let agent = json!({
             "tenant": TENANT, "id": Uuid::now_v7(), "name": name, "version": 1, "model": null, "instructions": null,
-            "memory_enabled": false, "memory_refresh": false, "memory_fail": false, "recall_tokens": 0, "memory_tools": [],
+            "memory_enabled": false, "memory_refresh": false, "memory_fail": false, "recall_tokens": 0, "memory_tools": tools,
             "has_blocks": false, "has_session_blocks": false,
         });
         let config = Self::config(&[("oai", upstream.address)], &[("gpt", &["oai/gpt"])], &json!({}));
-        Self::known(Self::bound(config, &json!({})), &json!({}), Some(agent))
+        Self::known(Self::bound(config, more), &json!({}), Some(agent))
     }
 
     fn known((server, spool): (Server, PathBuf), more: &Value, agent: Option<Value>) -> Self {

@@ -27,7 +27,7 @@ import psycopg
 from psycopg import RawCursor
 
 from bench.machine import describe, sentence
-from bench.processes import free_port, running, wait_for_answer
+from bench.processes import cpu_seconds, free_port, running, wait_for_answer
 
 HERE = Path(__file__).parent
 AGENT = "bench"
@@ -51,7 +51,8 @@ PREPARE = (
     "async def key():\n"
     "    async with await AsyncConnection.connect(info.url(), row_factory=dict_row) as connection:\n"
     "        return await bootstrap(connection, 'default')\n"
-    "print(info.url(), info.url('trunkline_gateway'), info.url('trunkline_control'), asyncio.run(key()), flush=True)\n"
+    "urls = info.url(), info.url('trunkline_gateway'), info.url('trunkline_control')\n"
+    "print(*urls, asyncio.run(key()), info.pid, flush=True)\n"
     "sys.stdin.read(); server.stop()\n"
 )
 CHAINS = (
@@ -70,8 +71,8 @@ def names(scope: str) -> list[str]:
 
 
 @contextmanager
-def database(tree: Path) -> Iterator[tuple[str, str, str, str]]:
-    """Run an embedded Postgres in a throw-away home; yield the URLs of admin, gateway and control plane, and a key."""
+def database(tree: Path) -> Iterator[tuple[str, str, str, str, int]]:
+    """Run an embedded Postgres in a throw-away home; yield the roles' URLs, a key, and its pid."""
     with tempfile.TemporaryDirectory(prefix="trunkline-bench-", ignore_cleanup_errors=True) as home:
         Path(home).chmod(0o711)
         with subprocess.Popen(
@@ -82,21 +83,21 @@ def database(tree: Path) -> Iterator[tuple[str, str, str, str]]:
             env={**os.environ, "PYTHONPATH": str(tree / "python")},
         ) as process:
             assert process.stdout is not None
-            admin, gateway, control, key = process.stdout.readline().split()
-            yield admin, gateway, control, key
+            admin, gateway, control, key, pid = process.stdout.readline().split()
+            yield admin, gateway, control, key, int(pid)
             process.communicate("")
 
 
 @contextmanager
-def control_plane(tree: Path, url: str) -> Iterator[int]:
-    """Run a control plane and yield its port."""
+def control_plane(tree: Path, url: str) -> Iterator[tuple[int, int]]:
+    """Run a control plane and yield its port and process id."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="trunkline-bench-") as folder:
         log = Path(folder) / "control.log"
         environment = {**os.environ, "PYTHONPATH": str(tree / "python")}
         with running([sys.executable, "-c", SERVE, url, str(port)], log=log, environment=environment) as process:
             wait_for_answer(f"http://127.0.0.1:{port}/internal/healthz", process, log, seconds=30)
-            yield port
+            yield port, process.pid
 
 
 def ask(port: int, key: str, path: str, body: Any) -> Any:
@@ -201,11 +202,12 @@ def p(times: Sequence[float], percent: int) -> float:
     return round(statistics.quantiles(times, n=100)[percent - 1] * 1000, 3)
 
 
-def one_at_a_time(port: int, key: str, count: int) -> dict[str, float]:
+def one_at_a_time(port: int, key: str, count: int, control: int, postgres: int) -> dict[str, float]:
     """Time operations one after the other, each on one of a hundred users' blocks."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     headers = {"x-api-key": key, "content-type": "application/json"}
     times = []
+    began_cpu = cpu_seconds([control]), cpu_seconds([postgres])
     for number in range(count):
         operation = {"op": "set", "field": "name", "value": f"{number}"}
         body = json.dumps({"user_id": f"w{number % 100}", "operations": [operation]})
@@ -216,7 +218,13 @@ def one_at_a_time(port: int, key: str, count: int) -> dict[str, float]:
         times.append(time.perf_counter() - began)
         assert answer.status == 200, text
     warm = times[len(times) // 5 :]
-    return {"p50_ms": p(warm, 50), "p95_ms": p(warm, 95)}
+    used = cpu_seconds([control]) - began_cpu[0], cpu_seconds([postgres]) - began_cpu[1]
+    return {
+        "p50_ms": p(warm, 50),
+        "p95_ms": p(warm, 95),
+        "control_plane_cpu_ms": round(used[0] / count * 1000, 2),
+        "postgres_cpu_ms": round(used[1] / count * 1000, 2),
+    }
 
 
 async def at_once(port: int, key: str, connections: int, seconds: float, operations: int) -> dict[str, float]:
@@ -267,12 +275,12 @@ def flush_ms(folder: Path) -> float:
 def measure(tree: Path, sizes: Sequence[int], reads: int, writes: int, seconds: float) -> dict[str, Any]:
     """Measure one checkout."""
     result: dict[str, Any] = {"reads": {}}
-    with database(tree) as (admin, gateway, control, key):
-        with control_plane(tree, control) as port:
+    with database(tree) as (admin, gateway, control, key, postgres):
+        with control_plane(tree, control) as (port, pid):
             agent = make_agent(port, key)
             with tempfile.TemporaryDirectory(prefix="trunkline-bench-") as folder:
                 result["flush_p50_ms"] = flush_ms(Path(folder))
-            result["one_at_a_time"] = one_at_a_time(port, key, writes)
+            result["one_at_a_time"] = one_at_a_time(port, key, writes, pid, postgres)
             for connections in (16, 50):
                 result[f"at_once_{connections}"] = asyncio.run(at_once(port, key, connections, seconds, 1))
             result["at_once_16_of_10"] = asyncio.run(at_once(port, key, 16, seconds, 10))

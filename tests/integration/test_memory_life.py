@@ -349,3 +349,77 @@ def test_time_that_runs_backwards_does_not_disorder_history(
     second, first = ok(http.get(f"/v1/agents/{agent}/memory/customer/history", params=USER))["data"]
     assert (first["value"]["name"], second["value"]["name"]) == ("A", "B")
     assert first["created_at"] < second["created_at"]
+
+
+def test_a_block_is_shared_only_with_whom_its_owner_names(
+    plane: ControlPlane, http: httpx.Client, urls: DatabaseUrls
+) -> None:
+    field = {"name": {"type": "string"}}
+
+    def owner(**shared: str) -> dict[str, Any]:
+        return {"blocks": {"customer": {"scope": "user", "fields": field, "shared_with": shared}}}
+
+    def borrower(access: str) -> dict[str, Any]:
+        return {"blocks": {"customer": {"from": "owner", "access": access}}}
+
+    owning = new_agent(plane, "owner", owner())
+    refused = http.post("/v1/agents", json={"name": "reader", "memory": borrower("read_only")})
+    assert refused.status_code == 400
+    assert "does not share" in refused.text
+    ok(http.post(f"/v1/agents/{owning}", json={"memory": owner(reader="read_only", writer="read_write")}))
+    assert http.post("/v1/agents", json={"name": "reader", "memory": borrower("read_write")}).status_code == 400
+    reader, writer = (
+        new_agent(plane, "reader", borrower("read_only")),
+        new_agent(plane, "writer", borrower("read_write")),
+    )
+    ok(write(http, owning, "customer", {"op": "set", "field": "name", "value": "Ada"}, **USER))
+    assert 'name: "Ada"' in prompt(urls, reader)
+    told = ok(tool(http, reader, "memory_update", {"op": "set", "block": "customer", "field": "name", "value": "x"}))
+    assert told["is_error"]
+    assert write(http, reader, "customer", {"op": "set", "field": "name", "value": "x"}, **USER).status_code == 403
+    ok(write(http, writer, "customer", {"op": "set", "field": "name", "value": "Bea"}, **USER))
+    assert ok(http.get(f"/v1/agents/{owning}/memory/customer", params=USER))["value"] == {"name": "Bea"}
+    ok(http.post(f"/v1/agents/{owning}", json={"memory": owner(writer="read_only")}))
+    assert "Bea" not in prompt(urls, reader)
+    assert http.get(f"/v1/agents/{reader}/memory/customer", params=USER).status_code == 404
+    assert write(http, writer, "customer", {"op": "set", "field": "name", "value": "x"}, **USER).status_code == 403
+
+
+def test_a_fork_takes_the_sessions_blocks_with_it(plane: ControlPlane, http: httpx.Client, urls: DatabaseUrls) -> None:
+    field = {"type": "string"}
+    agent = new_agent(plane, "forking", {"blocks": {"case": {"scope": "session", "fields": {"a": field, "b": field}}}})
+    origin = ok(http.post("/v1/sessions", json={"agent": agent}))["id"]
+    session = {"session_id": origin}
+    ok(write(http, agent, "case", {"op": "set", "field": "a", "value": "<early>"}, **session))
+    with psycopg.connect(urls.admin_url) as connection:
+        for seq in (1, 2):
+            connection.execute(
+                "insert into trunkline.events (tenant_id, session_id, seq, id, type, payload, created_at) "
+                "select tenant_id, id, %s, gen_random_uuid(), 'user.message', '{}', clock_timestamp() "
+                "from trunkline.sessions where id = %s",
+                (seq, origin.removeprefix("sesn_")),
+            )
+    ok(write(http, agent, "case", {"op": "set", "field": "b", "value": "late"}, **session))
+
+    def fork(after: int) -> str:
+        with psycopg.connect(urls.admin_url) as connection:
+            row = connection.execute(
+                "insert into trunkline.sessions (tenant_id, id, agent_id, agent_version, origin, status, root_id, "
+                "parent_id, parent_seq, created_at, updated_at) "
+                "select tenant_id, gen_random_uuid(), agent_id, agent_version, "
+                "'gateway', 'idle', id, id, %s, now(), now() from trunkline.sessions where id = %s returning id",
+                (after, origin.removeprefix("sesn_")),
+            ).fetchone()
+        assert row is not None
+        return f"sesn_{row[0].hex}"
+
+    early, late = fork(1), fork(2)
+    blocks = [
+        ok(http.get(f"/v1/agents/{agent}/memory/case", params={"session_id": one})) for one in (early, late, origin)
+    ]
+    assert [block["value"] for block in blocks] == [{"a": "<early>"}, *[{"a": "<early>", "b": "late"}] * 2]
+    ok(write(http, agent, "case", {"op": "set", "field": "a", "value": "mine"}, session_id=early))
+    assert ok(http.get(f"/v1/agents/{agent}/memory/case", params=session))["value"]["a"] == "<early>"
+    (newest, copied) = ok(http.get(f"/v1/agents/{agent}/memory/case/history", params={"session_id": early}))["data"]
+    assert copied["operations"] == [{"op": "fork", "session_id": origin, "version": 1}]
+    assert newest["value"] == {"a": "mine"}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from trunkline.memory.blocks import parse_memory
+from trunkline.memory.declarations import declared
 from trunkline.memory.render import empty, render
 from trunkline.memory.tools import tool_definitions
 from trunkline.model_server import persona
@@ -125,7 +126,10 @@ def test_the_real_memory_tools_and_blocks_are_understood() -> None:
         "preferences": {"type": "object", "additionalProperties": {"type": "string"}},
     }
     memory = parse_memory({"blocks": {"customer": {"scope": "user", "description": "A: b.", "fields": fields}}})
-    tools = tuple(Tool(t["name"], t["description"], t["input_schema"]) for t in tool_definitions(memory))
+    tools = tuple(
+        Tool(t["name"], t["description"], t["input_schema"])
+        for t in tool_definitions(memory, [declared(b) for b in memory.blocks])
+    )
     stated = "My age is 36. I prefer green. I like tea. My name is Ada. I bought a red kettle."
     expected = [
         ("set", "customer", "age", 36),

@@ -18,7 +18,7 @@ from trunkline.domain.agents import Agent, AgentDefinition, AgentUpdate, AgentVe
 from trunkline.domain.times import now
 from trunkline.errors import Conflict, Forbidden, InvalidRequest
 from trunkline.memory.blocks import parse_memory
-from trunkline.memory.declarations import declared
+from trunkline.memory.declarations import declared_blocks
 from trunkline.memory.evolution import evolve
 from trunkline.memory.tools import tool_definitions
 from trunkline.store import agents
@@ -138,14 +138,16 @@ async def versions(agent: str, caller: Manager, limit: Limit = 20, page: str | N
 async def _create(caller: Caller, definition: AgentDefinition) -> Agent:
     if caller.principal.agent_id is not None:
         raise Forbidden("The key may act for one agent only, and so it cannot create another; use a key of no agent.")
-    return await agents.create(caller.connection, caller.principal, ids.new(), _version(definition), now())
+    return await agents.create(
+        caller.connection, caller.principal, ids.new(), await _version(caller, definition), now()
+    )
 
 
 async def _change(caller: Caller, before: Agent, definition: AgentDefinition) -> Agent:
     """Add a version with this definition, unless it is what the agent is already."""
     if before.archived_at is not None:
         raise Conflict("The agent is archived and can no longer be changed; create another.", code="archived")
-    version = _version(definition)
+    version = await _version(caller, definition)
     if version.definition == before.definition:
         return before
     after = await agents.add_version(caller.connection, caller.principal, before, version, now())
@@ -160,10 +162,11 @@ async def _change(caller: Caller, before: Agent, definition: AgentDefinition) ->
     return after
 
 
-def _version(definition: AgentDefinition) -> AgentVersion:
+async def _version(caller: Caller, definition: AgentDefinition) -> AgentVersion:
     """Work out what the gateway reads of a definition. Raises InvalidRequest for memory that cannot be."""
     memory = parse_memory(definition.memory)
-    tools: tuple[Mapping[str, Any], ...] = tuple(tool_definitions(memory))
+    blocks = await declared_blocks(caller.connection, caller.principal, definition.name, memory)
+    tools: tuple[Mapping[str, Any], ...] = tuple(tool_definitions(memory, blocks))
     reserved = {tool["name"] for tool in tools}
     for index, tool in enumerate(definition.tools):
         if tool.type == "custom" and tool.name in reserved:
@@ -177,12 +180,12 @@ def _version(definition: AgentDefinition) -> AgentVersion:
         memory_enabled=memory.enabled,
         # A copy that the gateway keeps is told of writes, and not of the time that makes a field stale.
         memory_refresh=memory.refresh
-        or any(rule.stale_after for block in memory.blocks for rule in block.rules.values()),
+        or any(rule.get("stale_after") for block in blocks for rule in block.options["rules"].values()),
         memory_fail=memory.on_unavailable == "fail",
         recall_tokens=memory.recall_tokens,
         memory_budget=memory.token_budget,
         memory_tools=tools,
-        blocks=tuple(declared(block) for block in memory.blocks),
+        blocks=blocks,
     )
 
 

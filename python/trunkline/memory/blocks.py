@@ -22,6 +22,7 @@ from trunkline.memory.rules import (
     Access,
     FieldRule,
     Step,
+    parse_access,
     parse_priority,
     parse_rule,
     parse_sharing,
@@ -138,6 +139,15 @@ class BlockDefinition:
 
 
 @dataclass(frozen=True)
+class BorrowedBlock:
+    """A block of another agent, the `owner` by name, which shares it; the owner declares what it is."""
+
+    name: str
+    owner: str
+    access: Access
+
+
+@dataclass(frozen=True)
 class MemoryDefinition:
     """An agent's memory as declared, defaults filled in. `blocks` are in the order of the prompt.
 
@@ -152,6 +162,7 @@ class MemoryDefinition:
     on_unavailable: OnUnavailable = "continue"
     tools: bool = True
     blocks: tuple[BlockDefinition, ...] = field(default=())
+    borrowed: tuple[BorrowedBlock, ...] = field(default=())
 
     def block(self, name: str) -> BlockDefinition | None:
         """Return the block of this name, or None."""
@@ -229,12 +240,15 @@ def parse_memory(definition: Any, where: str = "memory") -> MemoryDefinition:
         _one_of(backend, get_args(Backend), f"{where}.backends[{number}]")
     recall = _boolean(given, "recall", "pgvector" in backends, where)
     recall_tokens = _integer(given, "recall_tokens", 500, where)
-    blocks = [
-        parse_block(name, block, f"{where}.blocks.{name}")
-        for name, block in _mapping(given.get("blocks") or {}, f"{where}.blocks").items()
-    ]
-    if len(blocks) > MAX_BLOCKS:
-        raise _invalid(f"{where}.blocks", f"has {len(blocks)} blocks; at most {MAX_BLOCKS} are allowed")
+    declared = _mapping(given.get("blocks") or {}, f"{where}.blocks")
+    if len(declared) > MAX_BLOCKS:
+        raise _invalid(f"{where}.blocks", f"has {len(declared)} blocks; at most {MAX_BLOCKS} are allowed")
+    blocks, borrowed = [], []
+    for name, block in declared.items():
+        if isinstance(block, dict) and "from" in block:
+            borrowed.append(_borrowed(name, block, f"{where}.blocks.{name}"))
+        else:
+            blocks.append(parse_block(name, block, f"{where}.blocks.{name}"))
     on_unavailable = _one_of(
         given.get("on_unavailable", "continue"), get_args(OnUnavailable), f"{where}.on_unavailable"
     )
@@ -246,7 +260,17 @@ def parse_memory(definition: Any, where: str = "memory") -> MemoryDefinition:
         on_unavailable="fail" if on_unavailable == "fail" else "continue",
         tools=_boolean(given, "tools", True, where),
         blocks=tuple(sorted(blocks, key=lambda block: SCOPES.index(block.scope))),
+        borrowed=tuple(borrowed),
     )
+
+
+def _borrowed(name: Any, given: Mapping[str, Any], where: str) -> BorrowedBlock:
+    _named(name, where, "block")
+    _known_keys(given, ("from", "access"), where)
+    owner = given["from"]
+    if not isinstance(owner, str) or not 1 <= len(owner) <= 256:
+        raise _invalid(f"{where}.from", f"must be the name of the agent that shares the block, got {shown(owner)}")
+    return BorrowedBlock(name, owner, parse_access(given.get("access", "read_only"), f"{where}.access"))
 
 
 def parse_block(name: Any, definition: Any, where: str) -> BlockDefinition:

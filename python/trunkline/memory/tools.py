@@ -13,10 +13,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from trunkline.domain import ids
+from trunkline.domain.agents import DeclaredBlock
 from trunkline.domain.memory import Actor, AgentMemory, MemoryPreconditionFailed, Source, Subject
 from trunkline.domain.principal import Principal
 from trunkline.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from trunkline.memory.blocks import MemoryDefinition
+from trunkline.memory.blocks import MemoryDefinition, stored_block
 from trunkline.memory.descriptions import block_words
 from trunkline.memory.operations import MAX_OPERATIONS, OPS, parse_operations
 from trunkline.memory.reads import BlockState, declared_block, read_blocks, readable
@@ -56,21 +57,22 @@ class ToolResult:
     is_error: bool = False
 
 
-def tool_definitions(memory: MemoryDefinition) -> list[dict[str, Any]]:
-    """Return the tools of an agent: a list of `{"name", "description", "input_schema"}`.
+def tool_definitions(memory: MemoryDefinition, blocks: Sequence[DeclaredBlock]) -> list[dict[str, Any]]:
+    """Return the tools of an agent with these blocks: a list of `{"name", "description", "input_schema"}`.
 
-    The same definition gives the same bytes. There are `memory_update` and `memory_read` where there are blocks, and
-    `memory_search` where the agent recalls.
+    The same definition gives the same bytes. There is `memory_read` where there are blocks, `memory_update` where one
+    of them may be written, and `memory_search` where the agent recalls.
     """
     if not memory.enabled or not memory.tools:
         return []
     tools: list[dict[str, Any]] = []
-    names = [block.name for block in memory.blocks]
-    if names:
+    names = [block.name for block in blocks]
+    writable = [stored_block(block.stored()) for block in blocks if block.writable]
+    if writable:
         tools.append({
             "name": "memory_update",
-            "description": _UPDATE + "\n".join(block_words(block) for block in memory.blocks),
-            "input_schema": _update_schema(names),
+            "description": _UPDATE + "\n".join(block_words(block) for block in writable),
+            "input_schema": _update_schema([block.name for block in writable]),
         })  # fmt: skip
     if memory.recall_tokens > 0:
         tools.append({

@@ -7,7 +7,9 @@ select a.id as agent_id, v.version, v.recall_tokens,
                                              'schema', b.schema::text, 'options', b.options::text,
                                              'digest', b.digest, 'owner_id', b.owner_id,
                                              'writable', b.writable) order by b.position)
-                filter (where b.name is not null), '[]') as blocks
+                filter (where b.name is not null
+                          and (b.owner_id is null or trunkline.shares($1, b.owner_id, b.name, a.id) is not null)), '[]')
+           as blocks
   from trunkline.agents a
   join trunkline.agent_versions v on v.tenant_id = a.tenant_id and v.agent_id = a.id and v.version = a.current_version
   left join trunkline.agent_blocks b on b.tenant_id = v.tenant_id and b.agent_id = v.agent_id and b.version = v.version

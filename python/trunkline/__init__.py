@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trunkline.client import Agent, Trunkline
+    from trunkline.client import Agent, AsyncTrunkline, Trunkline
     from trunkline.errors import (
         Conflict,
         Forbidden,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agent",
+    "AsyncTrunkline",
     "Block",
     "Conflict",
     "Forbidden",
@@ -41,7 +42,12 @@ __all__ = [
     "Unavailable",
 ]
 
-_ELSEWHERE = {"Agent": "trunkline.client", "Trunkline": "trunkline.client", "Block": "trunkline.memory.blocks"}
+_ELSEWHERE = {
+    "Agent": "trunkline.client",
+    "AsyncTrunkline": "trunkline.client",
+    "Trunkline": "trunkline.client",
+    "Block": "trunkline.memory.blocks",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
-from support.control_plane import ControlPlane, running
+from support.control_plane import ControlPlane
 from support.memory import SESSION, new_agent, ok, tool, write
-from support.postgres import DatabaseUrls, copied_database
-from trunkline.store.embedded import ConnectionInfo
+from support.postgres import DatabaseUrls
 
 USER = {"user_id": "cus_42"}
 FIELDS: dict[str, Any] = {
@@ -24,24 +22,6 @@ FIELDS: dict[str, Any] = {
     "points": {"type": "integer", "minimum": 0},
     "notes": {"type": "string"},
 }
-
-
-@pytest.fixture(scope="module")
-def urls(postgres: ConnectionInfo, migrated_template: str) -> Iterator[DatabaseUrls]:
-    with copied_database(postgres, migrated_template) as copy:
-        yield copy
-
-
-@pytest.fixture(scope="module")
-def plane(urls: DatabaseUrls) -> Iterator[ControlPlane]:
-    with running(urls) as control:
-        yield control
-
-
-@pytest.fixture
-def http(plane: ControlPlane) -> Iterator[httpx.Client]:
-    with plane.http() as client:
-        yield client
 
 
 def agent_of(plane: ControlPlane, name: str, fields: Any = None, **memory: Any) -> str:

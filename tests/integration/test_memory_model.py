@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import psycopg
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from psycopg.types.json import Jsonb
 
-from support.control_plane import ControlPlane, running
+from support.control_plane import ControlPlane
 from support.memory import new_agent, ok, write
-from support.postgres import DatabaseUrls, copied_database
+from support.postgres import DatabaseUrls
 from trunkline.domain.times import to_wire
 from trunkline.memory.blocks import parse_block
 from trunkline.memory.declarations import declared
 from trunkline.memory.render import parts, render
-from trunkline.store.embedded import ConnectionInfo
 
 FIELDS: dict[str, Any] = {
     "count": {"type": "integer"},
@@ -34,18 +31,6 @@ FIELDS: dict[str, Any] = {
 }
 KEYS = st.sampled_from(["a", "b", "c"])
 SMALL = st.integers(-5, 5)
-
-
-@pytest.fixture(scope="module")
-def urls(postgres: ConnectionInfo, migrated_template: str) -> Iterator[DatabaseUrls]:
-    with copied_database(postgres, migrated_template) as copy:
-        yield copy
-
-
-@pytest.fixture(scope="module")
-def plane(urls: DatabaseUrls) -> Iterator[ControlPlane]:
-    with running(urls) as control:
-        yield control
 
 
 def test_operations_do_what_the_model_does(plane: ControlPlane) -> None:

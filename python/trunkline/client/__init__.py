@@ -4,7 +4,8 @@ Model calls need no SDK of ours: point `openai` or `anthropic` at the same base 
 """
 
 from trunkline.client.agents import Agent, AppliedAgent, read_agents
-from trunkline.client.client import Trunkline
+from trunkline.client.blocks import AsyncBlocks, Blocks
+from trunkline.client.client import AsyncTrunkline, Trunkline
 from trunkline.client.connection import Connection
 from trunkline.client.keys import Key, NewKey
 from trunkline.client.limits import Limits, Team, UserLimits
@@ -16,7 +17,10 @@ __all__ = [
     "Actor",
     "Agent",
     "AppliedAgent",
+    "AsyncBlocks",
+    "AsyncTrunkline",
     "BlockVersion",
+    "Blocks",
     "Connection",
     "Event",
     "Key",

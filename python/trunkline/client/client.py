@@ -12,9 +12,9 @@ from trunkline.client.agents import Agents
 from trunkline.client.connection import resolve
 from trunkline.client.keys import Keys
 from trunkline.client.limits import Teams, Users
-from trunkline.client.memory import Memory
+from trunkline.client.memory_of_subjects import AsyncMemory, MemoryOfSubjects
 from trunkline.client.sessions import Sessions
-from trunkline.client.transport import Transport
+from trunkline.client.transport import AsyncTransport, Transport
 from trunkline.client.usage import Usage, usage_params
 
 
@@ -38,7 +38,7 @@ class Trunkline:
         self._transport = Transport(connection, timeout_s=timeout_s, http=http)
         self.base_url = connection.base_url
         self.agents = Agents(self._transport)
-        self.memory = Memory(self._transport)
+        self.memory = MemoryOfSubjects(self._transport)
         self.sessions = Sessions(self._transport)
         self.keys = Keys(self._transport)
         self.teams = Teams(self._transport)
@@ -88,3 +88,35 @@ class Trunkline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class AsyncTrunkline:
+    """The same connection for asynchronous programs, to memory: `await tl.memory(user="cus_42").get(Customer)`.
+
+    Usable as an asynchronous context manager.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        http: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        connection = resolve(base_url, api_key, os.environ)
+        self._transport = AsyncTransport(connection, timeout_s=timeout_s, http=http)
+        self.base_url = connection.base_url
+        self.memory = AsyncMemory(self._transport)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> AsyncTrunkline:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -59,23 +59,9 @@ class Transport:
         query = {name: value for name, value in (params or {}).items() if value is not None}
         try:
             response = self._http.request(method, path, params=query, json=body)
-        except httpx.TimeoutException as error:
-            raise Unavailable(f"{self.base_url} did not answer {method} {path} in time; try again.") from error
         except httpx.TransportError as error:
-            raise Unavailable(
-                f"Trunkline does not answer at {self.base_url} ({error}): start it with `trunkline up`, "
-                "or set TRUNKLINE_BASE_URL to where it runs."
-            ) from error
-        if not response.is_success:
-            raise _error(response)
-        if not response.content:
-            return None
-        try:
-            return response.json()
-        except ValueError as error:
-            raise Internal(
-                f"{self.base_url} answered {method} {path} with something that is not JSON: is it Trunkline?"
-            ) from error
+            raise _away(self.base_url, method, path, error) from error
+        return _read(self.base_url, response)
 
     def pages(self, path: str, *, params: Mapping[str, Any] | None = None, limit: int | None = None) -> Iterator[Any]:
         """Yield the items of a list, page after page, at most `limit` of them; None is all."""
@@ -97,6 +83,37 @@ class Transport:
         self._http.close()
 
 
+class AsyncTransport:
+    """The same, asynchronously."""
+
+    def __init__(
+        self, connection: Connection, *, timeout_s: float, http: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.base_url = connection.base_url
+        self._http = httpx.AsyncClient(
+            base_url=connection.base_url,
+            headers={"authorization": f"Bearer {connection.api_key}"},
+            timeout=timeout_s,
+            transport=http,
+            trust_env=http is None and not _is_loopback(connection.base_url),
+        )
+
+    async def request(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Return the JSON of a successful answer, as `Transport.request` does."""
+        query = {name: value for name, value in (params or {}).items() if value is not None}
+        try:
+            response = await self._http.request(method, path, params=query, json=body)
+        except httpx.TransportError as error:
+            raise _away(self.base_url, method, path, error) from error
+        return _read(self.base_url, response)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
 def segment(text: str) -> str:
     """Return a name or id as one segment of a path."""
     return quote(text, safe="")
@@ -105,6 +122,29 @@ def segment(text: str) -> str:
 def _is_loopback(url: str) -> bool:
     """Tell whether a proxy of the environment must not stand between."""
     return httpx.URL(url).host in {"127.0.0.1", "localhost", "::1"}
+
+
+def _away(base_url: str, method: str, path: str, error: httpx.TransportError) -> Unavailable:
+    if isinstance(error, httpx.TimeoutException):
+        return Unavailable(f"{base_url} did not answer {method} {path} in time; try again.")
+    return Unavailable(
+        f"Trunkline does not answer at {base_url} ({error}): start it with `trunkline up`, "
+        "or set TRUNKLINE_BASE_URL to where it runs."
+    )
+
+
+def _read(base_url: str, response: httpx.Response) -> Any:
+    if not response.is_success:
+        raise _error(response)
+    if not response.content:
+        return None
+    try:
+        return response.json()
+    except ValueError as error:
+        method, path = response.request.method, response.request.url.path
+        raise Internal(
+            f"{base_url} answered {method} {path} with something that is not JSON: is it Trunkline?"
+        ) from error
 
 
 def _error(response: httpx.Response) -> TrunklineError:

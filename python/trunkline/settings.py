@@ -253,6 +253,7 @@ class Settings(File):
             "max_bodies_bytes": self.limits.max_bodies_bytes,
             "providers": providers + embedder["providers"],
             "models": models + embedder["models"],
+            "embedder": embedder["embedder"],
             "routes": routes,
             "default_model": next((name for name in self.models if "*" not in name), None)
             or next(iter(defaults), None),

@@ -13,6 +13,7 @@ from support.control_plane import ControlPlane, running
 from support.postgres import DatabaseUrls
 from trunkline.api.deps import Embedding, Served
 from trunkline.memory.embedders.local import LocalEmbedder
+from trunkline.memory.embedders.queries import QueryVectors
 from trunkline.model_server.embeddings import vector
 from trunkline.store.pool import Database
 
@@ -26,7 +27,7 @@ def encode(texts: Sequence[str]) -> list[list[float]]:
 @contextlib.asynccontextmanager
 async def opened(database: Database) -> AsyncIterator[Embedding]:
     local = LocalEmbedder(encode, "mini", 16)
-    yield Embedding(local, 1.0, Served(local, KEY))
+    yield Embedding(QueryVectors(local, 1.0), Served(local, KEY))
 
 
 @pytest.fixture

@@ -67,6 +67,6 @@ def gateway(database: DatabaseUrls, control_url: str, model_url: str, folder: Pa
 @contextlib.contextmanager
 def worker(database: DatabaseUrls, gateway_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker whose model calls go through the gateway."""
-    configuration = {"database": database.control_url, "base_url": gateway_url}
+    configuration = {"database": database.control_url, "base_url": gateway_url, "memory": {}}
     with log.open("ab") as file, process("worker", configuration, file) as child:
         yield child

@@ -191,5 +191,6 @@ def test_a_local_embedder_is_a_provider_of_the_gateways(tmp_path: Path) -> None:
     ]
     assert config["models"] == [{"name": "mini", "upstreams": [{"provider": "trunkline-embedder", "model": "mini"}]}]
     assert config["default_model"] is None
+    assert config["embedder"] == {"model": "mini", "query_timeout_ms": 150}
     with pytest.raises(SetupError, match="has no api_key"):
         settings.gateway_config("", "http://127.0.0.1:4001", [])

@@ -80,6 +80,9 @@ pub struct Config {
     /// Whether the same request is given the same answer for a while; not where absent.
     #[serde(default)]
     pub cache: Option<CacheConfig>,
+    /// What makes the vectors of queries, for agents that recall; without it they recall by words alone.
+    #[serde(default)]
+    pub embedder: Option<EmbedderConfig>,
     /// Threads that serve requests. One runtime each, so that a request never crosses cores: a cross-core wake costs
     /// 35 to 65 µs on a small virtual machine, as much as all of the gateway's own work.
     #[serde(default = "one")]
@@ -118,6 +121,16 @@ pub struct TracesConfig {
     /// How much of what was said a span tells, in bytes of text each way; none: nothing.
     #[serde(default)]
     pub content_max_bytes: Option<usize>,
+}
+
+/// What makes vectors: a model like any other, asked over `/embeddings`.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbedderConfig {
+    /// The model's name, as clients would ask for it.
+    pub model: String,
+    /// How long a query's vector may take, in milliseconds, before the search goes by words alone.
+    pub query_timeout_ms: u64,
 }
 
 /// A provider: where it is, what it speaks, and our key for it.

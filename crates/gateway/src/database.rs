@@ -110,6 +110,36 @@ pub struct ContextQuery<'a> {
     pub recall_tokens: i32,
 }
 
+/// What is recalled by.
+pub struct RecallQuery<'a> {
+    /// Whose.
+    pub tenant: Uuid,
+    /// For which agent.
+    pub agent: Uuid,
+    /// Of which end user.
+    pub user: &'a str,
+    /// The newest user message.
+    pub text: &'a str,
+    /// How many tokens of passages are wanted.
+    pub tokens: i32,
+    /// The session that is left out: it is in the prompt.
+    pub session: Option<Uuid>,
+    /// The message's vector; none: by its words alone.
+    pub vector: Option<&'a [f32]>,
+    /// The model that made it.
+    pub model: &'a str,
+}
+
+/// What was recalled.
+pub struct Recall {
+    /// Passages, each a line.
+    pub text: Option<String>,
+    /// Whether the vector was of use.
+    pub hybrid: bool,
+    /// The model whose vectors are searched, if there are any.
+    pub model: Option<String>,
+}
+
 /// A call that is to have an idempotency key to itself.
 pub struct Reservation<'a> {
     /// Whose.
@@ -178,6 +208,36 @@ impl Readers {
     pub async fn context(&self, query: &ContextQuery<'_>) -> Result<Context, DatabaseError> {
         let slot = &self.slots[self.next.fetch_add(1, Relaxed) % self.slots.len()];
         match timeout(CONTEXT, self.read(slot, query)).await {
+            Ok(result) => result,
+            Err(_) => Err(DatabaseError::Away("no answer within 2 s".to_owned())),
+        }
+    }
+
+    /// Recalls passages.
+    ///
+    /// # Errors
+    /// As for `context`.
+    pub async fn recall(&self, query: &RecallQuery<'_>) -> Result<Recall, DatabaseError> {
+        const RECALL: &str = "select recall, hybrid, model from trunkline.gateway_recall($1, $2, $3, $4, $5, $6, $7, $8)";
+        let slot = &self.slots[self.next.fetch_add(1, Relaxed) % self.slots.len()];
+        let read = async {
+            let guard = self.opened(slot).await?;
+            let reader = guard.as_ref().ok_or_else(lost)?;
+            let parameters: [(&(dyn ToSql + Sync), Type); 8] = [
+                (&query.tenant, Type::UUID),
+                (&query.agent, Type::UUID),
+                (&query.user, Type::TEXT),
+                (&query.text, Type::TEXT),
+                (&query.tokens, Type::INT4),
+                (&query.session, Type::UUID),
+                (&query.vector, Type::FLOAT4_ARRAY),
+                (&query.model, Type::TEXT),
+            ];
+            let rows = reader.client.query_typed(RECALL, &parameters).await?;
+            let row = rows.first().ok_or_else(lost)?;
+            Ok(Recall { text: row.try_get(0)?, hybrid: row.try_get(1)?, model: row.try_get(2)? })
+        };
+        match timeout(CONTEXT, read).await {
             Ok(result) => result,
             Err(_) => Err(DatabaseError::Away("no answer within 2 s".to_owned())),
         }

@@ -7,7 +7,8 @@ use http::StatusCode;
 
 use crate::{
     bodies::Bodies, cache::Cache, config::Config, database::Readers, decode::DecodeError, error::Refusal, leases::Leases,
-    metrics::Metrics, remember::Memories, routing::Routes, snapshot::Snapshots, spool::Spool, traces::Traces, upstream::Client,
+    metrics::Metrics, query_vector::QueryVectors, remember::Memories, routing::Routes, snapshot::Snapshots, spool::Spool,
+    traces::Traces, upstream::Client,
 };
 
 /// What all threads share.
@@ -32,6 +33,8 @@ pub struct Gateway {
     pub bodies: Arc<Bodies>,
     /// Copies of memory.
     pub memories: Memories,
+    /// Vectors of what is searched for; none where no embedder is configured.
+    pub query_vectors: Option<QueryVectors>,
     /// The start of the process's clock.
     pub begun: Instant,
 }

@@ -40,6 +40,7 @@ pub mod passthrough;
 pub mod pipeline;
 pub mod principal;
 pub mod providers;
+pub mod query_vector;
 pub mod record;
 pub mod relay;
 pub mod remember;

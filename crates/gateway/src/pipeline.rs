@@ -20,6 +20,7 @@ use crate::{
     idempotency::{self, Begun},
     metrics::UnderWay,
     principal::Key,
+    query_vector,
     record::{Call, Recorder},
     relay::{Outbound, cached, streamed, tell, whole},
     remember::{Memory, State, remember},
@@ -90,7 +91,8 @@ async fn stages(
         None => None,
         Some(agent) => {
             let conversation = conversation(wire, &body, &scan);
-            match remember(&gateway.memories, &gateway.spool, &worker.readers, agent, &target, &conversation).await {
+            let searched = query_vector::of_newest(worker, &key, agent, target.user.as_deref(), &conversation).await;
+            match remember(&gateway.memories, &gateway.spool, &worker.readers, agent, &target, &conversation, searched).await {
                 Ok(memory) => {
                     record.with_turn(agent, &memory, &conversation, !scan.kept.forget);
                     Some(memory)

@@ -245,6 +245,9 @@ fn response(
     record.admission().headers(outbound.worker.gateway.nanos(), headers);
     let state = outbound.memory.as_ref().map_or(State::None, |memory| memory.state);
     told::tell(headers, record.call().id, upstream, state, &record.figures());
+    if let Some(recalled) = outbound.memory.as_ref().and_then(|memory| memory.recalled) {
+        headers.insert("x-trunkline-recall", recalled.header());
+    }
     let mut set = |name: &'static str, text: String| HeaderValue::try_from(text).map(|value| headers.insert(name, value));
     if upstream.provider.wire != outbound.wire
         && let Ok(dropped) = outbound.dropped.lock()

@@ -13,8 +13,9 @@ use uuid::Uuid;
 
 use crate::{
     conversation::{Chain, Conversation, EMPTY},
-    database::{ContextQuery, DatabaseError, Readers},
+    database::{ContextQuery, DatabaseError, Readers, RecallQuery},
     error::{Reason, Refusal},
+    query_vector::{QueryVector, Recalled, WordsAlone},
     routing::{SESSION, Target},
     snapshot::Agent,
     spool::Spool,
@@ -57,6 +58,8 @@ pub struct Memory {
     pub blocks: Option<Arc<str>>,
     /// Passages that match the newest user message, each a line.
     pub recall: Option<String>,
+    /// How passages were looked for; none where they were not.
+    pub recalled: Option<Recalled>,
     /// Where it came from.
     pub state: State,
 }
@@ -173,6 +176,7 @@ pub async fn remember(
     agent: &Agent,
     target: &Target,
     conversation: &Conversation,
+    searched: Option<QueryVector<'_>>,
 ) -> Result<Memory, Refusal> {
     let user = target.user.as_deref();
     let history = Some(conversation.prefix()).filter(|chain| *chain != EMPTY);
@@ -192,7 +196,8 @@ pub async fn remember(
     if let Some(session) = known {
         let none = !agent.remembers || (!agent.has_blocks && recall_tokens == 0);
         if none {
-            return Ok(Memory { session, parent: session, at_head: true, blocks: None, recall: None, state: State::None });
+            let state = State::None;
+            return Ok(Memory { session, parent: session, at_head: true, blocks: None, recall: None, recalled: None, state });
         }
         let may_copy = !agent.refresh && !agent.has_session_blocks && recall_tokens == 0 && memories.listening.load(SeqCst);
         if let Some(copy) = memories.copies.get(&subject).filter(|_| may_copy)
@@ -200,7 +205,7 @@ pub async fn remember(
             && copy.read_at.elapsed() < MAX_AGE
         {
             let (blocks, state) = (copy.blocks.clone(), State::Cached);
-            return Ok(Memory { session, parent: session, at_head: true, blocks, recall: None, state });
+            return Ok(Memory { session, parent: session, at_head: true, blocks, recall: None, recalled: None, state });
         }
     }
 
@@ -217,7 +222,8 @@ pub async fn remember(
         user,
         session: known.or(target.session).or(left),
         chain: history.as_ref().map(<[u8; 32]>::as_slice),
-        text: text.as_deref(),
+        // With an embedder, passages are asked for apart: the session that is left out is known after this.
+        text: text.as_deref().filter(|_| searched.is_none()),
         recall_tokens,
     };
     match readers.context(&query).await {
@@ -235,16 +241,54 @@ pub async fn remember(
             // A log that ends elsewhere goes on only if its end is in the client's history.
             let ends_in = |head: &Vec<u8>| conversation.messages().iter().any(|message| message.chain[..] == head[..]);
             let forks = !at_head && context.head.as_ref().is_some_and(|head| !ends_in(head));
+            let (recall, recalled) = match (text, searched) {
+                (Some(text), Some(searched)) if agent.remembers => {
+                    let user = user.unwrap_or_default();
+                    let query = RecallQuery {
+                        tenant: agent.tenant,
+                        agent: agent.id,
+                        user,
+                        text: &text,
+                        tokens: recall_tokens,
+                        session: Some(parent),
+                        vector: searched.vector.as_deref().ok(),
+                        model: &searched.model,
+                    };
+                    recalled(readers, &query, &searched).await
+                }
+                (Some(_), None) if agent.remembers => (context.recall, Some(Recalled::Lexical(None))),
+                _ => (None, None),
+            };
             Ok(Memory {
                 session: if forks { Uuid::now_v7() } else { parent },
                 parent,
                 at_head,
                 blocks: blocks.filter(|_| agent.remembers),
-                recall: context.recall.filter(|_| agent.remembers),
+                recall,
+                recalled,
                 state: if agent.remembers { State::Fresh } else { State::None },
             })
         }
         Err(error) => without(agent, known.or(target.session).or(left), (known.is_some(), left.is_some()), &error),
+    }
+}
+
+/// Recalls by a text and, where there is one, its vector. A call goes on without passages where that fails.
+async fn recalled(readers: &Readers, query: &RecallQuery<'_>, searched: &QueryVector<'_>) -> (Option<String>, Option<Recalled>) {
+    match readers.recall(query).await {
+        Ok(recall) => {
+            searched.searched_by(query.agent, query.user, recall.model.as_deref());
+            let how = match searched.vector {
+                Ok(_) if recall.hybrid => Recalled::Hybrid,
+                Ok(_) => Recalled::Lexical(Some(WordsAlone::NotEmbedded)),
+                Err(reason) => Recalled::Lexical(Some(reason)),
+            };
+            (recall.text, Some(how))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a call goes on without what could be recalled");
+            (None, None)
+        }
     }
 }
 
@@ -267,6 +311,7 @@ fn without(
         at_head,
         blocks: None,
         recall: None,
+        recalled: None,
         state: State::Unavailable,
     })
 }

@@ -39,6 +39,7 @@ use crate::{
     leases::Leases,
     metrics::Metrics,
     models, passthrough, pipeline,
+    query_vector::QueryVectors,
     remember::Memories,
     routed,
     routing::Routes,
@@ -120,16 +121,21 @@ impl Server {
         let spool = Spool::open(&config.spool_dir, config.spool_max_bytes)
             .map_err(|error| format!("cannot open the spool in {}: {error}", config.spool_dir.display()))?;
         let (begun, metrics) = (Instant::now(), Metrics::new()?);
+        let routes = Routes::new(&config, None, &metrics)?;
+        if let Some(embedder) = config.embedder.as_ref().filter(|embedder| routes.group(&embedder.model).is_none()) {
+            return Err(format!("the embedder's model '{}' is not configured (memory.embedder.model)", embedder.model));
+        }
         let gateway = Arc::new(Gateway {
             cache: config.cache.as_ref().map(|cache| Cache::new(cache, metrics.cache_evictions.clone())),
             leases: Leases::new(begun, Duration::from_millis(config.lease_ms)),
-            routes: ArcSwap::from_pointee(Routes::new(&config, None, &metrics)?),
+            routes: ArcSwap::from_pointee(routes),
             snapshots: Snapshots::default(),
             spool,
             metrics,
             traces: config.traces.as_ref().map(|traces| Traces::new(traces, Connections::new(&config.timeouts, tls.clone()))),
             bodies: Arc::new(Bodies::default()),
             memories: Memories::default(),
+            query_vectors: config.embedder.as_ref().map(QueryVectors::new),
             begun,
             config,
         });

@@ -20,10 +20,12 @@ from starlette.responses import JSONResponse
 from trunkline.api import (
     agents,
     blocks,
+    embedding_status,
     embeddings,
     environments,
     errors,
     events,
+    ingest,
     keys,
     memories,
     memory_stores,
@@ -86,18 +88,9 @@ def create_app(
     )
     for noun in (agents, blocks, memory_tools, sessions, events, environments):
         app.include_router(noun.router)
-    for noun in (
-        memory_stores,
-        passages,
-        memories,
-        memory_versions,
-        keys,
-        teams,
-        user_limits,
-        tenants,
-        usage,
-        embeddings,
-    ):
+    for noun in (memory_stores, passages, ingest, embeddings, embedding_status, memories, memory_versions):
+        app.include_router(noun.router)
+    for noun in (keys, teams, user_limits, tenants, usage):
         app.include_router(noun.router)
     app.include_router(unserved())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,8 +13,8 @@ from trunkline.api.event_feed import EventFeed
 from trunkline.domain.keys import digest
 from trunkline.domain.principal import Principal
 from trunkline.errors import Unauthenticated
-from trunkline.memory.embedders import Embedder
 from trunkline.memory.embedders.local import LocalEmbedder
+from trunkline.memory.embedders.queries import QueryVectors
 from trunkline.store import keys
 from trunkline.store.pool import Connection, Database
 
@@ -45,10 +45,9 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """What makes vectors of queries, if anything: within `query_timeout_s` seconds, else the search goes by words."""
+    """What makes vectors of queries, if anything, and the model that runs here for gateways, if one does."""
 
-    embedder: Embedder | None = None
-    query_timeout_s: float = 0.0
+    queries: QueryVectors = field(default_factory=lambda: QueryVectors(None, 0.0))
     served: Served | None = None
 
 
@@ -59,7 +58,7 @@ class Parts:
     database: Database
     feed: EventFeed
     wake: Wake | None
-    embedding: Embedding = Embedding()
+    embedding: Embedding = field(default_factory=Embedding)
 
 
 async def parts(request: Request) -> Parts:  # async: FastAPI sends plain functions to a thread

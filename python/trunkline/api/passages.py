@@ -15,9 +15,9 @@ from trunkline.api.memory_caller import MemoryCaller, no_controls, no_nul
 from trunkline.domain import ids
 from trunkline.domain.memory import Passage, PassageFilter
 from trunkline.domain.times import now, to_wire
-from trunkline.memory.recall import MAX_PASSAGES, query_vector
+from trunkline.memory.recall import MAX_PASSAGES
 from trunkline.memory.render import estimate_tokens
-from trunkline.store import memory_stores, passages
+from trunkline.store import embedding, memory_stores, passages
 from trunkline.store.memory_stores import refuse_archived
 
 router = APIRouter(prefix="/v1/memory_stores/{store_id}", tags=["memory stores"])
@@ -90,7 +90,7 @@ async def keep(request: Request, store_id: str, given: NewPassages, caller: Memo
 async def search(store_id: str, given: Search, caller: PrincipalDependency, parts: PartsDependency) -> JSONResponse:
     """Find the passages that answer a text, best first, within `limit` and `token_budget`.
 
-    `mode` is `hybrid` when the text's embedding was searched too; `lexical` when the words alone were.
+    `mode` is `hybrid` when the text's embedding was searched too; `lexical` when the words alone were, for `reason`.
     """
     caller.require("memory")
     found_id = ids.decode("memstore", store_id)
@@ -102,10 +102,12 @@ async def search(store_id: str, given: Search, caller: PrincipalDependency, part
         tags=given.tags,
         metadata=given.metadata,
     )
-    embedder = parts.embedding.embedder
-    vector = await query_vector(embedder, parts.embedding.query_timeout_s, caller.tenant_id, given.query)
     async with parts.database.tenant(caller.tenant_id) as connection:
         store = await memory_stores.get(connection, caller, found_id)
+        model = await embedding.model_of_store(connection, caller.tenant_id, store.id)
+    # No connection is held meanwhile.
+    query = await parts.embedding.queries.of(caller.tenant_id, model, given.query)
+    async with parts.database.tenant(caller.tenant_id) as connection:
         found = await passages.recall(
             connection,
             caller.tenant_id,
@@ -113,8 +115,8 @@ async def search(store_id: str, given: Search, caller: PrincipalDependency, part
             given.query,
             limit=given.limit,
             token_budget=given.token_budget,
-            embedding=vector,
-            model=embedder.model if embedder is not None and vector is not None else None,
+            embedding=query.vector,
+            model=query.model,
             only=only,
             half_life=None if given.half_life_days is None else timedelta(days=given.half_life_days),
         )
@@ -122,8 +124,10 @@ async def search(store_id: str, given: Search, caller: PrincipalDependency, part
         {
             "data": [_to_wire(passage) for passage in found],
             "tokens": sum(passage.tokens for passage in found),
-            "mode": "lexical" if vector is None else "hybrid",
-        }
+            "mode": "lexical" if query.vector is None else "hybrid",
+            "reason": query.reason,
+        },
+        headers={"x-trunkline-recall": query.header},
     )
 
 

@@ -33,4 +33,5 @@ def worker(
     from trunkline.settings import load
 
     settings = load(config, os.environ)
-    serve(running(settings).control, base_url or url_of(settings.listen))
+    gateway = base_url or url_of(settings.listen)
+    serve(running(settings).control, gateway, embedder=settings.memory.embedder)

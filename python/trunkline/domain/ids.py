@@ -6,6 +6,7 @@ lie together in an index.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import time
@@ -42,6 +43,13 @@ def new() -> UUID:
     fraction = (nanoseconds << 12) // 1_000_000
     random = secrets.randbits(62)
     return UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)
+
+
+def derived(*of: bytes) -> UUID:
+    """Return the id that stands for these bytes, the same each time: a UUIDv8 of their SHA-256."""
+    digest = hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in of)).digest()
+    number = int.from_bytes(digest[:16], "big")
+    return UUID(int=number & ~(0xF << 76) & ~(0b11 << 62) | 0x8 << 76 | 0b10 << 62)
 
 
 def encode(prefix: Prefix, uuid: UUID) -> str:

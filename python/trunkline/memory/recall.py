@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
 from trunkline.domain.memory import AgentMemory, Passage, Subject, store_owner
-from trunkline.errors import Unavailable
-from trunkline.memory.embedders import Embedder, EmbeddingFailed, Vector
 from trunkline.memory.render import escape
 from trunkline.store import memory_stores, passages
 from trunkline.store.pool import Connection
 
 MAX_PASSAGES: Final = 100
-
-_logger = logging.getLogger(__name__)
 
 
 async def recall(
@@ -57,15 +51,3 @@ def listed(found: Sequence[Passage]) -> str:
         f"- [{passage.created_at:%Y-%m-%d} {passage.role}] {escape(' '.join(passage.content.split()))}"
         for passage in found
     )
-
-
-async def query_vector(embedder: Embedder | None, timeout_s: float, tenant_id: UUID, query: str) -> Vector | None:
-    """Return a query's vector; None where there is no embedder, or none in time: then the words alone are searched."""
-    if embedder is None:
-        return None
-    try:
-        async with asyncio.timeout(timeout_s):
-            return (await embedder.embed(tenant_id, [query]))[0]
-    except (TimeoutError, EmbeddingFailed, Unavailable) as error:
-        _logger.info("searching by words alone: %s: %s", type(error).__name__, error)
-        return None

@@ -11,6 +11,7 @@ from trunkline.api.app import OpenEmbedding
 from trunkline.api.deps import Embedding, Served
 from trunkline.memory.embedders.gateway import GatewayEmbedder
 from trunkline.memory.embedders.local import Library, LocalEmbedder, folder_of, load
+from trunkline.memory.embedders.queries import QueryVectors
 from trunkline.memory_settings import Embedder
 from trunkline.runtime.credentials import Credentials
 from trunkline.store.pool import Database
@@ -29,12 +30,12 @@ def prepare(settings: Embedder | None, base_url: str, key: str | None) -> OpenEm
     @asynccontextmanager
     async def opened(database: Database) -> AsyncIterator[Embedding]:
         if local is not None:
-            yield Embedding(local, timeout_s, Served(local, key or ""))
+            yield Embedding(QueryVectors(local, timeout_s), Served(local, key or ""))
             return
         credentials = Credentials(database)
         async with httpx.AsyncClient(base_url=base_url, timeout=timeout_s, trust_env=False) as http:
             embedder = GatewayEmbedder(http, credentials, settings.name, settings.dimension)
-            yield Embedding(embedder, timeout_s)
+            yield Embedding(QueryVectors(embedder, timeout_s))
         await credentials.revoke()
 
     return opened

@@ -5,23 +5,36 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from trunkline.memory import embedding
+from trunkline.memory_settings import Embedder, Memory
 from trunkline.processes import logs
 from trunkline.processes.lifeline import on_loss, receive
 from trunkline.runtime.worker import run
 from trunkline.scheduling import partitions, retention
 
 
-def serve(database: str, base_url: str, *, on_loss: Callable[[Callable[[], None]], None] | None = None) -> None:
-    """Work until SIGTERM or SIGINT; `base_url` is the gateway that model calls go through."""
+def serve(
+    database: str,
+    base_url: str,
+    *,
+    embedder: Embedder | None,
+    on_loss: Callable[[Callable[[], None]], None] | None = None,
+) -> None:
+    """Work until SIGTERM or SIGINT; `base_url` is the gateway that model calls, and embeddings, go through."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
     logs.start()
-    daily = {"ensure_partitions": partitions.ensure, "forget_answers": retention.forget_answers}
-    run(database, base_url, on_loss=on_loss, daily=daily)
+    daily = {
+        "ensure_partitions": partitions.ensure,
+        "forget_answers": retention.forget_answers,
+        "survey_embeddings": embedding.survey_again,
+    }
+    run(database, base_url, on_loss=on_loss, daily=daily, embedder=embedder)
 
 
 def _supervised() -> None:
     configuration = receive()
-    serve(configuration["database"], configuration["base_url"], on_loss=on_loss)
+    memory = Memory.model_validate(configuration["memory"])
+    serve(configuration["database"], configuration["base_url"], embedder=memory.embedder, on_loss=on_loss)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,13 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
+import httpx
 import uvloop
 
 from trunkline.errors import Unavailable
+from trunkline.memory import embedding
+from trunkline.memory.embedders.gateway import GatewayEmbedder
+from trunkline.memory_settings import Embedder as EmbedderSettings
 from trunkline.runtime.credentials import Credentials
 from trunkline.runtime.loop import Runtime, work
 from trunkline.runtime.model import open_model
@@ -35,6 +39,8 @@ LOOK_SECONDS: Final = 1.0
 """How often to look for sessions whose worker is gone; with the lease's length, how soon they are taken over."""
 DRAIN_SECONDS: Final = 5.0
 """How long turns may go on when the worker is to stop; the rest is another worker's."""
+EMBED_SECONDS: Final = 45.0
+"""How long one request for embeddings may take: less than their passages are taken for."""
 _AGAIN_SECONDS: Final = 1.0
 _LOOK_LIMIT: Final = 100
 
@@ -47,14 +53,16 @@ def run(
     *,
     on_loss: Callable[[Callable[[], None]], None] | None = None,
     daily: Mapping[str, DailyTask] | None = None,
+    embedder: EmbedderSettings | None = None,
 ) -> None:
     """Work until SIGTERM or SIGINT, then drain.
 
     `database` logs in as, or sets, the role `trunkline_control`; `base_url` is the gateway that model calls go through;
-    `on_loss` is given what to call when whoever started this process is gone; `daily` are tasks by name.
+    `on_loss` is given what to call when whoever started this process is gone; `daily` are tasks by name;
+    `embedder` is what passages are embedded by, through the gateway.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(database, base_url, on_loss, daily or {}))
+        runner.run(_run(database, base_url, on_loss, daily or {}, embedder))
 
 
 async def _run(
@@ -62,6 +70,7 @@ async def _run(
     base_url: str,
     on_loss: Callable[[Callable[[], None]], None] | None,
     daily: Mapping[str, DailyTask],
+    embedder: EmbedderSettings | None,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -71,7 +80,7 @@ async def _run(
     if on_loss is not None:
         on_loss(lambda: _stop(loop, stop))
     async with open_database(conninfo) as database:
-        await serve(conninfo, database, base_url, stop=stop, daily=daily)
+        await serve(conninfo, database, base_url, stop=stop, daily=daily, embedder=embedder)
 
 
 def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
@@ -79,7 +88,13 @@ def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 
 async def serve(
-    conninfo: str, database: Database, base_url: str, *, stop: asyncio.Event, daily: Mapping[str, DailyTask]
+    conninfo: str,
+    database: Database,
+    base_url: str,
+    *,
+    stop: asyncio.Event,
+    daily: Mapping[str, DailyTask],
+    embedder: EmbedderSettings | None = None,
 ) -> None:
     """Work until `stop` is set, then drain and revoke the worker's keys."""
     credentials = Credentials(database)
@@ -99,7 +114,9 @@ async def serve(
         looking = asyncio.create_task(_look(database))
         folding = asyncio.create_task(_fold(database))
         working = asyncio.create_task(_work(queue))
+        embeds = asyncio.create_task(_embed(database, credentials, base_url, embedder))
         await stop.wait()
+        embeds.cancel()
         looking.cancel()
         folding.cancel()
         working.cancel()
@@ -116,6 +133,23 @@ async def _work(queue: Queue) -> None:
         except Exception as error:  # noqa: BLE001 (a worker outlives whatever its queue meets)
             _logger.warning("the queue is lost, trying again: %s: %s", type(error).__name__, error)
         await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def _embed(
+    database: Database, credentials: Credentials, base_url: str, settings: EmbedderSettings | None
+) -> None:
+    """Embed what is written, as long as there is an embedder."""
+    if settings is None:
+        await embedding.configure(database, None)
+        return
+    async with httpx.AsyncClient(base_url=base_url, timeout=EMBED_SECONDS, trust_env=False) as http:
+        embedder = GatewayEmbedder(http, credentials, settings.name, settings.dimension)
+        while True:
+            try:
+                await embedding.run(database, embedder, batch=settings.batch)
+            except Exception:  # (a worker outlives whatever its embedder meets)
+                _logger.exception("embedding is begun again")
+            await asyncio.sleep(_AGAIN_SECONDS)
 
 
 async def _look(database: Database) -> None:

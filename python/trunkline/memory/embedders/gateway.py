@@ -31,6 +31,10 @@ class GatewayEmbedder:
         self.model = model
         self.dimension = dimension
 
+    def by(self, model: str) -> GatewayEmbedder:
+        """Return one that asks another model, of whatever dimension it is."""
+        return GatewayEmbedder(self._http, self._keys, model, None)
+
     async def embed(self, tenant_id: UUID, texts: Sequence[str]) -> list[Vector]:
         """Return a vector for each text. Raises EmbeddingFailed, and Unavailable when a key cannot be had."""
         if not texts:

@@ -30,6 +30,7 @@ use tokio::time::Instant;
 
 pub use self::{
     dial::Tls,
+    head::Kept,
     received::Received,
     sent::{Sent, Streaming},
 };
@@ -240,6 +241,19 @@ impl Connections {
     /// # Errors
     /// Where there is no answer; [`ConnectionError::is_connect`] tells whether the request may be sent again.
     pub async fn request(&self, reach: Reach, request: Request<Full<Bytes>>) -> Result<Response<Received>, ConnectionError> {
+        self.request_keeping(|_| true, reach, request).await
+    }
+
+    /// The same where only some of the answer's headers are wanted: what nobody reads need not be made.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn request_keeping(
+        &self,
+        kept: Kept,
+        reach: Reach,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Received>, ConnectionError> {
         let host = self.host(request.uri(), reach)?;
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(|never| match never {})?.to_bytes();
@@ -251,12 +265,12 @@ impl Connections {
                 None => Box::pin(self.open(&host)).await?,
             };
             let failed = match opened {
-                Opened::Http1(connection) => match connection.exchange(&host, &head, &body).await {
+                Opened::Http1(connection) => match connection.exchange(&host, &head, &body, kept).await {
                     Ok(response) => return Ok(response),
                     Err(failed) if failed.unseen => ConnectionError::unsent(failed.reason),
                     Err(failed) => ConnectionError::broken(failed.reason),
                 },
-                Opened::Http2(place) => match Box::pin(place.exchange(&head, &body)).await {
+                Opened::Http2(place) => match Box::pin(place.exchange(&head, &body, kept)).await {
                     Ok(response) => return Ok(response),
                     Err(failed) => failed,
                 },

@@ -200,7 +200,7 @@ fn replay(call: Uuid, answer: &str) -> Result<Response<Body>, Refusal> {
     set(header::CONTENT_TYPE, Some(answer.content_type).filter(|kind| !kind.is_empty()));
     set(HeaderName::from_static(REPLAYED), Some(name));
     set(told::UPSTREAM, answer.upstream);
-    set(HeaderName::from_static(SESSION), answer.session.map(|session| format!("sesn_{}", session.simple())));
+    set(SESSION, answer.session.map(|session| format!("sesn_{}", session.simple())));
     headers.insert(told::COST, told::usd(0.0));
     Ok(response)
 }

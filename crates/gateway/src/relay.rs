@@ -210,25 +210,26 @@ impl Outbound {
 }
 
 /// Header: what was left out of the request because the provider's wire has no words for it.
-const DROPPED: &str = "x-trunkline-dropped";
+const DROPPED: HeaderName = HeaderName::from_static("x-trunkline-dropped");
 
 /// A refusal for what cannot be said in the provider's wire.
 pub fn refused(error: WireError) -> Refusal {
     Refusal::invalid(error.message, error.param)
 }
 
-/// Headers of a provider's answer that the client is to see.
-fn passed_on(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    matches!(name, "retry-after" | "request-id" | "x-request-id")
-        || ["x-ratelimit-", "anthropic-ratelimit-", "openai-"].iter().any(|start| name.starts_with(start))
+/// Whether a header of a model's answer is of use here: what the client is to see, and how the body is written.
+pub fn heard(name: &[u8]) -> bool {
+    const WHOLE: [&str; 5] = ["retry-after", "request-id", "x-request-id", "content-type", "content-encoding"];
+    const BEGUN: [&str; 3] = ["x-ratelimit-", "openai-", "anthropic-ratelimit-"];
+    let begins = |start: &&str| name.get(..start.len()).is_some_and(|name| name.eq_ignore_ascii_case(start.as_bytes()));
+    BEGUN.iter().any(|start| begins(start)) || WHOLE.iter().any(|whole| name.eq_ignore_ascii_case(whole.as_bytes()))
 }
 
-/// A response with the headers that each answer of a model has.
+/// A response with the headers that each answer of a model has. `from` is what the provider's head holds of [`heard`].
 fn response(
     outbound: &Outbound,
     record: &Recorder,
-    from: &HeaderMap,
+    from: HeaderMap,
     upstream: &Upstream,
     status: StatusCode,
     body: Body,
@@ -236,11 +237,10 @@ fn response(
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    for (name, value) in from {
-        if passed_on(name) {
-            headers.append(name, value.clone());
-        }
-    }
+    *headers = from;
+    // It was undone, and what the body is now is for whoever writes it to say.
+    headers.remove(header::CONTENT_ENCODING);
+    headers.remove(header::CONTENT_TYPE);
     // Ours are what holds for the client; a provider's hold for us.
     record.admission().headers(outbound.worker.gateway.nanos(), headers);
     let state = outbound.memory.as_ref().map_or(State::None, |memory| memory.state);
@@ -248,7 +248,7 @@ fn response(
     if let Some(recalled) = outbound.memory.as_ref().and_then(|memory| memory.recalled) {
         headers.insert("x-trunkline-recall", recalled.header());
     }
-    let mut set = |name: &'static str, text: String| HeaderValue::try_from(text).map(|value| headers.insert(name, value));
+    let mut set = |name: HeaderName, text: String| HeaderValue::try_from(text).map(|value| headers.insert(name, value));
     if upstream.provider.wire != outbound.wire
         && let Ok(dropped) = outbound.dropped.lock()
         && !dropped.is_empty()
@@ -304,7 +304,7 @@ fn failed(outbound: &Outbound, mut record: Recorder, failed: Failed) -> Result<R
         Bytes::from(wire::translate_error(from, outbound.wire, status.as_u16(), &bytes, &record.call().name()))
     };
     record.reckon(status.as_u16());
-    let response = json(response(outbound, &record, &head.headers, &upstream, status, Body::from(bytes)));
+    let response = json(response(outbound, &record, head.headers, &upstream, status, Body::from(bytes)));
     // Nothing was promised: a refusal that could not be recorded is still the provider's.
     let _ = record.end(status.as_u16(), Some("provider_refused"));
     Ok(response)

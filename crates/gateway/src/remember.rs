@@ -228,7 +228,7 @@ pub async fn remember(
     };
     match readers.context(&query).await {
         Ok(context) if context.refused => Err(Refusal {
-            param: Some(SESSION.to_owned()),
+            param: Some(SESSION.to_string()),
             ..Refusal::not_found("There is no such session for this agent and user.", "session_not_found")
         }),
         Ok(context) => {

@@ -7,7 +7,7 @@ mod upstream;
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use uuid::Uuid;
 
 pub use self::{
@@ -54,19 +54,19 @@ impl From<Refusal> for Unresolved {
 }
 
 /// Header: the agent's name or id.
-pub const AGENT: &str = "x-trunkline-agent";
+pub const AGENT: HeaderName = HeaderName::from_static("x-trunkline-agent");
 /// Header: the end user's id.
-pub const USER: &str = "x-trunkline-user";
+pub const USER: HeaderName = HeaderName::from_static("x-trunkline-user");
 /// Header: the session's id.
-pub const SESSION: &str = "x-trunkline-session";
+pub const SESSION: HeaderName = HeaderName::from_static("x-trunkline-session");
 
 const MAX_USER_BYTES: usize = 256;
 const MAX_NAME_BYTES: usize = 512;
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     let text = std::str::from_utf8(value.as_bytes())
-        .map_err(|_| Refusal::invalid(format!("The header {name} is not UTF-8."), Some(name.to_owned())))?;
+        .map_err(|_| Refusal::invalid(format!("The header {name} is not UTF-8."), Some(name.to_string())))?;
     Ok(Some(text.trim()).filter(|text| !text.is_empty()))
 }
 
@@ -80,7 +80,7 @@ pub fn parse_id(prefix: &str, text: &str) -> Option<Uuid> {
 /// # Errors
 /// 400 for an id that is none.
 pub fn user(headers: &HeaderMap, scan: Option<&Scan>) -> Result<Option<String>, Refusal> {
-    let user = text(headers, USER)?.map(str::to_owned).or_else(|| scan?.user.clone()).filter(|user| !user.is_empty());
+    let user = text(headers, &USER)?.map(str::to_owned).or_else(|| scan?.user.clone()).filter(|user| !user.is_empty());
     if user.as_ref().is_some_and(|user| user.len() > MAX_USER_BYTES || user.contains('\0')) {
         let message = format!("The user's id may have at most {MAX_USER_BYTES} bytes and no NUL.");
         return Err(Refusal::invalid(message, Some("user".to_owned())));
@@ -99,13 +99,13 @@ pub fn resolve(routes: &Routes, snapshot: &Snapshot, key: &Key, headers: &Header
         return Err(Refusal::invalid(message, Some("model".to_owned())).into());
     }
     let named = asked.and_then(|model| model.strip_prefix("agent/"));
-    let agent = match text(headers, AGENT)?.or(named) {
+    let agent = match text(headers, &AGENT)?.or(named) {
         Some(name) => Some(find_agent(snapshot, key, name)?),
         None => key.agent.and_then(|id| snapshot.agent(key.tenant, id)).cloned(),
     };
     if key.agent.is_some_and(|id| agent.as_ref().is_none_or(|agent| agent.id != id)) {
         // The same words for an agent that is not there and for one that is another's.
-        return Err(Unresolved::Refused(unknown_agent(text(headers, AGENT)?.or(named).unwrap_or_default())));
+        return Err(Unresolved::Refused(unknown_agent(text(headers, &AGENT)?.or(named).unwrap_or_default())));
     }
 
     // A key of one user speaks for that user, whatever its client says.
@@ -113,11 +113,11 @@ pub fn resolve(routes: &Routes, snapshot: &Snapshot, key: &Key, headers: &Header
         Some(user) => Some(user.clone()),
         None => user(headers, Some(scan))?,
     };
-    let session = match text(headers, SESSION)? {
+    let session = match text(headers, &SESSION)? {
         None => None,
         Some(id) => Some(parse_id("sesn_", id).ok_or_else(|| {
             let message = format!("'{id}' is not a session id. Send one that a response gave in {SESSION}, such as sesn_0193….");
-            Refusal::invalid(message, Some(SESSION.to_owned()))
+            Refusal::invalid(message, Some(SESSION.to_string()))
         })?),
     };
 

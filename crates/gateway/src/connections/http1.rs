@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Request, Response, request::Parts};
+use http::{Method, Request, Response, request::Parts};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::{
     ConnectionError, Host, Received, Sent,
-    head::{self, Head},
+    head::{self, Head, Kept},
 };
 
 /// Bytes read at once.
@@ -157,10 +157,16 @@ impl Http1 {
     }
 
     /// Sends a request and reads the head of the answer. Whoever drops this half-way closes the connection.
-    pub(super) async fn exchange(mut self, host: &Arc<Host>, parts: &Parts, body: &Bytes) -> Result<Response<Received>, Failed> {
+    pub(super) async fn exchange(
+        mut self,
+        host: &Arc<Host>,
+        parts: &Parts,
+        body: &Bytes,
+        kept: Kept,
+    ) -> Result<Response<Received>, Failed> {
         let mut outgoing = Outgoing { head: head::write(parts, body.len()), body: body.clone(), flushed: false, error: None };
         let mut begun = false;
-        let answered = poll_fn(|context| self.poll_head(context, &mut outgoing, parts, &mut begun)).await;
+        let answered = poll_fn(|context| self.poll_head(context, &mut outgoing, (&parts.method, kept), &mut begun)).await;
         let head = match answered {
             Ok(head) => head,
             Err(reason) => {
@@ -209,13 +215,13 @@ impl Http1 {
         &mut self,
         context: &mut Context<'_>,
         outgoing: &mut Outgoing,
-        parts: &Parts,
+        (method, kept): (&Method, Kept),
         begun: &mut bool,
     ) -> Poll<Result<Head, String>> {
         // A host may answer before it has read all, and close: what it says counts, not that it did not listen.
         let _ = outgoing.poll_write(&mut self.stream, context);
         loop {
-            if let Some(head) = head::read(&mut self.buffer, &parts.method)? {
+            if let Some(head) = head::read(&mut self.buffer, method, kept)? {
                 return Poll::Ready(Ok(head));
             }
             match ready!(self.poll_more(context, |_| (0, ()))) {

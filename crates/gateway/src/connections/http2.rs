@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::client::TlsStream;
 
-use super::{ConnectionError, Received, Sent, locked};
+use super::{ConnectionError, Kept, Received, Sent, locked};
 
 /// How often a connection with calls under way is asked whether it lives, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(30);
@@ -119,12 +119,16 @@ impl Http2 {
     }
 
     /// Sends a request and waits for the head of the answer.
-    pub async fn exchange(mut self, parts: &Parts, body: &Bytes) -> Result<Response<Received>, ConnectionError> {
+    pub async fn exchange(mut self, parts: &Parts, body: &Bytes, kept: Kept) -> Result<Response<Received>, ConnectionError> {
         let mut request = Request::from_parts(parts.clone(), Sent::Whole(Full::new(body.clone())));
         strip(request.headers_mut());
         let place = self.place.take();
         let response = self.send.send_request(request).await.map_err(|error| failed(&error))?;
-        received(response, place)
+        let mut response = received(response, place)?;
+        let headers = std::mem::take(response.headers_mut());
+        let wanted = headers.iter().filter(|(name, _)| kept(name.as_str().as_bytes()));
+        *response.headers_mut() = wanted.map(|(name, value)| (name.clone(), value.clone())).collect();
+        Ok(response)
     }
 
     /// Sends a request whose body is still coming.

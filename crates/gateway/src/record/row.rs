@@ -84,11 +84,13 @@ pub struct CallRow<'a, Turn> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub team: Option<Uuid>,
     /// For which agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Uuid>,
     /// In which session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Uuid>,
     /// For which end user.
-    #[serde(borrow)]
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub user: Option<Cow<'a, str>>,
     /// The model asked for.
     #[serde(borrow)]
@@ -103,33 +105,38 @@ pub struct CallRow<'a, Turn> {
     #[serde(borrow)]
     pub wire: Cow<'a, str>,
     /// Whether it asked for a stream.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub stream: bool,
     /// As the client saw it.
     pub status: u16,
     /// Why it failed.
-    #[serde(borrow)]
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<Cow<'a, str>>,
     /// Prompt tokens, cached ones included.
     pub input_tokens: i32,
     /// Answer tokens, reasoning included.
     pub output_tokens: i32,
     /// Prompt tokens read from the provider's cache.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub cached_tokens: i32,
     /// Prompt tokens written into it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub cache_write_tokens: i32,
     /// Answer tokens that were reasoning.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub reasoning_tokens: i32,
     /// Whether the tokens are our estimate.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub estimated: bool,
     /// In US dollars; none where no price is known.
     pub cost_usd: Option<f64>,
     /// Who answered.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub source: Source,
     /// Requests to providers, memory rounds included.
     pub rounds: u32,
     /// Attempts beyond these.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub retries: u32,
     /// Until the answer began.
     pub first_byte_us: Option<u64>,
@@ -150,6 +157,11 @@ pub struct CallRow<'a, Turn> {
 
 fn none<T>() -> Option<T> {
     None
+}
+
+/// What most calls have need not be written for each.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Who answered a call. What is not a provider's answer costs nothing.

@@ -1,6 +1,6 @@
 //! An answer from the response cache, as its own call's: recorded at no cost, and in the session's log where there is one.
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::unrecorded;
 use crate::{
@@ -32,17 +32,17 @@ pub fn cached(
     let headers = response.headers_mut();
     record.admission().headers(gateway.nanos(), headers);
     headers.insert(told::COST, told::usd(0.0));
-    let mut set = |name: &'static str, text: String| {
+    headers.insert(told::CALL, told::name(record.call().id));
+    let mut set = |name: HeaderName, text: String| {
         if let Ok(value) = HeaderValue::try_from(text) {
             headers.insert(name, value);
         }
     };
-    set(header::CONTENT_TYPE.as_str(), entry.content_type.clone());
-    set("x-trunkline-call", record.call().name());
-    set("x-trunkline-upstream", entry.upstream.clone());
-    set(cache::HEADER, State::Hit.name().to_owned());
+    set(header::CONTENT_TYPE, entry.content_type.clone());
+    set(told::UPSTREAM, entry.upstream.clone());
+    set(HeaderName::from_static(cache::HEADER), State::Hit.name().to_owned());
     if let Some(memory) = memory {
-        set("x-trunkline-memory", memory.state.name().to_owned());
+        set(told::MEMORY, memory.state.name().to_owned());
         set(SESSION, format!("sesn_{}", memory.session.simple()));
         let reply = reply(record.call().wire, entry.content_type.starts_with("text/event-stream"), &entry);
         record.answered_with(&reply.unwrap_or_default());

@@ -39,7 +39,7 @@ pub async fn streamed(mut outbound: Outbound, mut record: Recorder) -> Result<Re
         Err(failure) => return failed(&outbound, record, failure),
     };
     record.answered(&answer.upstream, answer.waited, answer.retries);
-    let from = answer.response.headers();
+    let from = answer.response.headers().clone();
     let mut response = response(&outbound, &record, from, &answer.upstream, StatusCode::OK, Body::empty());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(true)));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -62,7 +62,7 @@ pub async fn whole(outbound: &Outbound, mut record: Recorder) -> Result<Response
         Ok((answer, head, upstream)) => {
             record.gives(&answer);
             record.reckon(StatusCode::OK.as_u16());
-            let response = json(response(outbound, &record, &head, &upstream, StatusCode::OK, Body::from(answer)));
+            let response = json(response(outbound, &record, head, &upstream, StatusCode::OK, Body::from(answer)));
             if record.end(StatusCode::OK.as_u16(), None) { Ok(response) } else { Err(unrecorded()) }
         }
         Err(failure) => failed(outbound, record, failure),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::text::{end_of_string, unescape};
+use super::text::{end_of_plain_string, end_of_string, is_plain, unescape};
 
 /// Containers that may be open at once: `serde_json`'s own limit, so that whatever is let in here can be parsed further on.
 pub(crate) const MAX_DEPTH: u32 = 127;
@@ -68,16 +68,18 @@ pub(crate) struct Cursor<'b> {
     bytes: &'b [u8],
     at: usize,
     depth: u32,
+    /// Whether a string holds neither control characters nor what is no UTF-8, wherever it ends.
+    plain: bool,
 }
 
 impl<'b> Cursor<'b> {
     pub fn new(bytes: &'b [u8]) -> Self {
-        Self { bytes, at: 0, depth: 0 }
+        Self { bytes, at: 0, depth: 0, plain: is_plain(bytes) }
     }
 
     /// Walks the value at `span`, which a scan has validated before.
     pub fn at(bytes: &'b [u8], span: Span) -> Self {
-        Self { bytes, at: span.start, depth: 0 }
+        Self { bytes, at: span.start, depth: 0, plain: true }
     }
 
     /// Goes on at `start`, where a value begins that was walked over before.
@@ -303,7 +305,8 @@ impl<'b> Cursor<'b> {
     /// Consumes a string and tells whether it holds an escape.
     #[inline]
     fn string(&mut self) -> Result<bool, Fault> {
-        let ended = end_of_string(self.bytes, self.at + 1)?;
+        let end = if self.plain { end_of_plain_string } else { end_of_string };
+        let ended = end(self.bytes, self.at + 1)?;
         self.at = ended.at + 1;
         Ok(ended.escaped)
     }

@@ -9,6 +9,8 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 const WORD: usize = 8;
 const BLOCK: usize = 32;
+/// Bytes that are looked at between two decisions to go on.
+const PIECE: usize = 4 << 10;
 
 /// A string found in JSON text.
 pub(super) struct Ended {
@@ -16,6 +18,43 @@ pub(super) struct Ended {
     pub at: usize,
     /// Whether it holds an escape.
     pub escaped: bool,
+}
+
+/// Whether `text` is UTF-8 without control characters, as JSON is that no person wrote: then a string's end is all there is to find.
+pub(super) fn is_plain(text: &[u8]) -> bool {
+    // All of a piece at once and no way out in the middle, so that the compiler makes it vectors.
+    let controlled = |piece: &[u8]| piece.iter().fold(false, |any, byte| any | (*byte < 0x20));
+    !text.chunks(PIECE).any(controlled) && utf8(text).is_ok()
+}
+
+/// The end of the string whose inside starts at `start`, in a text that [`is_plain`].
+pub(super) fn end_of_plain_string(bytes: &[u8], start: usize) -> Result<Ended, Fault> {
+    let mut at = start;
+    let mut escaped = false;
+    loop {
+        at = quote_or_backslash(bytes, at).ok_or(Fault { what: ENDLESS, at: bytes.len() })?;
+        if bytes[at] == b'"' {
+            return Ok(Ended { at, escaped });
+        }
+        escaped = true;
+        at += escape(bytes, at)?;
+    }
+}
+
+/// Keys, and what stands between the escapes of code, end within two words; for them a search by vectors is the longer way.
+#[inline]
+fn quote_or_backslash(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    for _ in 0..2 {
+        let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<WORD>()) else { break };
+        let word = u64::from_le_bytes(*word);
+        let found = marks(word, b'"') | marks(word, b'\\');
+        if found != 0 {
+            return Some(at + first_mark(found));
+        }
+        at += WORD;
+    }
+    memchr::memchr2(b'"', b'\\', bytes.get(at..)?).map(|found| at + found)
 }
 
 /// Validates the string whose inside starts at `start`.
@@ -40,7 +79,7 @@ pub(super) fn end_of_string(bytes: &[u8], start: usize) -> Result<Ended, Fault> 
                     at += 1;
                 }
                 None => {
-                    return Err(Fault { what: "expected '\"', found the end of the text", at });
+                    return Err(Fault { what: ENDLESS, at });
                 }
             }
             continue;
@@ -87,6 +126,7 @@ pub(super) fn end_of_string(bytes: &[u8], start: usize) -> Result<Ended, Fault> 
     Ok(Ended { at, escaped })
 }
 
+const ENDLESS: &str = "expected '\"', found the end of the text";
 const CONTROL: &str = "control character in a string (write it as an escape)";
 const BAD_ESCAPE: &str = "invalid escape in a string (\\u takes four hex digits; surrogates come in pairs)";
 

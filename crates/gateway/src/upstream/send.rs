@@ -14,10 +14,11 @@ use tokio::time::{sleep, timeout};
 use super::{Answer, Failed, Failure, Outgoing, Received, Words, failure::retry_after, unreachable};
 use crate::{
     config::RetryPolicy,
+    connections::Kept,
     error::{Reason, Refusal},
     gateway::Worker,
     providers::{Operation, Outline},
-    relay::collect,
+    relay::{collect, heard},
     routing::{Busy, Group, Upstream, order},
 };
 
@@ -251,7 +252,9 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
         let begun = *self.begun.get_or_insert_with(Instant::now);
         let busy = several.then(|| Busy::new(&upstream.state));
         let sent = several.then(Instant::now);
-        match timeout(limit, self.worker.client.request(upstream.endpoint.reach(), request)).await {
+        let kept: Kept = if matches!(outgoing.operation, Operation::Chat { .. }) { heard } else { |_| true };
+        let answered = self.worker.client.request_keeping(kept, upstream.endpoint.reach(), request);
+        match timeout(limit, answered).await {
             Ok(Ok(response)) if response.status() == StatusCode::OK => {
                 if let Some(sent) = sent {
                     upstream.state.answered_after(self.now(), u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));

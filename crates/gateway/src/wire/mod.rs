@@ -29,6 +29,8 @@ pub use event::{Event, StreamReader, StreamWriter, sign_of_life};
 pub use reply::{Opaque, Part, Reply, Signature, StopReason, ToolCall, ToolResult, Usage};
 pub use tap::{Accumulator, Tap};
 
+use crate::request::json::{Cursor, Fault};
+
 /// A protocol of model calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -164,15 +166,32 @@ pub fn parse_reply(wire: Wire, body: &[u8]) -> Result<Reply, WireError> {
     }
 }
 
-/// The usage that a provider's whole reply tells; far cheaper than all of it.
+/// The usage that a provider's whole reply tells, far cheaper than all of it; none where the reply is no JSON.
 pub fn parse_usage(wire: Wire, body: &[u8]) -> Option<Usage> {
+    let member = member(body, if wire == Wire::Gemini { b"usageMetadata" } else { b"usage" })?;
     match wire {
-        Wire::OpenaiChat => openai_chat::usage::only_usage(body),
-        Wire::AnthropicMessages => anthropic_messages::usage::only_usage(body),
-        Wire::OpenaiResponses => openai_responses::usage::only_usage(body),
-        Wire::Gemini => gemini::usage::only_usage(body),
-        Wire::BedrockConverse => bedrock_converse::usage::only_usage(body),
+        Wire::OpenaiChat => openai_chat::usage::read(member),
+        Wire::AnthropicMessages => anthropic_messages::usage::read(member),
+        Wire::OpenaiResponses => openai_responses::usage::read(member),
+        Wire::Gemini => gemini::usage::read(member),
+        Wire::BedrockConverse => bedrock_converse::usage::read(member),
     }
+}
+
+/// A member of the object that is all of `body`, which is validated to its end.
+fn member<'b>(body: &'b [u8], name: &[u8]) -> Option<&'b [u8]> {
+    let mut cursor = Cursor::new(body);
+    let mut found = None;
+    cursor.peek().filter(|first| *first == b'{')?;
+    let read = cursor.object(|cursor, key| {
+        let value = cursor.value()?;
+        if key == name {
+            found = Some(value.span.of(body));
+        }
+        Ok::<_, Fault>(())
+    });
+    read.and_then(|_| cursor.end()).ok()?;
+    found
 }
 
 /// A whole reply for the client; `created_unix` in seconds.

@@ -142,7 +142,7 @@ impl Gateway {
     pub fn records(&self) -> Vec<Value> {
         let files = fs::read_dir(&self.spool).unwrap().map(|entry| entry.unwrap().path());
         let text: String = files.map(|path| fs::read_to_string(path).unwrap()).collect();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        text.lines().map(|line| whole(serde_json::from_str(line).unwrap())).collect()
     }
 
     /// Waits until so many calls are recorded.
@@ -157,6 +157,19 @@ impl Drop for Gateway {
         self.stop.stop();
         let _ = fs::remove_dir_all(&self.spool);
     }
+}
+
+/// A record with what it leaves out.
+fn whole(mut record: Value) -> Value {
+    for (name, left_out) in
+        [("stream", json!(false)), ("estimated", json!(false)), ("retries", json!(0)), ("source", json!("provider"))]
+    {
+        record.as_object_mut().unwrap().entry(name).or_insert(left_out);
+    }
+    for name in ["cached_tokens", "cache_write_tokens", "reasoning_tokens"] {
+        record.as_object_mut().unwrap().entry(name).or_insert(json!(0));
+    }
+    record
 }
 
 /// Waits until a condition holds; panics if it does not within a time that no machine needs.

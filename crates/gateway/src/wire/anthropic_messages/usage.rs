@@ -74,12 +74,7 @@ impl From<Usage> for UsageOut {
     }
 }
 
-#[derive(Deserialize)]
-struct OnlyUsage {
-    usage: Option<UsageIn>,
-}
-
-/// The usage of a whole reply, all else passed over.
-pub(in crate::wire) fn only_usage(body: &[u8]) -> Option<Usage> {
-    serde_json::from_slice::<OnlyUsage>(body).ok()?.usage.map(Usage::from)
+/// Reads the member of a whole reply that tells the usage.
+pub(in crate::wire) fn read(member: &[u8]) -> Option<Usage> {
+    serde_json::from_slice::<Option<UsageIn>>(member).ok()?.map(Usage::from)
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,7 @@ from support.postgres import DatabaseUrls, copied_database
 from trunkline.benchmarks import recall as benchmark
 from trunkline.benchmarks.recall_set import read
 from trunkline.domain import ids
+from trunkline.memory.embedders import Vector, checked
 from trunkline.store.embedded import ConnectionInfo
 
 SMALL = Path(__file__).parents[1] / "data" / "recall.json"
@@ -261,10 +263,29 @@ def test_an_answer_depends_on_what_is_stored_alone(  # noqa: PLR0917 (hypothesis
     neighbour.close()
 
 
+class Letters:
+    """An embedder that counts pairs of letters: near are texts that are spelt alike."""
+
+    model = "letters"
+    dimension = 64
+
+    async def embed(self, tenant_id: UUID, texts: Sequence[str]) -> list[Vector]:  # noqa: ARG002 (it costs nobody)
+        counted = []
+        for text in texts:
+            vector = [0.0] * self.dimension
+            for one, other in pairwise(text.lower()):
+                vector[(ord(one) * 31 + ord(other)) % self.dimension] += 1
+            counted.append(vector)
+        return checked(counted, len(texts), self.dimension)
+
+
 def test_recall_of_a_small_set_does_not_get_worse(database: DatabaseUrls) -> None:
     told: list[str] = []
-    measured = asyncio.run(benchmark.run(read(SMALL), database.admin_url, database.control_url, told.append))
-    lexical = measured["lexical"]
+    measured = asyncio.run(benchmark.run(read(SMALL), database.admin_url, database.control_url, told.append, Letters()))
+    lexical, hybrid = measured["lexical"], measured["hybrid"]
+    assert hybrid["questions"] == 13
+    assert hybrid["turn_recall@10"] >= 76
+    assert hybrid["ndcg@10"] != lexical["ndcg@10"], "the embeddings counted for nothing"
     assert lexical["questions"] == 13
     assert lexical["turn_recall@5"] >= 69
     assert lexical["turn_recall@10"] >= 76

@@ -19,17 +19,23 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from trunkline.api.app import ControlSettings, serve
+from trunkline.api.deps import Embedding
 from trunkline.benchmarks.recall_measures import Found, means, measures, percentiles
 from trunkline.benchmarks.recall_set import Conversation, RecallSet
 from trunkline.domain import ids
 from trunkline.domain.keys import digest
 from trunkline.errors import SetupError
+from trunkline.memory import embedding
+from trunkline.memory.embedders import Embedder
+from trunkline.memory.embedders.queries import QueryVector, QueryVectors
+from trunkline.store import embedding as stored_embedding
 from trunkline.store import keys, passages
 from trunkline.store.pool import Database, open_database
 
 TENANT: Final = "recall-benchmark"
 BATCH: Final = 500
 """Turns in one request."""
+QUERY_TIMEOUT_S: Final = 60.0
 DEPTH: Final = 100
 """Passages asked for: enough for every measure."""
 
@@ -43,17 +49,29 @@ class _Kept:
     turns: dict[str, Found]
 
 
-async def run(recall_set: RecallSet, owner_url: str, control_url: str, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Return the measures, by kind of search. The database must have been migrated; what is stored is deleted again."""
+async def run(
+    recall_set: RecallSet,
+    owner_url: str,
+    control_url: str,
+    tell: Callable[[str], None],
+    embedder: Embedder | None = None,
+) -> dict[str, Any]:
+    """Return the measures, by kind of search: `lexical`, and `hybrid` where there is an embedder.
+
+    The database must have been migrated and must be of no other use: what is stored is deleted again, but an embedder
+    is the whole database's.
+    """
     async with await AsyncConnection.connect(owner_url, row_factory=dict_row) as connection:
         key = await keys.bootstrap(connection, TENANT, key_name="benchmark")
-    async with open_database(control_url) as database, _served(control_url, key) as http:
+    nothing = QueryVectors(None, 0)
+    async with open_database(control_url) as database, _served(control_url, key, nothing) as http:
         async with database.transaction() as connection:
             principal = await keys.authenticate(connection, digest(key))
         if principal is None:
             raise SetupError("The benchmark's key was revoked while it began; start again.")
         kept: list[_Kept] = []
         try:
+            await embedding.configure(database, None if embedder is None else embedder.model)
             started = time.perf_counter()
             for conversation in recall_set.conversations:
                 kept.append(await _keep(http, conversation))  # noqa: PERF401 (what is kept is deleted, also after a failure)
@@ -61,8 +79,16 @@ async def run(recall_set: RecallSet, owner_url: str, control_url: str, tell: Cal
             rate = turns / (time.perf_counter() - started)
             tell(f"kept {turns} turns, {rate:.0f} a second")
             await _fold(database)
-            lexical = await _ask_all(http, database, principal.tenant_id, kept)
-            return {"lexical": {**lexical, "turns": turns, "ingest_turns_per_second": round(rate)}}
+            ingested = {"turns": turns, "ingest_turns_per_second": round(rate)}
+            measured = {"lexical": await _ask_all(http, database, principal.tenant_id, kept, nothing) | ingested}
+            if embedder is not None:
+                tell("embedding")
+                while await embedding.embed_batch(database, embedder, BATCH):
+                    pass
+                queries = QueryVectors(embedder, QUERY_TIMEOUT_S)
+                async with _served(control_url, key, queries) as hybrid:
+                    measured["hybrid"] = await _ask_all(hybrid, database, principal.tenant_id, kept, queries) | ingested
+            return measured
         finally:
             for one in kept:
                 await http.delete(f"/v1/memory_stores/{one.store_id}")
@@ -70,10 +96,17 @@ async def run(recall_set: RecallSet, owner_url: str, control_url: str, tell: Cal
 
 
 @asynccontextmanager
-async def _served(control_url: str, key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def _served(control_url: str, key: str, queries: QueryVectors) -> AsyncIterator[httpx.AsyncClient]:
     """Run the control plane on a port of its own, for as long as the block lasts."""
     stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve(ControlSettings(control_url), stop=stop, on_listening=port.set_result))
+
+    @asynccontextmanager
+    async def opened(_database: Database) -> AsyncIterator[Embedding]:
+        yield Embedding(queries)
+
+    serving = asyncio.create_task(
+        serve(ControlSettings(control_url), open_embedding=opened, stop=stop, on_listening=port.set_result)
+    )
     try:
         await asyncio.wait((serving, port), return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
@@ -110,7 +143,9 @@ async def _fold(database: Database) -> None:
             folded = await passages.fold_tail(connection)
 
 
-async def _ask_all(http: httpx.AsyncClient, database: Database, tenant_id: UUID, kept: list[_Kept]) -> dict[str, float]:
+async def _ask_all(
+    http: httpx.AsyncClient, database: Database, tenant_id: UUID, kept: list[_Kept], queries: QueryVectors
+) -> dict[str, float]:
     found: list[dict[str, float]] = []
     over_http: list[float] = []
     in_sql: list[float] = []
@@ -118,6 +153,10 @@ async def _ask_all(http: httpx.AsyncClient, database: Database, tenant_id: UUID,
         sessions = {turn.id: turn.session for turn in one.conversation.turns}
         for question in one.conversation.questions:
             text = question.question[:2000]
+            store_id = ids.decode("memstore", one.store_id)
+            async with database.tenant(tenant_id) as connection:
+                model = await stored_embedding.model_of_store(connection, tenant_id, store_id)
+            vector = await queries.of(tenant_id, model, text)  # kept: neither latency has the embedder's in it
             started = time.perf_counter()
             body = {"query": text, "limit": DEPTH, "token_budget": 1_000_000}
             answer = (await _post(http, f"/v1/memory_stores/{one.store_id}/search", body))["data"]
@@ -127,7 +166,7 @@ async def _ask_all(http: httpx.AsyncClient, database: Database, tenant_id: UUID,
                 for passage in answer
             ]
             found.append(measures(ranked, {turn: sessions[turn] for turn in question.evidence}))
-            in_sql.append(await _search_time(database, tenant_id, ids.decode("memstore", one.store_id), text))
+            in_sql.append(await _search_time(database, tenant_id, store_id, text, vector))
     p50, p95 = percentiles(in_sql)
     api_p50, api_p95 = percentiles(over_http)
     return {
@@ -140,11 +179,20 @@ async def _ask_all(http: httpx.AsyncClient, database: Database, tenant_id: UUID,
     }
 
 
-async def _search_time(database: Database, tenant_id: UUID, store_id: UUID, text: str) -> float:
+async def _search_time(database: Database, tenant_id: UUID, store_id: UUID, text: str, vector: QueryVector) -> float:
     """Return how long the search takes that an agent's turn waits for, in seconds."""
     async with database.tenant(tenant_id) as connection:
         started = time.perf_counter()
-        await passages.recall(connection, tenant_id, store_id, text, limit=20, token_budget=2000)
+        await passages.recall(
+            connection,
+            tenant_id,
+            store_id,
+            text,
+            limit=20,
+            token_budget=2000,
+            embedding=vector.vector,
+            model=vector.model,
+        )
         return time.perf_counter() - started
 
 

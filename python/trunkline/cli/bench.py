@@ -19,11 +19,15 @@ app = typer.Typer(help="Measure Trunkline on data of your own.", no_args_is_help
 def recall(
     *,
     data: Annotated[Path, typer.Option(help="A recall set: conversations, and questions with their evidence (JSON).")],
+    embedder: Annotated[
+        str | None,
+        typer.Option(help="A package that ships a sentence-transformers model, for hybrid search."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Where to write the measures.")] = None,
 ) -> None:
     """Measure how well recall finds the turns that answer questions, and how fast, on a database of its own.
 
-    That is an embedded Postgres, made and removed again, or the server of DATABASE_URL.
+    That is an embedded Postgres, made and removed again, or that of DATABASE_URL, which must be of no other use.
     """
     import asyncio
 
@@ -32,11 +36,13 @@ def recall(
     from trunkline import settings
     from trunkline.benchmarks import recall as benchmark
     from trunkline.benchmarks.recall_set import read
+    from trunkline.memory.embedders.local import folder_of, load
     from trunkline.processes.postgres import Postgres
     from trunkline.store.embedded import EmbeddedPostgres
     from trunkline.store.migrate import migrate
 
     recall_set = read(data)
+    model = load("sentence_transformers", folder_of(embedder), embedder, None) if embedder else None
     home = Path(tempfile.mkdtemp(prefix="trunkline-bench-"))
     home.chmod(0o711)  # where root runs this, Postgres runs as another user, who passes through
     postgres = Postgres(settings.load(None, {**os.environ, "TRUNKLINE_HOME": str(home)}))
@@ -44,7 +50,7 @@ def recall(
         addresses = postgres.start()
         migrate(addresses.owner, embedded=addresses.embedded)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            measured = runner.run(benchmark.run(recall_set, addresses.owner, addresses.control, _tell))
+            measured = runner.run(benchmark.run(recall_set, addresses.owner, addresses.control, _tell, model))
     finally:
         postgres.stop()
         EmbeddedPostgres(home).destroy()

@@ -5,5 +5,5 @@ down_revision = "0017"
 
 
 def upgrade() -> None:
-    """Run `0018_splitting.sql`."""
-    run_migration("0018_splitting.sql")
+    """Run `0018_embedding.sql`."""
+    run_migration("0018_embedding.sql")

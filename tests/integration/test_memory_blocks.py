@@ -220,15 +220,20 @@ def test_a_refused_operation_does_not_use_up_its_idempotency_key(control: Contro
     assert ok(retried)["value"] == {"name": "Ada"}
 
 
-def test_a_field_that_a_new_version_of_the_agent_drops_is_kept_and_not_shown(control: ControlPlane) -> None:
+def test_a_field_that_a_new_version_of_the_agent_drops_stays_in_the_history(control: ControlPlane) -> None:
     agent = new_agent(control, memory={"blocks": {"customer": {"fields": {"name": {}, "old": {"type": "string"}}}}})
     with control.http() as http:
         ok(write(http, agent, "customer", {"op": "set", "field": "old", "value": "kept"}, user_id="u"))
-        change = {"version": 1, "memory": {"blocks": {"customer": {"fields": {"name": {"type": "string"}}}}}}
+        block: dict[str, Any] = {"fields": {"name": {"type": "string"}}}
+        change = {"version": 1, "memory": {"blocks": {"customer": block}}}
+        assert http.post(f"/v1/agents/{agent}", json=change).status_code == 409
+        block["migrate"] = [{"drop": "old"}]
         ok(http.post(f"/v1/agents/{agent}", json=change))
         state = ok(write(http, agent, "customer", set_name("Ada"), user_id="u"))
-    assert state["value"] == {"name": "Ada", "old": "kept"}
+        first = ok(http.get(f"/v1/agents/{agent}/memory/customer/history", params={"user_id": "u"}))["data"][-1]
+    assert state["value"] == {"name": "Ada"}
     assert "kept" not in state["rendered"]
+    assert first["value"] == {"old": "kept"}
 
 
 def test_unknown_agents_and_blocks(control: ControlPlane) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +17,9 @@ import pytest
 from support.control_plane import ControlPlane, running
 from support.memory import ok
 from support.postgres import DatabaseUrls
+from trunkline import Trunkline
 from trunkline.api.deps import Embedding
+from trunkline.cli.app import run as run_command
 from trunkline.memory import embedding
 from trunkline.memory.embedders import EmbeddingFailed, Vector
 from trunkline.memory.embedders.local import LocalEmbedder
@@ -304,3 +307,31 @@ def test_a_search_is_hybrid_when_there_are_embeddings(database: DatabaseUrls) ->
         assert recall("lamp") == "lexical; reason=embedder_resting"
         again = ok(http.post(f"{path}/embeddings/restart"))
         assert (again["model"], again["waiting"]) == (None, 4)
+
+
+def test_a_file_is_kept_from_the_command_line(
+    plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRUNKLINE_BASE_URL", plane.base_url)
+    monkeypatch.setenv("TRUNKLINE_API_KEY", plane.key)
+    with plane.http() as http:
+        store = make_store(http)
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(turn) + "\n" for turn in TURNS))
+    (tmp_path / "manual.md").write_text("# Kettle\n\nTurn the grey screw.\n")
+    (tmp_path / "broken.jsonl").write_text('{"text": "x"}\n[1]\n')
+
+    def run(*command: str) -> tuple[int, Any]:
+        status = run_command(["memory", *command, "--json"])
+        said = capsys.readouterr().out
+        return status, json.loads(said) if said else None
+
+    assert run("ingest", store, str(tmp_path / "talk.jsonl")) == (0, {"passages": 4, "added": 4})
+    assert run("ingest", store, str(tmp_path / "talk.jsonl")) == (0, {"passages": 4, "added": 0})
+    assert run("ingest", store, str(tmp_path / "manual.md")) == (0, {"passages": 1, "added": 1})
+    assert run("ingest", store, str(tmp_path / "broken.jsonl"))[0] != 0
+    status, found = run("embed-status", store)
+    assert (status, found["model"], found["waiting"]) == (0, None, 0)
+    with Trunkline(plane.base_url, plane.key) as client:
+        (screw,) = client.memory_stores.search(store, "screw", limit=1)
+        assert screw.text == "manual > Kettle\n\nTurn the grey screw."
+        assert client.memory_stores.ingest(store, turns=[{"text": "One more."}]).added == 1

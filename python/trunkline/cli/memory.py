@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
 
 from trunkline.cli.output import AsJson, print_json, print_table
 from trunkline.errors import InvalidRequest
+
+_TURNS_AT_ONCE: Final = 2000
 
 app = typer.Typer(help="What an agent knows: its blocks and their history.", no_args_is_help=True)
 
@@ -91,6 +94,61 @@ def history(
     print_table(("VERSION", "WHEN", "WHO", "OPERATIONS", "EVENT"), rows, empty=f"Nobody has written {block} yet.")
 
 
+@app.command("ingest")
+def ingest(
+    store: Annotated[str, typer.Argument(help="The store's id, memstore_….")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help=".jsonl of turns, .md, or text.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Keep a file in a store, for recall: turns, one JSON object a line, or a document.
+
+    A turn has `text`, and may have `role`, `speaker`, `time`, `session`, `id`, `tags`, `metadata`. A file that is given
+    again is kept once; a document that has changed takes the place of what was kept under its name.
+    """
+    from trunkline.client import Trunkline
+
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{file} is not UTF-8: byte {error.start} is invalid.") from error
+    passages = added = 0
+    with Trunkline() as client:
+        if file.suffix in (".jsonl", ".ndjson"):
+            turns = [_turn(file, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+            for start in range(0, len(turns), _TURNS_AT_ONCE):
+                done = client.memory_stores.ingest(store, turns=turns[start : start + _TURNS_AT_ONCE])
+                passages, added = passages + done.passages, added + done.added
+        else:
+            kind = "markdown" if file.suffix in (".md", ".markdown") else "text"
+            document = {"text": text, "format": kind, "id": file.name, "title": file.stem}
+            done = client.memory_stores.ingest(store, documents=[document])
+            passages, added = done.passages, done.added
+    if as_json:
+        print_json({"passages": passages, "added": added})
+    else:
+        print(f"{passages} passages, {added} of them new")
+
+
+@app.command("embed-status")
+def embed_status(
+    store: Annotated[str, typer.Argument(help="The store's id, memstore_….")], *, as_json: AsJson = False
+) -> None:
+    """Show how far the embeddings of a store are, and what is in their way."""
+    from trunkline.client import Trunkline
+
+    with Trunkline() as client:
+        found = client.memory_stores.embeddings(store)
+    if as_json:
+        print_json(found.to_json())
+        return
+    change = f", changing to {found.next_model}" if found.next_model else ""
+    print(f"searched by {found.model or 'words alone'}{change}{', with an index' if found.indexed else ''}")
+    print(f"{found.embedded} of {found.passages} passages embedded, {found.waiting} waiting, {found.failing} failing")
+    if found.fault:
+        print(f"{found.fault}: {found.message}")
+
+
 def describe(operations: tuple[dict[str, Any], ...] | None) -> str:
     """Return block operations as a person reads them: `set name "Ada"; append recent_purchases "kettle"`."""
     if operations is None:
@@ -99,6 +157,16 @@ def describe(operations: tuple[dict[str, Any], ...] | None) -> str:
         " ".join([op["op"], op["field"], *([json.dumps(op["value"], ensure_ascii=False)] if "value" in op else [])])
         for op in operations
     )
+
+
+def _turn(file: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        turn = json.loads(line)
+    except ValueError as error:
+        raise InvalidRequest(f"{file}, line {number}: not JSON: {error}.") from error
+    if not isinstance(turn, dict):
+        raise InvalidRequest(f"{file}, line {number}: expected an object, with `text`.")
+    return turn
 
 
 def _value(text: str) -> Any:

@@ -13,6 +13,7 @@ from trunkline.client.connection import resolve
 from trunkline.client.keys import Keys
 from trunkline.client.limits import Teams, Users
 from trunkline.client.memory_of_subjects import AsyncMemory, MemoryOfSubjects
+from trunkline.client.memory_stores import MemoryStores
 from trunkline.client.sessions import Sessions
 from trunkline.client.transport import AsyncTransport, Transport
 from trunkline.client.usage import Usage, usage_params
@@ -39,6 +40,7 @@ class Trunkline:
         self.base_url = connection.base_url
         self.agents = Agents(self._transport)
         self.memory = MemoryOfSubjects(self._transport)
+        self.memory_stores = MemoryStores(self._transport)
         self.sessions = Sessions(self._transport)
         self.keys = Keys(self._transport)
         self.teams = Teams(self._transport)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from trunkline.client.transport import Transport, segment
+from trunkline.client.wire import Wire
+
+
+class Ingested(Wire):
+    """What became of what was given."""
+
+    passages: int
+    """Pieces that it makes."""
+    added: int
+    """How many of them were not there before."""
+
+
+class Passage(Wire):
+    """A text that answers a search; its id is to be cited by."""
+
+    id: str
+    text: str
+    role: str
+    tokens: int
+    session_id: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime
+    score: float
+
+
+class Embeddings(Wire):
+    """How far a store's embeddings are."""
+
+    memory_store_id: str
+    model: str | None = None
+    """The model by which the store is searched."""
+    next_model: str | None = None
+    """The one that takes its place when all is embedded by it."""
+    passages: int
+    embedded: int
+    waiting: int
+    failing: int
+    fault: str | None = None
+    message: str | None = None
+    indexed: bool
+
+
+class MemoryStores:
+    """`client.memory_stores`: what is kept in stores for recall; scope `memory`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def ingest(
+        self,
+        store: str,
+        *,
+        turns: Sequence[Mapping[str, Any]] = (),
+        documents: Sequence[Mapping[str, Any]] = (),
+    ) -> Ingested:
+        """Keep turns (`{"text", "role"?, "speaker"?, "time"?, "session"?, "id"?, "tags"?, "metadata"?}`) and documents.
+
+        At most 10,000 turns and 100 documents (`{"text", "format"?: text|markdown, "title"?, "id"?, …}`) at once. What
+        is given again is kept once. Raises InvalidRequest, NotFound.
+        """
+        body = {"turns": [dict(turn) for turn in turns], "documents": [dict(document) for document in documents]}
+        path = f"/v1/memory_stores/{segment(store)}/ingest"
+        return Ingested.model_validate(self._transport.request("POST", path, body=body))
+
+    def search(self, store: str, query: str, **filters: Any) -> tuple[Passage, ...]:
+        """Return the passages that answer a query, best first; `filters` are the route's own, such as `limit`."""
+        path = f"/v1/memory_stores/{segment(store)}/search"
+        answer = self._transport.request("POST", path, body={"query": query, **filters})
+        return tuple(Passage.model_validate(passage) for passage in answer["data"])
+
+    def embeddings(self, store: str) -> Embeddings:
+        """Return how far the embeddings of a store are, and what is in their way."""
+        answer = self._transport.request("GET", f"/v1/memory_stores/{segment(store)}/embeddings")
+        return Embeddings.model_validate(answer)

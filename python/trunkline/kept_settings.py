@@ -48,3 +48,24 @@ class Cache(BaseModel):
     def entry(self) -> dict[str, Any]:
         """Return it as the gateway reads it."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+class Record(BaseModel):
+    """What is stored of calls beside their usage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    bodies: Literal["none", "errors", "asked", "all"] = "none"
+    """Of which calls the request and the response are stored: of none, whatever a client asks for; of those whose
+    client saw an error or went away; of those that come with the header `x-trunkline-store: true`; of all. With
+    `x-trunkline-store: false` none of a call is stored."""
+    max_bytes: Annotated[int, Field(gt=0, le=16 * 1024 * 1024)] = 64 * 1024
+    """Of each of the two; what is longer is cut and marked so."""
+    redact: tuple[str, ...] = ()
+    """Regular expressions (RE2's syntax, as Rust's `regex` has it). What they find is replaced before anything is
+    stored; keys of Trunkline and of the providers are in any case."""
+    keep_days: Annotated[int, Field(gt=0, le=3650)] = 30
+
+    def entry(self) -> dict[str, Any]:
+        """Return it as the gateway reads it."""
+        return self.model_dump(mode="json")

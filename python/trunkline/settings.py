@@ -24,7 +24,7 @@ from pydantic import (
 
 from trunkline.config_file import describe, read_mapping, resolve
 from trunkline.errors import SetupError
-from trunkline.kept_settings import Cache
+from trunkline.kept_settings import Cache, Record
 from trunkline.litellm_config import LitellmConfig, is_litellm
 from trunkline.litellm_keys import Finding
 from trunkline.memory_settings import Memory, gateway_entries
@@ -150,6 +150,8 @@ class File(_Frozen):
     traces: Traces | None = None
     cache: Cache | None = None
     """The response cache; None: there is none."""
+    record: Record | None = None
+    """What is stored of calls beside their usage; None: nothing."""
     drop_params: bool = False
     """Whether parameters that a provider's wire has no words for are left out of requests, and named in the header
     `x-trunkline-dropped`; else such a request is refused with a 400 that names the first."""
@@ -264,6 +266,7 @@ class Settings(File):
             "timeouts": self.timeouts.model_dump(),
             "ca_file": self.ca_file and str(self.ca_file.expanduser().absolute()),
             "cache": self.cache and self.cache.entry(),
+            "record": self.record and self.record.entry(),
             "traces": self.traces and _traces_entry(self.traces),
         }
 

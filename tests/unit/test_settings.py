@@ -79,6 +79,7 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
         },
         "ca_file": None,
         "cache": None,
+        "record": None,
         "traces": None,
         "embedder": None,
     }

@@ -2,6 +2,7 @@
 //! files or the environment.
 
 mod cache;
+mod record;
 mod routing;
 
 use std::{
@@ -15,10 +16,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 pub use self::cache::{CacheConfig, CacheStore, Namespace};
+pub use self::record::{RecordConfig, StoredBodies};
 pub use self::routing::{AliasConfig, RetryPolicy, RoutingConfig, Strategy};
 use crate::{
     connections::Reach,
     providers::{self, Family, Quirk},
+    stored::Stored,
     usage::PriceRow,
     wire::Wire,
 };
@@ -83,6 +86,9 @@ pub struct Config {
     /// What makes the vectors of queries, for agents that recall; without it they recall by words alone.
     #[serde(default)]
     pub embedder: Option<EmbedderConfig>,
+    /// What is stored of calls beside their usage; nothing where absent.
+    #[serde(default)]
+    pub record: Option<RecordConfig>,
     /// Threads that serve requests. One runtime each, so that a request never crosses cores: a cross-core wake costs
     /// 35 to 65 µs on a small virtual machine, as much as all of the gateway's own work.
     #[serde(default = "one")]
@@ -382,6 +388,7 @@ impl Config {
                 "max_bodies_bytes must be at least max_body_bytes: else a body of that size would never be taken".to_owned()
             );
         }
+        Stored::new(&config)?;
         if config.threads == 0 {
             return Err("threads must be at least 1".to_owned());
         }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use crate::{
     bodies::Bodies, cache::Cache, config::Config, database::Readers, decode::DecodeError, error::Refusal, leases::Leases,
     metrics::Metrics, query_vector::QueryVectors, remember::Memories, routing::Routes, snapshot::Snapshots, spool::Spool,
-    traces::Traces, upstream::Client,
+    stored::Stored, traces::Traces, upstream::Client,
 };
 
 /// What all threads share.
@@ -31,6 +31,8 @@ pub struct Gateway {
     pub cache: Option<Cache>,
     /// How much of request bodies is held.
     pub bodies: Arc<Bodies>,
+    /// What is stored of calls' bodies; none where nothing is.
+    pub stored: Option<Stored>,
     /// Copies of memory.
     pub memories: Memories,
     /// Vectors of what is searched for; none where no embedder is configured.
@@ -57,6 +59,9 @@ impl Gateway {
     /// What is wrong with it; then all stays as it was.
     pub fn reload(&self, config: &Config) -> Result<(), String> {
         let routes = Routes::new(config, Some(&self.routes.load()), &self.metrics)?;
+        if let Some(stored) = &self.stored {
+            stored.learn(config)?;
+        }
         let earlier = self.routes.swap(Arc::new(routes));
         // Those that are gone rest no more.
         earlier.forget_resting();

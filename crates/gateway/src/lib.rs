@@ -4,7 +4,7 @@
 //! [`auth`] → [`admit`] → [`routing`] → [`remember`] → ([`context`] splices) → [`upstream`] → [`relay`] → [`record`].
 //! [`request`] finds a request's parts in one pass, [`conversation`] matches it to the session's log, [`wire`] and [`sse`]
 //! translate. [`idempotency`] has a call that is sent again answered again, [`cache`] a
-//! request that is asked again. [`principal`] and [`gateway`] are what they have at hand. In the background [`snapshot`] keeps what the stages know, and [`spool`] brings records to Postgres
+//! request that is asked again; [`stored`] is what is kept of calls. [`principal`] and [`gateway`] are what they have at hand. In the background [`snapshot`] keeps what the stages know, and [`spool`] brings records to Postgres
 //! ([`database`]). [`routed`] are `OpenAI`'s routes that name a model but are no chat, [`passthrough`] a provider's own paths. What is
 //! left goes through [`control`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
@@ -51,6 +51,7 @@ pub mod server;
 pub mod snapshot;
 pub mod spool;
 pub mod sse;
+pub mod stored;
 pub mod subject;
 pub mod told;
 pub mod traces;

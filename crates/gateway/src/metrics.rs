@@ -48,6 +48,7 @@ pub struct Metrics {
     memory: [Counter; 4],
     memory_tools: Counter,
     spans_dropped: Counter,
+    bodies_skipped: Counter,
     cache: [Counter; 3],
     /// Answers that the response cache gave up for want of room.
     pub cache_evictions: Counter,
@@ -84,6 +85,7 @@ impl Metrics {
             memory: [State::None, State::Cached, State::Fresh, State::Unavailable].map(memory),
             memory_tools: name::MEMORY_TOOL_CALLS.counter(&recorder, &[]),
             spans_dropped: name::SPANS_DROPPED.counter(&recorder, &[]),
+            bodies_skipped: name::BODIES_SKIPPED.counter(&recorder, &[]),
             cache: [cache::State::Hit, cache::State::Miss, cache::State::Bypass]
                 .map(|state| name::CACHE.counter(&recorder, &[("result", state.name())])),
             cache_evictions: name::CACHE_EVICTIONS.counter(&recorder, &[]),
@@ -127,6 +129,11 @@ impl Metrics {
     /// Counts where a call's memory came from.
     pub fn memory(&self, state: State) {
         self.memory[state as usize].increment(1);
+    }
+
+    /// Counts a call whose bodies were left out.
+    pub fn bodies_skipped(&self) {
+        self.bodies_skipped.increment(1);
     }
 
     /// Counts what the response cache had for a call.

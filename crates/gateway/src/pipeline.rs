@@ -5,6 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 
@@ -66,6 +67,7 @@ async fn stages(
     // What the client itself sent: a history that the session log adds has grown when the call is sent again.
     let asked =
         idempotency::asked(call.route, &head.uri, &head.headers, &body).inspect_err(|refusal| count(worker, &call, refusal))?;
+    let stored = stored(worker, &head.headers, &body).inspect_err(|refusal| count(worker, &call, refusal))?;
     let mut target = target(worker, &key, &head.headers, &scan).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     if let Some(agent) = target.agent.clone() {
         (body, scan) = history::recalled(worker, &agent, &mut target, body, scan)
@@ -80,6 +82,9 @@ async fn stages(
     let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len());
     record.reserved(admission);
     record.with_trace(&head.headers, &body);
+    if let Some(stored) = stored.filter(|_| !scan.kept.forget) {
+        record.stores(Some(&stored));
+    }
     if let Some(asked) = asked {
         match idempotency::begin(worker, record, &key, &asked).await? {
             Begun::First(first) => record = *first,
@@ -140,6 +145,15 @@ async fn stages(
     };
     let response = if streams { streamed(outbound, record).await? } else { whole(&outbound, record).await? };
     Ok(tell(response, state))
+}
+
+/// The client's request, if it is to be stored.
+///
+/// # Errors
+/// 400 for a wish that is none.
+pub fn stored(worker: &Worker, headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Refusal> {
+    let Some(bodies) = &worker.gateway.stored else { return Ok(None) };
+    Ok(bodies.wanted(headers)?.then(|| body.clone()))
 }
 
 /// What memory adds to a request, in the order of [`cache::Asked::added`].

@@ -2,6 +2,7 @@
 
 mod given;
 mod row;
+mod turn;
 
 use std::{
     borrow::Cow,
@@ -11,37 +12,38 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use self::row::{CallRow, EventRow, MessageRow, Source, TurnRow, tokens};
 pub use self::{
     given::Given,
     row::{CallRows, write_hex},
 };
+use self::{
+    row::{CallRow, Source, TurnRow, tokens},
+    turn::{Hidden, Turn},
+};
 use crate::{
     admit::Admission,
     cache::{self, Entry, Wanted},
-    conversation::{self, Call as ClientCall, Chain, Conversation, EMPTY, reply_message},
+    conversation::Conversation,
     error::Refusal,
     gateway::Gateway,
     idempotency::{self, Reserves},
     metrics::Route,
     principal::{Key, Scopes},
     remember::Memory,
-    request::Role,
     routing::{Target, Upstream},
     snapshot::Agent,
+    stored::{self, Kept},
     told::Figures,
     traces::{Place, Said, Told},
     usage::estimate,
-    wire::{Part, Reply, StopReason, ToolCall, ToolResult, Usage, Wire},
+    wire::{self, Part, Reply, StopReason, ToolCall, ToolResult, Usage, Wire},
 };
 
 /// The status of a call whose client went away before the end (nginx' number for it).
 pub const CLIENT_GONE: u16 = 499;
-
-const CLIENT_TOOL: &str = "agent.custom_tool_use";
 
 /// One model call through the gateway: its identity, and what is measured of it.
 pub struct Call {
@@ -79,32 +81,6 @@ impl Call {
     pub fn response_name(&self) -> String {
         format!("resp_{}", self.id.simple())
     }
-}
-
-fn row(event: conversation::Event) -> Option<EventRow> {
-    let payload = RawValue::from_string(event.payload).ok()?;
-    Some(EventRow { id: Uuid::now_v7(), kind: event.kind, payload })
-}
-
-/// A memory tool that was carried out for the model: the client never saw it, the session's log has it.
-struct Hidden {
-    event: Uuid,
-    call: ToolCall,
-    result: ToolResult,
-}
-
-/// The session's side of a call with an agent.
-struct Turn {
-    agent: Arc<Agent>,
-    session: Uuid,
-    parent: Uuid,
-    /// The chain that the reply follows.
-    head: Chain,
-    /// What an Anthropic client began the reply with.
-    prefill: String,
-    prefix: Chain,
-    messages: Vec<MessageRow>,
-    hidden: Vec<Hidden>,
 }
 
 /// What a call comes to.
@@ -150,6 +126,10 @@ pub struct Recorder {
     source: Source,
     /// The idempotency key that it has to itself.
     reserves: Option<Reserves>,
+    /// Its bodies, where they are to be stored.
+    stores: Option<Kept>,
+    /// Why it was refused, in its client's words.
+    refusal: Option<Vec<u8>>,
     /// What its answer is kept under in the response cache.
     caches: Option<Wanted>,
     /// Memory tools were carried out for it.
@@ -213,6 +193,8 @@ impl Recorder {
             answer: Answer::default(),
             source: Source::Provider,
             reserves: None,
+            stores: None,
+            refusal: None,
             caches: None,
             used_tools: false,
             given: None,
@@ -255,30 +237,7 @@ impl Recorder {
             self.turn = Some(Turn::empty(agent, memory.session, memory.parent));
             return;
         }
-        // Where the log is known to end at the client's history, only what is new; else all, for the store to match.
-        let (first, prefix) = if memory.at_head { (conversation.tail_start(), conversation.prefix()) } else { (0, EMPTY) };
-        let messages = (first..conversation.messages().len()).map(|index| {
-            let message = &conversation.messages()[index];
-            let role = match message.role {
-                Role::Assistant => "assistant",
-                Role::Tool => "tool",
-                Role::User | Role::System => "user",
-            };
-            // Tool results are the log's, not what anybody said: they are not recalled.
-            let text = if role == "tool" { None } else { conversation.text(index) };
-            let events = conversation.events(index).into_iter().filter_map(row).collect();
-            MessageRow { chain: message.chain, role, text: text.unwrap_or_default(), events }
-        });
-        self.turn = Some(Turn {
-            agent: Arc::clone(agent),
-            session: memory.session,
-            parent: memory.parent,
-            head: conversation.head(),
-            prefill: conversation.prefill().to_owned(),
-            prefix,
-            messages: messages.collect(),
-            hidden: Vec::new(),
-        });
+        self.turn = Some(Turn::new(agent, memory, conversation));
     }
 
     /// Notes an answer's head: from where, after how long, in which attempt.
@@ -365,6 +324,15 @@ impl Recorder {
         self.holds(cache::MAX_BYTES);
     }
 
+    /// Stores what it was asked and answered; `request` is none where that streams past.
+    pub fn stores(&mut self, request: Option<&Bytes>) {
+        if let Some(stored) = &self.gateway.stored {
+            let limit = stored.holds();
+            self.stores = Some(Kept { request: request.map(|bytes| stored.beginning(bytes)) });
+            self.holds(limit);
+        }
+    }
+
     fn holds(&mut self, limit: usize) {
         self.given.get_or_insert_with(|| Given::new(limit, content_type(self.stream))).widen(limit);
     }
@@ -421,6 +389,9 @@ impl Recorder {
     /// Ends the record with a refusal, which the client gets.
     #[must_use]
     pub fn refused(mut self, refusal: Refusal) -> Refusal {
+        if self.stores.is_some() {
+            self.refusal = Some(wire::error_body(self.call.wire, &refusal.body(&self.call.name())));
+        }
         self.write(refusal.status.as_u16(), Some(refusal.code.unwrap_or(refusal.kind)));
         refusal.after(self.retries)
     }
@@ -512,6 +483,7 @@ impl Recorder {
                 let given = self.given.as_ref().filter(|_| (200..300).contains(&status));
                 reserves.row(given, self.upstream_name(), session)
             }),
+            bodies: self.bodies(status),
         };
         let metrics = &self.gateway.metrics;
         metrics.ended(
@@ -553,6 +525,27 @@ impl Recorder {
             self.put_into_cache();
         }
         written
+    }
+
+    /// What is stored of its bodies. What was answered with another call's answer is stored with that.
+    fn bodies(&self, status: u16) -> Option<Box<RawValue>> {
+        let held = self.stores.as_ref()?;
+        let bodies = self.gateway.stored.as_ref()?;
+        if self.source != Source::Provider || !bodies.of(status) {
+            return None;
+        }
+        if self.gateway.spool.is_half_full() {
+            self.gateway.metrics.bodies_skipped();
+            return None;
+        }
+        let (told, given) = (self.refusal.as_deref(), self.given.as_ref().and_then(Given::beginning));
+        let said = !self.answer.text.is_empty() || !self.answer.calls.is_empty();
+        let stream = (self.stream && said).then(|| stored::assembled(&self.answer, told));
+        let response = match &stream {
+            Some(stream) => Some((&stream[..], stream.len())),
+            None => told.map(|told| (told, told.len())).or(given),
+        };
+        bodies.row(held.request.as_ref().map(|(bytes, length)| (&bytes[..], *length)), response)
     }
 
     /// Keeps a whole answer for the same request. One that memory tools had a part in is not: they would not be carried out again.
@@ -607,94 +600,5 @@ impl Drop for Recorder {
         if self.open {
             self.write(CLIENT_GONE, Some("client_closed_request"));
         }
-    }
-}
-
-impl Turn {
-    fn empty(agent: &Arc<Agent>, session: Uuid, parent: Uuid) -> Self {
-        let (messages, hidden) = (Vec::new(), Vec::new());
-        Self { agent: Arc::clone(agent), session, parent, head: EMPTY, prefill: String::new(), prefix: EMPTY, messages, hidden }
-    }
-
-    /// The row, and the chain that the session's log ends with. `interrupted`: the client left before the answer's end.
-    fn finish(mut self, answer: &Answer, user: Option<&str>, interrupted: bool) -> (TurnRow, Chain) {
-        let text = format!("{}{}", self.prefill, answer.text);
-        let calls: Vec<ClientCall> =
-            answer.calls.iter().map(|call| ClientCall { id: &call.id, name: &call.name, arguments: &call.arguments }).collect();
-        let reply = reply_message(self.head, &text, &calls);
-        let mut events: Vec<EventRow> = self.hidden.drain(..).flat_map(Hidden::rows).collect();
-        events.extend(reply.events.into_iter().filter_map(row));
-        let waiting: Vec<String> =
-            events.iter().filter(|event| event.kind == CLIENT_TOOL).map(|event| event_name(event.id)).collect();
-        let stop_reason = if interrupted {
-            // The vocabulary has no word for it among its reasons. "The turn is dead, send a new prompt" is what this one
-            // stands for, and the error before it says why.
-            serde_json::json!({"type": "retries_exhausted"})
-        } else if waiting.is_empty() {
-            serde_json::json!({"type": "end_turn"})
-        } else {
-            serde_json::json!({"type": "requires_action", "event_ids": waiting})
-        };
-        let why = serde_json::json!({"error": {
-            "type": "unknown_error",
-            "message": "The client went away before the answer came to its end; the log has what was relayed until then.",
-            "retry_status": {"type": "exhausted"},
-        }});
-        let why = interrupted.then(|| event(Uuid::now_v7(), "session.error", why)).flatten();
-        let idle = event(Uuid::now_v7(), "session.status_idle", serde_json::json!({"stop_reason": stop_reason}));
-        self.messages.push(MessageRow { chain: reply.chain, role: "assistant", text: text.replace('\0', "\u{fffd}"), events });
-        let forks = self.session != self.parent;
-        let row = TurnRow {
-            session: self.parent,
-            fork: if forks { self.session } else { Uuid::now_v7() },
-            forks,
-            store: Uuid::now_v7(),
-            agent: self.agent.id,
-            agent_version: self.agent.version,
-            user: user.map(str::to_owned),
-            prefix: self.prefix,
-            remember: self.agent.remembers,
-            messages: self.messages,
-            after: why.into_iter().chain(idle).collect(),
-        };
-        (row, reply.chain)
-    }
-}
-
-impl Hidden {
-    fn rows(self) -> Vec<EventRow> {
-        let input: Value = serde_json::from_str(&self.call.arguments).unwrap_or_default();
-        let used = serde_json::json!({"name": self.call.name, "input": input});
-        let result = serde_json::json!({
-            "tool_use_id": event_name(self.event),
-            "content": [{"type": "text", "text": self.result.content}],
-            "is_error": self.result.is_error,
-        });
-        [event(self.event, "agent.tool_use", used), event(Uuid::now_v7(), "agent.tool_result", result)]
-            .into_iter()
-            .flatten()
-            .collect()
-    }
-}
-
-/// An event of our own making.
-fn event(id: Uuid, kind: &'static str, payload: Value) -> Option<EventRow> {
-    let payload = serde_json::value::to_raw_value(&storable(payload)).ok()?;
-    Some(EventRow { id, kind, payload })
-}
-
-fn event_name(id: Uuid) -> String {
-    format!("sevt_{}", id.simple())
-}
-
-/// Postgres' jsonb holds no NUL.
-fn storable(value: Value) -> Value {
-    match value {
-        Value::String(text) if text.contains('\0') => Value::String(text.replace('\0', "\u{fffd}")),
-        Value::Array(items) => items.into_iter().map(storable).collect(),
-        Value::Object(fields) => {
-            fields.into_iter().map(|(name, value)| (name.replace('\0', "\u{fffd}"), storable(value))).collect()
-        }
-        other => other,
     }
 }

@@ -303,6 +303,7 @@ fn failed(outbound: &Outbound, mut record: Recorder, failed: Failed) -> Result<R
     } else {
         Bytes::from(wire::translate_error(from, outbound.wire, status.as_u16(), &bytes, &record.call().name()))
     };
+    record.gives(&bytes);
     record.reckon(status.as_u16());
     let response = json(response(outbound, &record, head.headers, &upstream, status, Body::from(bytes)));
     // Nothing was promised: a refusal that could not be recorded is still the provider's.

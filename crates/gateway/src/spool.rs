@@ -131,6 +131,11 @@ impl Spool {
         self.rejected.load(SeqCst)
     }
 
+    /// Whether more than half of its bound waits for Postgres: what calls can do without is left out then.
+    pub fn is_half_full(&self) -> bool {
+        self.pending() > self.bound / 2
+    }
+
     /// Whether a call may be taken: waits up to five seconds while the spool stands at its bound.
     pub async fn has_room(&self) -> bool {
         if self.pending() < self.bound {

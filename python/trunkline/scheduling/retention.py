@@ -10,3 +10,9 @@ async def forget_answers(database: Database) -> None:
     """Delete what was kept under idempotency keys and is past its day. Raises Unavailable."""
     async with database.transaction() as connection:
         await connection.execute(queries("idempotency")["forget"])
+
+
+async def forget_bodies(database: Database) -> None:
+    """Delete the bodies of calls that are past their time. Raises Unavailable."""
+    async with database.transaction() as connection:
+        await connection.execute(queries("call_bodies")["forget"])

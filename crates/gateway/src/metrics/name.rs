@@ -66,6 +66,8 @@ pub const MEMORY: Name = Name::count("trunkline_memory_total", "Calls by where t
 pub const MEMORY_TOOL_CALLS: Name = Name::count("trunkline_memory_tool_calls_total", "Memory tools carried out for models");
 
 pub const CACHE: Name = Name::count("trunkline_cache_total", "Calls by what the response cache had for them");
+pub const BODIES_SKIPPED: Name =
+    Name::count("trunkline_bodies_skipped_total", "Calls whose bodies were not stored because the spool was more than half full");
 pub const CACHE_EVICTIONS: Name =
     Name::count("trunkline_cache_evictions_total", "Answers that the response cache in memory gave up for want of room");
 

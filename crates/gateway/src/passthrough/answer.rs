@@ -124,6 +124,7 @@ pub fn failed(mut record: Recorder, failed: Failed) -> Result<Response<Body>, Re
             if is_redirect(head.status) {
                 return Err(redirected(record, &upstream, head.status));
             }
+            record.gives(&bytes);
             // Nothing was promised: a refusal that could not be recorded is still the provider's.
             record.reckon(head.status.as_u16());
             let (call, figures) = (record.call().id, record.figures());

@@ -26,15 +26,17 @@ impl Given {
     /// Notes more of it.
     pub fn push(&mut self, bytes: &[u8]) {
         self.length += bytes.len();
-        if self.length > self.limit {
-            self.bytes = Vec::new();
-        } else {
-            self.bytes.extend_from_slice(bytes);
-        }
+        let room = self.limit - self.bytes.len();
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    /// All of it; none where that is more than `most` bytes, or more than was held.
+    /// All of it; none where that is more than `most` bytes, or more than is held.
     pub fn bytes(&self, most: usize) -> Option<&[u8]> {
         (self.length <= self.limit.min(most)).then_some(&self.bytes[..])
+    }
+
+    /// As much as is held, and the length of all of it; none where nothing was given.
+    pub fn beginning(&self) -> Option<(&[u8], usize)> {
+        (self.length > 0).then_some((&self.bytes[..], self.length))
     }
 }

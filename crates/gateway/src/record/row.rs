@@ -153,6 +153,9 @@ pub struct CallRow<'a, Turn> {
     /// What is kept under the idempotency key that it came with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<Box<RawValue>>,
+    /// What is stored of its bodies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bodies: Option<Box<RawValue>>,
 }
 
 fn none<T>() -> Option<T> {
@@ -305,6 +308,7 @@ impl CallRow<'_, &RawValue> {
             "overhead_us" => self.overhead_us.cast_signed().to_sql(ty, out),
             "turn" => json(self.turn, out),
             "idempotency" => json(self.idempotency.as_deref(), out),
+            "bodies" => json(self.bodies.as_deref(), out),
             _ => Ok(IsNull::Yes),
         }
     }

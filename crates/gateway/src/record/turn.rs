@@ -1,0 +1,171 @@
+//! The session's side of a call: what its log is to say of it.
+
+use std::sync::Arc;
+
+use serde_json::{Value, value::RawValue};
+use uuid::Uuid;
+
+use super::{
+    Answer,
+    row::{EventRow, MessageRow, TurnRow},
+};
+use crate::{
+    conversation::{self, Call as ClientCall, Chain, Conversation, EMPTY, reply_message},
+    remember::Memory,
+    request::Role,
+    snapshot::Agent,
+    wire::{ToolCall, ToolResult},
+};
+
+const CLIENT_TOOL: &str = "agent.custom_tool_use";
+
+/// A memory tool that was carried out for the model: the client never saw it, the session's log has it.
+pub struct Hidden {
+    /// Its event, which the memory's version names as its source.
+    pub event: Uuid,
+    /// What the model called.
+    pub call: ToolCall,
+    /// What it was told.
+    pub result: ToolResult,
+}
+
+/// The session's side of a call with an agent.
+pub struct Turn {
+    /// With which.
+    pub agent: Arc<Agent>,
+    /// The session that it goes on with.
+    pub session: Uuid,
+    parent: Uuid,
+    /// The chain that the reply follows.
+    head: Chain,
+    /// What an Anthropic client began the reply with.
+    prefill: String,
+    prefix: Chain,
+    /// What is new in it, or all.
+    pub messages: Vec<MessageRow>,
+    /// In the order in which they were carried out.
+    pub hidden: Vec<Hidden>,
+}
+
+fn row(event: conversation::Event) -> Option<EventRow> {
+    let payload = RawValue::from_string(event.payload).ok()?;
+    Some(EventRow { id: Uuid::now_v7(), kind: event.kind, payload })
+}
+
+impl Turn {
+    /// What a call brings to its session's log.
+    pub fn new(agent: &Arc<Agent>, memory: &Memory, conversation: &Conversation) -> Self {
+        // Where the log is known to end at the client's history, only what is new; else all, for the store to match.
+        let (first, prefix) = if memory.at_head { (conversation.tail_start(), conversation.prefix()) } else { (0, EMPTY) };
+        let messages = (first..conversation.messages().len()).map(|index| {
+            let message = &conversation.messages()[index];
+            let role = match message.role {
+                Role::Assistant => "assistant",
+                Role::Tool => "tool",
+                Role::User | Role::System => "user",
+            };
+            // Tool results are the log's, not what anybody said: they are not recalled.
+            let text = if role == "tool" { None } else { conversation.text(index) };
+            let events = conversation.events(index).into_iter().filter_map(row).collect();
+            MessageRow { chain: message.chain, role, text: text.unwrap_or_default(), events }
+        });
+        Self {
+            agent: Arc::clone(agent),
+            session: memory.session,
+            parent: memory.parent,
+            head: conversation.head(),
+            prefill: conversation.prefill().to_owned(),
+            prefix,
+            messages: messages.collect(),
+            hidden: Vec::new(),
+        }
+    }
+
+    /// One of which nothing is kept but whose it was.
+    pub fn empty(agent: &Arc<Agent>, session: Uuid, parent: Uuid) -> Self {
+        let (messages, hidden) = (Vec::new(), Vec::new());
+        Self { agent: Arc::clone(agent), session, parent, head: EMPTY, prefill: String::new(), prefix: EMPTY, messages, hidden }
+    }
+
+    /// The row, and the chain that the session's log ends with. `interrupted`: the client left before the answer's end.
+    pub fn finish(mut self, answer: &Answer, user: Option<&str>, interrupted: bool) -> (TurnRow, Chain) {
+        let text = format!("{}{}", self.prefill, answer.text);
+        let calls: Vec<ClientCall> =
+            answer.calls.iter().map(|call| ClientCall { id: &call.id, name: &call.name, arguments: &call.arguments }).collect();
+        let reply = reply_message(self.head, &text, &calls);
+        let mut events: Vec<EventRow> = self.hidden.drain(..).flat_map(Hidden::rows).collect();
+        events.extend(reply.events.into_iter().filter_map(row));
+        let waiting: Vec<String> =
+            events.iter().filter(|event| event.kind == CLIENT_TOOL).map(|event| event_name(event.id)).collect();
+        let stop_reason = if interrupted {
+            // The vocabulary has no word for it among its reasons. "The turn is dead, send a new prompt" is what this one
+            // stands for, and the error before it says why.
+            serde_json::json!({"type": "retries_exhausted"})
+        } else if waiting.is_empty() {
+            serde_json::json!({"type": "end_turn"})
+        } else {
+            serde_json::json!({"type": "requires_action", "event_ids": waiting})
+        };
+        let why = serde_json::json!({"error": {
+            "type": "unknown_error",
+            "message": "The client went away before the answer came to its end; the log has what was relayed until then.",
+            "retry_status": {"type": "exhausted"},
+        }});
+        let why = interrupted.then(|| event(Uuid::now_v7(), "session.error", why)).flatten();
+        let idle = event(Uuid::now_v7(), "session.status_idle", serde_json::json!({"stop_reason": stop_reason}));
+        self.messages.push(MessageRow { chain: reply.chain, role: "assistant", text: text.replace('\0', "\u{fffd}"), events });
+        let forks = self.session != self.parent;
+        let row = TurnRow {
+            session: self.parent,
+            fork: if forks { self.session } else { Uuid::now_v7() },
+            forks,
+            store: Uuid::now_v7(),
+            agent: self.agent.id,
+            agent_version: self.agent.version,
+            user: user.map(str::to_owned),
+            prefix: self.prefix,
+            remember: self.agent.remembers,
+            messages: self.messages,
+            after: why.into_iter().chain(idle).collect(),
+        };
+        (row, reply.chain)
+    }
+}
+
+impl Hidden {
+    fn rows(self) -> Vec<EventRow> {
+        let input: Value = serde_json::from_str(&self.call.arguments).unwrap_or_default();
+        let used = serde_json::json!({"name": self.call.name, "input": input});
+        let result = serde_json::json!({
+            "tool_use_id": event_name(self.event),
+            "content": [{"type": "text", "text": self.result.content}],
+            "is_error": self.result.is_error,
+        });
+        [event(self.event, "agent.tool_use", used), event(Uuid::now_v7(), "agent.tool_result", result)]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+/// An event of our own making.
+fn event(id: Uuid, kind: &'static str, payload: Value) -> Option<EventRow> {
+    let payload = serde_json::value::to_raw_value(&storable(payload)).ok()?;
+    Some(EventRow { id, kind, payload })
+}
+
+fn event_name(id: Uuid) -> String {
+    format!("sevt_{}", id.simple())
+}
+
+/// Postgres' jsonb holds no NUL.
+fn storable(value: Value) -> Value {
+    match value {
+        Value::String(text) if text.contains('\0') => Value::String(text.replace('\0', "\u{fffd}")),
+        Value::Array(items) => items.into_iter().map(storable).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (name.replace('\0', "\u{fffd}"), storable(value))).collect()
+        }
+        other => other,
+    }
+}

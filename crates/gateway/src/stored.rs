@@ -1,0 +1,249 @@
+//! Stored bodies: what a call asked and was answered, where the settings ask for it. Bounded, and redacted before they
+//! leave the process: by the configured patterns, and always of our keys and the providers'.
+
+use std::ops::Range;
+
+use arc_swap::ArcSwap;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::HeaderMap;
+use regex::bytes::Regex;
+use serde::Serialize;
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
+
+use crate::{
+    config::{Config, StoredBodies},
+    error::Refusal,
+    record::Answer,
+};
+
+/// The request's header: `true` or `false`, as far as the settings permit.
+pub const HEADER: &str = "x-trunkline-store";
+/// What stands in place of what was found.
+const REDACTED: &[u8] = b"[redacted]";
+/// How far beyond what is stored a pattern may find something, in bytes: of what is cut at the end nothing is to be left.
+const MARGIN: usize = 4096;
+/// The keys that we give out.
+const OUR_KEYS: &str = "sk-tl-[A-Za-z0-9_-]{16,}";
+/// The shortest secret that is looked for: shorter ones are words.
+const SHORTEST: usize = 8;
+
+/// What is stored, and how.
+pub struct Stored {
+    of: StoredBodies,
+    max_bytes: usize,
+    keep_days: u32,
+    patterns: Vec<Regex>,
+    /// The keys, ours and the providers' as they are at the moment.
+    secrets: ArcSwap<Regex>,
+}
+
+/// What is held of a call whose bodies are to be stored, until it has ended.
+pub struct Kept {
+    /// The beginning of the client's request, and the length of all of it; none where that streams past.
+    pub request: Option<(Bytes, usize)>,
+}
+
+/// A body as it is stored.
+#[derive(Serialize)]
+struct Part {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// What is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+    /// The length of the whole body, in bytes.
+    bytes: usize,
+    truncated: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    request: Option<Part>,
+    response: Option<Part>,
+    keep_days: u32,
+}
+
+impl Stored {
+    /// What the configuration asks for, if it asks for anything.
+    ///
+    /// # Errors
+    /// Names the pattern that is none.
+    pub fn new(config: &Config) -> Result<Option<Self>, String> {
+        let Some(record) = &config.record else { return Ok(None) };
+        let compiled = |pattern: &String| Regex::new(pattern).map_err(|error| format!("record.redact: '{pattern}': {error}"));
+        let patterns = record.redact.iter().map(compiled).collect::<Result<_, _>>()?;
+        if record.max_bytes == 0 || record.keep_days == 0 {
+            return Err("record: max_bytes and keep_days must be at least 1".to_owned());
+        }
+        Ok((record.bodies != StoredBodies::None).then_some(Self {
+            of: record.bodies,
+            max_bytes: record.max_bytes,
+            keep_days: record.keep_days,
+            patterns,
+            secrets: ArcSwap::from_pointee(secrets(config)?),
+        }))
+    }
+
+    /// Learns the providers' keys of a new configuration.
+    ///
+    /// # Errors
+    /// Where they are too many to be looked for.
+    pub fn learn(&self, config: &Config) -> Result<(), String> {
+        self.secrets.store(secrets(config)?.into());
+        Ok(())
+    }
+
+    /// Whether those of a call with these headers may be stored.
+    ///
+    /// # Errors
+    /// 400 for a wish that is none.
+    pub fn wanted(&self, headers: &HeaderMap) -> Result<bool, Refusal> {
+        match headers.get(HEADER).map(|value| value.as_bytes().trim_ascii()) {
+            None => Ok(self.of != StoredBodies::Asked),
+            Some(b"true") => Ok(true),
+            Some(b"false") => Ok(false),
+            Some(_) => Err(Refusal::invalid(format!("{HEADER} is either true or false."), Some(HEADER.to_owned()))),
+        }
+    }
+
+    /// Whether those of a call that ended like this are stored.
+    pub fn of(&self, status: u16) -> bool {
+        self.of != StoredBodies::Errors || status >= 400
+    }
+
+    /// How much of an answer must be held, in bytes.
+    pub fn holds(&self) -> usize {
+        self.max_bytes.saturating_add(MARGIN)
+    }
+
+    /// What is held of a request: a copy, so that a large body is not held for as long as its call takes.
+    pub fn beginning(&self, request: &[u8]) -> (Bytes, usize) {
+        (Bytes::copy_from_slice(&request[..request.len().min(self.holds())]), request.len())
+    }
+
+    /// The row of a call. `request` and `response`: each with the length that it has in all.
+    pub fn row(&self, request: Option<(&[u8], usize)>, response: Option<(&[u8], usize)>) -> Option<Box<RawValue>> {
+        let request = request.map(|(bytes, length)| self.part(bytes, length));
+        let response = response.map(|(bytes, length)| self.part(bytes, length));
+        to_raw_value(&Row { request, response, keep_days: self.keep_days }).ok()
+    }
+
+    fn part(&self, held: &[u8], length: usize) -> Part {
+        let kept = self.redacted(held);
+        let truncated = length > self.max_bytes;
+        let (text, base64) = match String::from_utf8(kept) {
+            Ok(text) => (Some(text), None),
+            // A character that was cut in two.
+            Err(error) if truncated && error.utf8_error().error_len().is_none() => {
+                let end = error.utf8_error().valid_up_to();
+                let mut bytes = error.into_bytes();
+                bytes.truncate(end);
+                (String::from_utf8(bytes).ok(), None)
+            }
+            Err(error) => (None, Some(STANDARD.encode(error.as_bytes()))),
+        };
+        // Postgres' text holds no NUL.
+        let text = text.map(|text| if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text });
+        Part { text, base64, bytes: length, truncated }
+    }
+
+    /// The beginning of a body, without what any pattern finds in it. Found are places of the body as it came, so that no
+    /// pattern hides from another what that would find, and nothing slips through where two overlap.
+    fn redacted(&self, held: &[u8]) -> Vec<u8> {
+        let end = held.len().min(self.max_bytes);
+        let secrets = self.secrets.load();
+        let patterns = self.patterns.iter().chain([&**secrets]);
+        let mut found: Vec<Range<usize>> =
+            patterns.flat_map(|pattern| pattern.find_iter(held)).map(|found| found.range()).collect();
+        found.retain(|place| place.start < end && !place.is_empty());
+        found.sort_unstable_by_key(|place| (place.start, place.end));
+        let mut kept = Vec::with_capacity(end);
+        let mut at = 0;
+        for place in found {
+            if place.start >= at {
+                kept.extend_from_slice(&held[at..place.start]);
+                kept.extend_from_slice(REDACTED);
+            }
+            at = at.max(place.end);
+        }
+        if at < end {
+            kept.extend_from_slice(&held[at..end]);
+        }
+        kept
+    }
+}
+
+/// A stream as it is stored: what it came to. Its events would hide from a pattern what was told in pieces.
+pub fn assembled(answer: &Answer, refusal: Option<&[u8]>) -> Bytes {
+    let calls = answer.calls.iter().map(|call| json!({"id": call.id, "name": call.name, "arguments": call.arguments}));
+    let mut said = json!({"text": answer.text, "tool_calls": calls.collect::<Vec<_>>()});
+    if let Some(refusal) = refusal {
+        said["error"] = json!(String::from_utf8_lossy(refusal));
+    }
+    Bytes::from(said.to_string())
+}
+
+/// Our keys, and all that the configuration shows to providers.
+fn secrets(config: &Config) -> Result<Regex, String> {
+    let providers = config.providers.iter().flat_map(|provider| {
+        let aws = provider.aws.iter().flat_map(|aws| [Some(&aws.secret_access_key), aws.session_token.as_ref()]);
+        aws.chain([provider.api_key.as_ref()]).flatten()
+    });
+    let upstreams = config.models.iter().flat_map(|model| &model.upstreams);
+    let upstreams = upstreams.flat_map(|upstream| upstream.api_key.iter().chain(upstream.headers.values()));
+    let known = providers.chain(upstreams).filter(|secret| secret.len() >= SHORTEST);
+    let all: Vec<String> = known.map(|secret| regex::escape(secret)).chain([OUR_KEYS.to_owned()]).collect();
+    Regex::new(&all.join("|")).map_err(|error| format!("record: the providers' keys cannot be looked for: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bodies(max_bytes: usize, patterns: &[&str]) -> Stored {
+        Stored {
+            of: StoredBodies::All,
+            max_bytes,
+            keep_days: 1,
+            patterns: patterns.iter().map(|pattern| Regex::new(pattern).unwrap()).collect(),
+            secrets: ArcSwap::from_pointee(Regex::new(OUR_KEYS).unwrap()),
+        }
+    }
+
+    fn stored(bodies: &Stored, body: &[u8]) -> Part {
+        bodies.part(&body[..body.len().min(bodies.holds())], body.len())
+    }
+
+    #[test]
+    fn what_patterns_find_is_gone_also_where_they_overlap() {
+        let bodies = bodies(1000, &["[0-9]{4}", "34-?abc"]);
+        let part = stored(&bodies, b"{\"card\":\"1234-abcd 99\",\"key\":\"sk-tl-0123456789abcdef0123\"}");
+        assert_eq!(part.text.unwrap(), r#"{"card":"[redacted]d 99","key":"[redacted]"}"#);
+        assert!(!part.truncated);
+    }
+
+    #[test]
+    fn a_secret_that_the_end_cuts_leaves_nothing() {
+        let bodies = bodies(10, &["secret-[a-z]+"]);
+        let part = stored(&bodies, b"12345secret-abcdefgh tail");
+        assert_eq!((part.text.unwrap().as_str(), part.truncated, part.bytes), ("12345[redacted]", true, 25));
+        assert_eq!(stored(&bodies, "123456789\u{e9}".as_bytes()).text.unwrap(), "123456789");
+        assert_eq!(stored(&bodies, b"\xff\x00").base64.unwrap(), "/wA=");
+        assert_eq!(stored(&bodies, b"a\0b").text.unwrap(), "a\u{fffd}b");
+    }
+
+    proptest! {
+        #[test]
+        fn no_key_of_ours_is_ever_stored(before in ".{0,40}", key in "[A-Za-z0-9]{16,43}", after in ".{0,40}", max in 1_usize..120) {
+            let body = format!("{before} sk-tl-{key} {after}");
+            let part = stored(&bodies(max, &[]), body.as_bytes());
+            prop_assert!(!part.text.unwrap_or_default().contains("sk-tl-") || before.contains("sk-tl-"));
+        }
+    }
+}

@@ -151,13 +151,14 @@ def test_routes_that_are_no_chat(plain: Stack, provider: PlainProvider, path: st
 
 def test_an_answer_too_long_to_be_kept_is_not_bought_again(plain: Stack, provider: PlainProvider) -> None:
     key, _ = plain.inference_key()
-    once, body = uuid4().hex, {"model": "gpt", "prompt": uuid4().hex, "n": 4}
+    once, prompt = uuid4().hex, uuid4().hex
+    body = {"model": "gpt", "prompt": prompt, "n": 4}
     first = send(plain, key, "/v1/images/generations", once, json=body)
     assert len(base64.b64decode(first.json()["data"][0]["b64_json"])) == 4_000_000
     again = send(plain, key, "/v1/images/generations", once, json=body)
     assert again.status_code == 409
     assert again.json()["error"]["code"] == "idempotency_answer_not_kept"
-    assert provider.count(body["prompt"]) == 1
+    assert provider.count(prompt) == 1
 
 
 def test_a_form_sent_again_has_another_boundary_and_is_the_same(plain: Stack, provider: PlainProvider) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def test_a_span_tells_what_was_said_where_that_is_wanted(telling: tuple[Stack, C
         asked = '{"role":"user","parts":[{"type":"text","content":"Ada says: count the tokens"}]}]'
         cut = '[{"role":"user","parts":[{"type":"text","content":"an older message that is l"}]}'
         answered = '[{"role":"assistant","parts":[{"type":"text","content":"Counted."}]}]'
-        assert eventually(lambda call=call: collector.holds(call)), model
+        assert eventually(partial(collector.holds, call)), model
         assert collector.holds(call, "gen_ai.input.messages", asked, cut, "trunkline.content.cut"), model
         assert collector.holds(call, "gen_ai.output.messages", answered, "gen_ai.response.finish_reasons", "stop"), (
             model

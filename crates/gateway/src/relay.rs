@@ -222,7 +222,7 @@ pub fn heard(name: &[u8]) -> bool {
     const WHOLE: [&str; 5] = ["retry-after", "request-id", "x-request-id", "content-type", "content-encoding"];
     const BEGUN: [&str; 3] = ["x-ratelimit-", "openai-", "anthropic-ratelimit-"];
     let begins = |start: &&str| name.get(..start.len()).is_some_and(|name| name.eq_ignore_ascii_case(start.as_bytes()));
-    BEGUN.iter().any(|start| begins(start)) || WHOLE.iter().any(|whole| name.eq_ignore_ascii_case(whole.as_bytes()))
+    BEGUN.iter().any(begins) || WHOLE.iter().any(|whole| name.eq_ignore_ascii_case(whole.as_bytes()))
 }
 
 /// A response with the headers that each answer of a model has. `from` is what the provider's head holds of [`heard`].

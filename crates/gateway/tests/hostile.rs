@@ -282,9 +282,9 @@ fn bodies_that_find_no_room_wait_for_others_to_be_done() {
     assert_eq!(pieces.head().status, 503);
     assert_eq!(gateway.post(CHAT, &body("small", 1000)).status, 200);
     let metrics = Request::get("/metrics").send(gateway.address);
-    let held =
+    let waiting =
         metrics.text().lines().find_map(|line| line.strip_prefix("trunkline_request_body_bytes ")).unwrap().parse::<usize>();
-    assert!(held.unwrap() > 2 << 20);
+    assert!(waiting.unwrap() > 2 << 20);
     go.send(()).unwrap();
     assert_eq!(first.head().status, 200);
     assert_eq!(gateway.post(CHAT, &large).status, 200);

@@ -20,11 +20,8 @@ from starlette.responses import JSONResponse
 from trunkline.api import (
     agents,
     blocks,
-<<<<<<< HEAD
-    embedding_status,
-=======
     call_bodies,
->>>>>>> df5beee (Store what calls asked and were answered where that is asked for)
+    embedding_status,
     embeddings,
     environments,
     errors,
@@ -92,25 +89,9 @@ def create_app(
     )
     for noun in (agents, blocks, memory_tools, sessions, events, environments):
         app.include_router(noun.router)
-<<<<<<< HEAD
     for noun in (memory_stores, passages, ingest, embeddings, embedding_status, memories, memory_versions):
         app.include_router(noun.router)
-    for noun in (keys, teams, user_limits, tenants, usage):
-=======
-    for noun in (
-        memory_stores,
-        passages,
-        memories,
-        memory_versions,
-        keys,
-        teams,
-        user_limits,
-        tenants,
-        usage,
-        call_bodies,
-        embeddings,
-    ):
->>>>>>> df5beee (Store what calls asked and were answered where that is asked for)
+    for noun in (keys, teams, user_limits, tenants, usage, call_bodies):
         app.include_router(noun.router)
     app.include_router(unserved())
 

@@ -26,15 +26,10 @@ def serve(
     daily = {
         "ensure_partitions": partitions.ensure,
         "forget_answers": retention.forget_answers,
-<<<<<<< HEAD
+        "forget_bodies": retention.forget_bodies,
         "survey_embeddings": embedding.survey_again,
     }
     run(database, base_url, on_loss=on_loss, daily=daily, embedder=embedder)
-=======
-        "forget_bodies": retention.forget_bodies,
-    }
-    run(database, base_url, on_loss=on_loss, daily=daily)
->>>>>>> df5beee (Store what calls asked and were answered where that is asked for)
 
 
 def _supervised() -> None:

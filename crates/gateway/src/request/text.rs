@@ -23,8 +23,8 @@ pub(super) struct Ended {
 /// Whether `text` is UTF-8 without control characters, as JSON is that no person wrote: then a string's end is all there is to find.
 pub(super) fn is_plain(text: &[u8]) -> bool {
     // All of a piece at once and no way out in the middle, so that the compiler makes it vectors.
-    let controlled = |piece: &[u8]| piece.iter().fold(false, |any, byte| any | (*byte < 0x20));
-    !text.chunks(PIECE).any(controlled) && utf8(text).is_ok()
+    let controls = |piece: &[u8]| piece.iter().fold(0, |any, byte| any | u8::from(*byte < 0x20));
+    !text.chunks(PIECE).any(|piece| controls(piece) != 0) && utf8(text).is_ok()
 }
 
 /// The end of the string whose inside starts at `start`, in a text that [`is_plain`].

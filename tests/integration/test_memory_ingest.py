@@ -17,7 +17,7 @@ import pytest
 from support.control_plane import ControlPlane, running
 from support.memory import ok
 from support.postgres import DatabaseUrls
-from trunkline import Trunkline
+from trunkline import AsyncTrunkline, Trunkline
 from trunkline.api.deps import Embedding
 from trunkline.cli.app import run as run_command
 from trunkline.memory import embedding
@@ -335,3 +335,12 @@ def test_a_file_is_kept_from_the_command_line(
         (screw,) = client.memory_stores.search(store, "screw", limit=1)
         assert screw.text == "manual > Kettle\n\nTurn the grey screw."
         assert client.memory_stores.ingest(store, turns=[{"text": "One more."}]).added == 1
+
+    async def also() -> None:
+        async with AsyncTrunkline(plane.base_url, plane.key) as client:
+            assert (await client.memory_stores.ingest(store, turns=[{"text": "A purple umbrella."}])).added == 1
+            (umbrella,) = await client.memory_stores.search(store, "umbrella", limit=1)
+            assert umbrella.text == "A purple umbrella."
+            assert (await client.memory_stores.embeddings(store)).waiting == 0
+
+    asyncio.run(also())

@@ -13,7 +13,7 @@ from trunkline.client.connection import resolve
 from trunkline.client.keys import Keys
 from trunkline.client.limits import Teams, Users
 from trunkline.client.memory_of_subjects import AsyncMemory, MemoryOfSubjects
-from trunkline.client.memory_stores import MemoryStores
+from trunkline.client.memory_stores import AsyncMemoryStores, MemoryStores
 from trunkline.client.sessions import Sessions
 from trunkline.client.transport import AsyncTransport, Transport
 from trunkline.client.usage import Usage, usage_params
@@ -110,6 +110,7 @@ class AsyncTrunkline:
         self._transport = AsyncTransport(connection, timeout_s=timeout_s, http=http)
         self.base_url = connection.base_url
         self.memory = AsyncMemory(self._transport)
+        self.memory_stores = AsyncMemoryStores(self._transport)
 
     async def close(self) -> None:
         """Close the connections."""

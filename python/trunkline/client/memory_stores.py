@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from trunkline.client.transport import Transport, segment
+from trunkline.client.transport import AsyncTransport, Transport, segment
 from trunkline.client.wire import Wire
 
 
@@ -81,4 +81,34 @@ class MemoryStores:
     def embeddings(self, store: str) -> Embeddings:
         """Return how far the embeddings of a store are, and what is in their way."""
         answer = self._transport.request("GET", f"/v1/memory_stores/{segment(store)}/embeddings")
+        return Embeddings.model_validate(answer)
+
+
+class AsyncMemoryStores:
+    """The same for asynchronous programs."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def ingest(
+        self,
+        store: str,
+        *,
+        turns: Sequence[Mapping[str, Any]] = (),
+        documents: Sequence[Mapping[str, Any]] = (),
+    ) -> Ingested:
+        """Keep turns and documents, as `MemoryStores.ingest` does."""
+        body = {"turns": [dict(turn) for turn in turns], "documents": [dict(document) for document in documents]}
+        path = f"/v1/memory_stores/{segment(store)}/ingest"
+        return Ingested.model_validate(await self._transport.request("POST", path, body=body))
+
+    async def search(self, store: str, query: str, **filters: Any) -> tuple[Passage, ...]:
+        """Return the passages that answer a query, as `MemoryStores.search` does."""
+        path = f"/v1/memory_stores/{segment(store)}/search"
+        answer = await self._transport.request("POST", path, body={"query": query, **filters})
+        return tuple(Passage.model_validate(passage) for passage in answer["data"])
+
+    async def embeddings(self, store: str) -> Embeddings:
+        """Return how far the embeddings of a store are, and what is in their way."""
+        answer = await self._transport.request("GET", f"/v1/memory_stores/{segment(store)}/embeddings")
         return Embeddings.model_validate(answer)

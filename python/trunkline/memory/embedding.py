@@ -29,7 +29,7 @@ RETRY_SECONDS: Final = 600.0
 """The longest pause between two tries. The first is a second, each further one twice as long."""
 BROKEN_SECONDS: Final = 60.0
 """The shortest pause after an answer that will not be better in a second."""
-EXACT_UP_TO: Final = 10_000
+EXACT_UP_TO: Final = 5_000
 """Stores with more embeddings are searched by an index; see decision 26 for the measurement."""
 MOVE: Final = 500
 SURVEY: Final = 50

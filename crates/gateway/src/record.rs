@@ -303,9 +303,9 @@ impl Recorder {
         &mut self.answer
     }
 
-    /// Notes text of the answer: word for word only where there is a log or a span for it.
+    /// Notes text of the answer: word for word only where there is a log, a span or a store for it.
     pub fn says(&mut self, text: &str) {
-        if self.turn.is_some() || self.asked_with.is_some() {
+        if self.turn.is_some() || self.asked_with.is_some() || self.stores.is_some() {
             self.answer.text.push_str(text);
         } else {
             self.answer.beside += text.len();

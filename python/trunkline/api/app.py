@@ -24,6 +24,7 @@ from trunkline.api import (
     embedding_status,
     embeddings,
     environments,
+    erasures,
     errors,
     events,
     ingest,
@@ -91,7 +92,7 @@ def create_app(
         app.include_router(noun.router)
     for noun in (memory_stores, passages, ingest, embeddings, embedding_status, memories, memory_versions):
         app.include_router(noun.router)
-    for noun in (keys, teams, user_limits, tenants, usage, call_bodies):
+    for noun in (keys, teams, user_limits, tenants, usage, call_bodies, erasures):
         app.include_router(noun.router)
     app.include_router(unserved())
 

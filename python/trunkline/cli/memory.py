@@ -149,6 +149,32 @@ def embed_status(
         print(f"{found.fault}: {found.message}")
 
 
+@app.command("erase")
+def erase(
+    *,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Erase all that is kept of this user.")] = None,
+    session: Annotated[str | None, typer.Option("--session", "-s", help="Erase this session and its forks.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the id again.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a user or a session for good: sessions, memory and its history, passages, stored bodies, kept answers."""
+    from trunkline.client import Trunkline
+
+    whose = user if session is None else session
+    if whose is None or (user is not None and session is not None):
+        raise InvalidRequest("Give either --user ID or --session ID.")
+    if not yes:
+        typed = typer.prompt(f"This cannot be undone. Type {whose} again to erase it", err=True)
+        if typed != whose:
+            raise InvalidRequest(f"{typed!r} is not {whose!r}: nothing was erased.")
+    with Trunkline() as client:
+        done = client.erase(user_id=user, session_id=session)
+    if as_json:
+        print_json(done.to_json())
+    else:
+        print("".join(f"{count:8} {kind.replace('_', ' ')}\n" for kind, count in done.erased.items()), end="")
+
+
 def describe(operations: tuple[dict[str, Any], ...] | None) -> str:
     """Return block operations as a person reads them: `set name "Ada"; append recent_purchases "kettle"`."""
     if operations is None:

@@ -7,6 +7,7 @@ from trunkline.client.agents import Agent, AppliedAgent, read_agents
 from trunkline.client.blocks import AsyncBlocks, Blocks
 from trunkline.client.client import AsyncTrunkline, Trunkline
 from trunkline.client.connection import Connection
+from trunkline.client.erasure import Erasure
 from trunkline.client.keys import Key, NewKey
 from trunkline.client.limits import Limits, Team, UserLimits
 from trunkline.client.memory import Actor, BlockVersion, StoredBlock
@@ -22,6 +23,7 @@ __all__ = [
     "BlockVersion",
     "Blocks",
     "Connection",
+    "Erasure",
     "Event",
     "Key",
     "Limits",

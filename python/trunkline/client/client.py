@@ -10,6 +10,7 @@ import httpx
 
 from trunkline.client.agents import Agents
 from trunkline.client.connection import resolve
+from trunkline.client.erasure import Erasure, erase
 from trunkline.client.keys import Keys
 from trunkline.client.limits import Teams, Users
 from trunkline.client.memory_of_subjects import AsyncMemory, MemoryOfSubjects
@@ -78,6 +79,13 @@ class Trunkline:
             page = answer["next_page"]
             if page is None:
                 return
+
+    def erase(self, *, user_id: str | None = None, session_id: str | None = None) -> Erasure:
+        """Erase all that is kept of a user, or of a session with its forks, for good; scopes `manage` and `memory`.
+
+        Raises InvalidRequest unless one of the two is given, NotFound for a session that is not there.
+        """
+        return erase(self._transport, user_id=user_id, session_id=session_id)
 
     def close(self) -> None:
         """Close the connections."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import JSONResponse
 
 from trunkline.api import paging
@@ -22,6 +22,7 @@ from trunkline.store.memory_stores import StoreFilter, refuse_archived
 router = APIRouter(prefix="/v1/memory_stores", tags=["memory stores"])
 
 MAX_METADATA: Final = 16
+MAX_DAYS: Final = 36_500
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(no_controls)]
 Description = Annotated[str, StringConstraints(max_length=1024), AfterValidator(no_nul)]
@@ -30,23 +31,28 @@ Value = Annotated[str, StringConstraints(max_length=512), AfterValidator(no_nul)
 
 
 class CreateStore(BaseModel):
-    """A new store. `metadata` has at most 16 pairs."""
+    """A new store. `metadata` has at most 16 pairs; `expire_after_days`, for how long it keeps what is in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     description: Description | None = None
     metadata: dict[Key, Value] | None = None
+    expire_after_days: Annotated[int | None, Field(ge=1, le=MAX_DAYS, strict=True)] = None
 
 
 class UpdateStore(BaseModel):
-    """What to change; what is left out, or null, stays. In `metadata`, null removes a key."""
+    """What to change; what is left out, or null, stays. In `metadata`, null removes a key.
+
+    `expire_after_days` 0: what is in the store is kept as long as the store.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name | None = None
     description: Description | None = None
     metadata: dict[Key, Value | None] | None = None
+    expire_after_days: Annotated[int | None, Field(ge=0, le=MAX_DAYS, strict=True)] = None
 
 
 @router.post("")
@@ -68,6 +74,7 @@ async def create(request: Request, given: CreateStore, caller: MemoryCaller) -> 
             created_at=at,
             updated_at=at,
             archived_at=None,
+            expire_after_days=given.expire_after_days,
         )
         await memory_stores.create(caller.connection, caller.principal.tenant_id, store)
         return store_to_wire(store)
@@ -102,7 +109,7 @@ async def retrieve(store_id: str, caller: MemoryCaller) -> JSONResponse:
 
 @router.post("/{store_id}")
 async def update(store_id: str, given: UpdateStore, caller: MemoryCaller) -> JSONResponse:
-    """Change a store's name, description or metadata. 400 when it is archived."""
+    """Change a store's name, description, metadata or retention. 400 when it is archived."""
     store = await memory_stores.lock(caller.connection, caller.principal, ids.decode("memstore", store_id))
     refuse_archived(store.id, store.archived_at)
     patch = given.metadata or {}
@@ -113,6 +120,9 @@ async def update(store_id: str, given: UpdateStore, caller: MemoryCaller) -> JSO
         name=store.name if given.name is None else given.name,
         description=store.description if given.description is None else given.description,
         metadata=_bounded(metadata),
+        expire_after_days=(
+            store.expire_after_days if given.expire_after_days is None else given.expire_after_days or None
+        ),
     )
     if after != store:
         after = replace(after, updated_at=now())
@@ -140,7 +150,7 @@ async def delete(store_id: str, caller: MemoryCaller) -> JSONResponse:
 
 
 def store_to_wire(store: MemoryStore) -> dict[str, Any]:
-    """Return a store as the wire tells it; `scope`, `agent_id`, `subject` and `managed` are Trunkline's additions."""
+    """Return a store as the wire tells it; what follows `archived_at` is Trunkline's addition."""
     return {
         "id": ids.encode("memstore", store.id),
         "type": "memory_store",
@@ -154,6 +164,7 @@ def store_to_wire(store: MemoryStore) -> dict[str, Any]:
         "agent_id": None if store.agent_id is None else ids.encode("agent", store.agent_id),
         "subject": store.subject,
         "managed": store.managed,
+        "expire_after_days": store.expire_after_days,
     }
 
 

@@ -182,6 +182,8 @@ class MemoryStore:
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None
+    expire_after_days: int | None = None
+    """For how long it keeps what is in it; None: as long as it is there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ def serve(
         "ensure_partitions": partitions.ensure,
         "forget_answers": retention.forget_answers,
         "forget_bodies": retention.forget_bodies,
+        "expire_memory": retention.expire_memory,
         "survey_embeddings": embedding.survey_again,
     }
     run(database, base_url, on_loss=on_loss, daily=daily, embedder=embedder)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from trunkline.store import memory_stores
 from trunkline.store.pool import Database
 from trunkline.store.queries import queries
+
+_ROWS_AT_ONCE: Final = 2000
+"""Rows of a kind in one transaction: writers of the store wait for it."""
 
 
 async def forget_answers(database: Database) -> None:
@@ -16,3 +22,14 @@ async def forget_bodies(database: Database) -> None:
     """Delete the bodies of calls that are past their time. Raises Unavailable."""
     async with database.transaction() as connection:
         await connection.execute(queries("call_bodies")["forget"])
+
+
+async def expire_memory(database: Database) -> None:
+    """Delete what memory stores hold for longer than their `expire_after_days`, in batches. Raises Unavailable.
+
+    Broken off, it goes on where it was; several may do it at once.
+    """
+    while True:
+        async with database.transaction() as connection:
+            if await memory_stores.expire(connection, _ROWS_AT_ONCE) is None:
+                return

@@ -64,6 +64,7 @@ async def create(connection: Connection, tenant_id: UUID, store: MemoryStore) ->
             store.scope,
             store.agent_id,
             store.created_at,
+            store.expire_after_days,
         ),
     )
 
@@ -100,10 +101,18 @@ async def page(
 
 
 async def update(connection: Connection, tenant_id: UUID, store: MemoryStore) -> None:
-    """Write the name, description, metadata and `updated_at` of a store that `lock` returned."""
+    """Write the name, description, metadata, retention and `updated_at` of a store that `lock` returned."""
     await connection.execute(
         queries("memory_stores")["update_store"],
-        (tenant_id, store.id, store.name, store.description, Jsonb(store.metadata), store.updated_at),
+        (
+            tenant_id,
+            store.id,
+            store.name,
+            store.description,
+            Jsonb(store.metadata),
+            store.updated_at,
+            store.expire_after_days,
+        ),
     )
 
 
@@ -119,6 +128,16 @@ async def delete(connection: Connection, principal: Principal, store_id: UUID) -
     )
     if await cursor.fetchone() is None:
         raise _missing(store_id)
+
+
+async def expire(connection: Connection, limit: int) -> int | None:
+    """Delete up to `limit` rows of each kind of one store, of any tenant, that are past the time it keeps them.
+
+    Returns how many rows went, None when no store is left to be looked at today.
+    """
+    cursor = await connection.execute(queries("memory_stores")["expire_memory"], (limit,))
+    row = await cursor.fetchone()
+    return None if row is None else row["deleted"]
 
 
 def refuse_archived(store_id: UUID, archived_at: datetime | None) -> None:

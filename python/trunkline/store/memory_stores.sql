@@ -19,25 +19,28 @@ select id from trunkline.memory_stores where tenant_id = $1 and managed and owne
 -- name: insert_store
 -- Insert a store that is not managed.
 insert into trunkline.memory_stores (tenant_id, id, name, description, metadata, scope, agent_id, created_at,
-                                     updated_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $8);
+                                     updated_at, expire_after_days)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9);
 
 -- name: select_store
 -- A store by its id.
-select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at
+select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at,
+       expire_after_days
   from trunkline.memory_stores
  where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3;
 
 -- name: lock_store
 -- A store by its id, locked against other changes of the store, and of what paths are taken in it.
-select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at
+select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at,
+       expire_after_days
   from trunkline.memory_stores
  where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3
    for no key update;
 
 -- name: list_stores
 -- A page of stores, newest first, after the position ($3, $4).
-select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at
+select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at,
+       expire_after_days
   from trunkline.memory_stores
  where tenant_id = $1 and ($2::uuid is null or agent_id = $2)
    and ($3::timestamptz is null or (created_at, id) < ($3, $4::uuid))
@@ -48,8 +51,8 @@ select id, name, description, metadata, scope, agent_id, subject, managed, creat
  limit $8;
 
 -- name: update_store
--- Change a store's name, description and metadata.
-update trunkline.memory_stores set name = $3, description = $4, metadata = $5, updated_at = $6
+-- Change a store's name, description, metadata and for how long it keeps what is in it.
+update trunkline.memory_stores set name = $3, description = $4, metadata = $5, updated_at = $6, expire_after_days = $7
  where tenant_id = $1 and id = $2;
 
 -- name: archive_store
@@ -62,3 +65,7 @@ update trunkline.memory_stores set updated_at = case when archived_at is null th
 -- Delete a store with all its memories, versions and passages.
 delete from trunkline.memory_stores where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3
 returning id;
+
+-- name: expire_memory
+-- Delete up to $1 rows of each kind of one store, of any tenant, that are past its time; null when no store is left today.
+select trunkline.expire_memory($1) as deleted;

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from support.control_plane import ControlPlane, running
 from support.postgres import DatabaseUrls, copied_database
 from trunkline.api.app import ControlSettings, create_app
+from trunkline.domain import ids as wire_ids
 from trunkline.store.embedded import ConnectionInfo
 
 METHODS = ("get", "post", "patch", "put", "delete")
@@ -56,14 +59,20 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PATCH", "/v1/memory_stores/{store_id}"): {"name": "Taken over"},
     ("POST", "/v1/memory_stores/{store_id}/archive"): {},
     ("POST", "/v1/memory_stores/{store_id}/memories"): {"path": "/b", "content": "x"},
+    ("POST", "/v1/memory_stores/{store_id}/passages"): {"passages": [{"text": "x"}]},
+    ("POST", "/v1/memory_stores/{store_id}/search"): {"query": "x"},
+    ("POST", "/v1/memory_stores/{store_id}/ingest"): {"turns": [{"text": "x"}]},
+    ("POST", "/v1/memory_stores/{store_id}/embeddings/restart"): {},
     ("POST", "/v1/memory_stores/{store_id}/memories/{memory_id}"): {"content": "x"},
     ("PATCH", "/v1/memory_stores/{store_id}/memories/{memory_id}"): {"content": "x"},
     ("POST", "/v1/memory_stores/{store_id}/memory_versions/{version_id}/redact"): {},
+    ("POST", "/v1/usage/{call_id}/body/redact"): {},
     ("POST", "/v1/keys"): {"name": "new"},
     ("POST", "/v1/keys/{key_id}"): {"budget_usd": 1000},
     ("POST", "/v1/teams"): {"name": "new"},
     ("POST", "/v1/teams/{team}"): {"budget_usd": 1000},
     ("POST", "/v1/user_limits"): {"user_id": "cus_1", "rpm": 1000},
+    ("POST", "/v1/erase"): {"user_id": "cus_1"},
     ("POST", "/v1/tenants"): {"name": "new"},
 }
 QUERIES = {
@@ -139,6 +148,18 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
     }
 
 
+def store_bodies(database: DatabaseUrls, ids: dict[str, str]) -> str:
+    """Store what a call of this agent asked, as the gateway does; return the call's id."""
+    call = uuid4()
+    with psycopg.connect(database.admin_url) as connection:
+        connection.execute(
+            "insert into trunkline.call_bodies (tenant_id, call_id, created_at, key_id, agent_id, request, expires_at) "
+            "select id, %s, now(), %s, %s, %s, now() + interval '1 day' from trunkline.tenants where name = 'default'",
+            (call, wire_ids.decode("key", ids["key_id"]), wire_ids.decode("agent", ids["agent"]), Jsonb({"text": "x"})),
+        )
+    return f"call_{call.hex}"
+
+
 @pytest.fixture(scope="module")
 def world(postgres: ConnectionInfo, migrated_template: str) -> Iterator[World]:
     with copied_database(postgres, migrated_template) as database, running(database) as control:
@@ -147,6 +168,7 @@ def world(postgres: ConnectionInfo, migrated_template: str) -> Iterator[World]:
         with control.http() as http:
             ids = fill(http, "mine")
             http.post("/v1/agents", json={"name": "theirs", "memory": MEMORY})
+        ids["call_id"] = store_bodies(database, ids)
         with control.http(stranger) as http:
             fill(http, "mine")
         yield World(

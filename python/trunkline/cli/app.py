@@ -11,6 +11,7 @@ from trunkline.cli import (
     control,
     demo,
     keys,
+    mcp,
     memory,
     migrate,
     model_server,
@@ -42,7 +43,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in (up, control, worker, migrate, model_server, demo):
+    for module in (up, control, worker, migrate, mcp, model_server, demo):
         module.register(app)
     app.command(
         "gateway",

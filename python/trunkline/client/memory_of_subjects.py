@@ -1,8 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from trunkline.client.blocks import AsyncBlocks, Blocks, Subject, only_agent
 from trunkline.client.memory import Memory
-from trunkline.client.transport import AsyncTransport
+from trunkline.client.transport import AsyncTransport, segment
+from trunkline.client.wire import Wire
+
+
+class ToolAnswer(Wire):
+    """What a memory tool tells the model; `is_error` when the call was refused."""
+
+    content: str
+    is_error: bool
 
 
 class MemoryOfSubjects(Memory):
@@ -28,3 +39,14 @@ class AsyncMemory:
     def __call__(self, agent: str, *, user: str | None = None, session: str | None = None) -> AsyncBlocks:
         """Return the blocks of an agent (name or id) for a user, a session, or both."""
         return AsyncBlocks(self._transport, Subject(agent, user, session))
+
+    async def call_tool(
+        self, agent: str, name: str, given: Mapping[str, Any], *, user: str | None = None, session: str | None = None
+    ) -> ToolAnswer:
+        """Carry out `memory_read`, `memory_update` or `memory_search` as a model calls it; scope `inference`.
+
+        What the model did wrong is in the answer. Raises NotFound for an agent or a tool that is not there.
+        """
+        body = {"name": name, "input": dict(given), "user_id": user, "session_id": session}
+        path = f"/v1/agents/{segment(agent)}/memory_tools"
+        return ToolAnswer.model_validate(await self._transport.request("POST", path, body=body))

@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from support.stack import PROVIDER_KEY, Stack
+from support.stack import PROVIDER_KEY, Stack, eventually
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 OPENAI_TOOL: Any = {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}
@@ -296,9 +296,10 @@ def test_what_the_provider_gets_holds_its_own_key_and_nothing_of_ours(stack: Sta
 def test_models_in_both_wires(stack: Stack) -> None:
     with stack.http() as http:
         assert http.post("/v1/agents", json={"name": "listed"}).status_code == 200
+    # The gateway is told of a new agent, which takes it a moment.
+    assert eventually(lambda: "agent/listed" in [model.id for model in stack.openai().models.list()])
     names = [model.id for model in stack.openai().models.list()]
     assert names[:2] == ["gpt", "claude"]
-    assert "agent/listed" in names
     assert [model.id for model in stack.anthropic().models.list()] == names
     assert stack.openai().models.retrieve("gpt").id == "gpt"
     assert stack.anthropic().models.retrieve("claude").id == "claude"

@@ -521,6 +521,9 @@ impl Recorder {
             }
         }
         let written = self.append(&row);
+        if let Some((agent, user)) = row.turn.as_ref().and_then(|turn| Some((turn.agent, turn.user.as_deref()?))) {
+            self.gateway.memories.wrote(agent, user, self.gateway.spool.end());
+        }
         if written && status == 200 {
             self.put_into_cache();
         }

@@ -94,6 +94,8 @@ pub struct Memories {
     heads: Cache<(Uuid, Option<Box<str>>, Chain), Uuid>,
     /// Where each session's log ends.
     ends: Cache<Uuid, Chain>,
+    /// How far the spool was written after the last turn of an agent and user.
+    told: Cache<(Uuid, Box<str>), u64>,
 }
 
 impl Default for Memories {
@@ -104,6 +106,7 @@ impl Default for Memories {
             listening: AtomicBool::new(false),
             heads: Cache::new(20_000),
             ends: Cache::new(20_000),
+            told: Cache::new(20_000),
         }
     }
 }
@@ -163,6 +166,11 @@ impl Memories {
         self.heads.insert(head, session);
         self.ends.insert(session, chain);
     }
+
+    /// Remembers that a turn of an agent and user stands in the spool before `end`.
+    pub fn wrote(&self, agent: Uuid, user: &str, end: u64) {
+        self.told.insert((agent, user.into()), end);
+    }
 }
 
 /// Finds the session of a call with an agent and reads what the agent remembers.
@@ -209,12 +217,20 @@ pub async fn remember(
         }
     }
 
-    // The history's last turn may have been recorded a moment ago, by a call that this thread did not serve.
-    if known.is_none() && history.is_some() && spool.pending() > 0 {
+    let text = conversation.newest_user_text().filter(|_| recall_tokens > 0);
+    // The history's last turn may have been recorded a moment ago, by a call that this thread did not serve; and what the user said
+    // in another session a moment ago is to be recalled in a new one.
+    let waits = || match (history, user) {
+        (Some(_), _) => known.is_none(),
+        (None, Some(user)) if text.is_some() => {
+            memories.told.get(&(agent.id, user.into())).is_some_and(|end| !spool.has_sent(end))
+        }
+        (None, _) => false,
+    };
+    if spool.pending() > 0 && waits() {
         spool.settled(SETTLE).await;
     }
     let changes = memories.changes.load(SeqCst);
-    let text = conversation.newest_user_text().filter(|_| recall_tokens > 0);
     let query = ContextQuery {
         tenant: agent.tenant,
         agent: agent.id,

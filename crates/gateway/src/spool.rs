@@ -136,6 +136,16 @@ impl Spool {
         self.pending() > self.bound / 2
     }
 
+    /// Bytes written since the process began.
+    pub fn end(&self) -> u64 {
+        self.written.load(SeqCst)
+    }
+
+    /// Whether Postgres has all that was written up to an [`Self::end`].
+    pub fn has_sent(&self, end: u64) -> bool {
+        *self.flushed.borrow() >= end
+    }
+
     /// Whether a call may be taken: waits up to five seconds while the spool stands at its bound.
     pub async fn has_room(&self) -> bool {
         if self.pending() < self.bound {

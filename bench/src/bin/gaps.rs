@@ -90,7 +90,7 @@ async fn large(options: &Options, every: Duration, end: Instant, tally: &RefCell
 }
 
 fn request(host: &str, path: &str, headers: &[String], body: &str) -> Vec<u8> {
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let headers: String = headers.iter().flat_map(|header| [header.as_str(), "\r\n"]).collect();
     let length = body.len();
     format!("POST /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{headers}\r\n{body}")
         .into_bytes()

@@ -1,5 +1,4 @@
 //! Whatever a wire can say survives being written and read again, whole or streamed, however the stream is cut.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 use bytes::Bytes;
 use proptest::collection::vec;

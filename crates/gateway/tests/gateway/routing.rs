@@ -1,19 +1,16 @@
 //! Where calls go: which upstream first, how often again, and to which other model.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::{
     net::SocketAddr,
     time::{Duration, SystemTime},
 };
 
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Gateway, PROVIDER_KEY,
     client::{Request, Response},
     upstream::{Step, Upstream, chunk, gate, json as answer, stream_head},
 };
+use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
 const REPLY: &str = r#"{"id":"1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
@@ -129,7 +126,7 @@ fn the_least_busy_serves() {
     open.send(()).unwrap();
     assert_eq!(under_way.response().status, 200);
     // Both are idle again: the weight decides.
-    support::eventually(|| {
+    crate::support::eventually(|| {
         call(&gateway, "m");
         slow.received().len() > 1
     });
@@ -184,7 +181,7 @@ fn an_upstream_serves_again_after_its_rest() {
     let routing = json!({"strategy": "order", "cooldown_ms": 150});
     let gateway = gateway(&[("bad", bad.address), ("other", other.address)], &json!({"m": [at("bad"), at("other")]}), &routing);
     assert_eq!(call(&gateway, "m").header("x-trunkline-upstream"), Some("other/m"));
-    support::eventually(|| call(&gateway, "m").header("x-trunkline-upstream") == Some("bad/m"));
+    crate::support::eventually(|| call(&gateway, "m").header("x-trunkline-upstream") == Some("bad/m"));
 }
 
 #[test]

@@ -1,7 +1,4 @@
 //! How calls end that do not end well: a provider that cuts its answer short, a client that leaves at any stage.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -10,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
-use support::{
+use crate::support::{
     Gateway,
     client::Request,
     upstream::{Step, Upstream, chunk, end, gate, json as reply, stream_head},
 };
+use serde_json::json;
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";

@@ -1,17 +1,14 @@
 //! Compressed bodies: a provider's, whole, streamed and in errors, though nobody asked for them; and a client's.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::sync::{Arc, Mutex, mpsc::Receiver};
 
-use serde_json::json;
-use support::{
+use crate::support::{
     Gateway,
     client::Request,
     compress::{CODINGS, compress, compressed},
     upstream::{Step, Upstream, chunk, end, gate},
 };
+use serde_json::json;
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";

@@ -1,5 +1,4 @@
 //! Connections to hosts that close them, share them, and send their callers away.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 use std::{
     convert::Infallible,

@@ -1,14 +1,11 @@
 //! `OpenAI`'s routes that name a model but are no chat.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
-mod support;
-
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Gateway, PROVIDER_KEY,
     client::{Request, Response},
     upstream::{Upstream, chunk, end, json as answer, stream_head},
 };
+use serde_json::{Value, json};
 
 const VECTORS: &str = r#"{"object":"list","data":[{"object":"embedding","index":0,"embedding":"AACAPw=="}],"model":"m","usage":{"prompt_tokens":5,"total_tokens":5}}"#;
 const EMBEDDINGS: &str = "/v1/embeddings";

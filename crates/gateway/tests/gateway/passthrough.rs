@@ -1,7 +1,4 @@
 //! A provider's own paths under its name: what goes there, who may, and what comes back.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -9,14 +6,14 @@ use std::{
     thread,
 };
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
-use proptest::prelude::*;
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Gateway, KEY, PROVIDER_KEY,
     client::{Request, Response},
     upstream::{Step, Upstream, chunk, end, json as answer, stream_head},
 };
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use proptest::prelude::*;
+use serde_json::{Value, json};
 
 const CHAT_REPLY: &str = r#"{"id":"c","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
 

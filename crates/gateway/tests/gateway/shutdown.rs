@@ -1,17 +1,14 @@
 //! The end of a gateway: what is under way ends well, what is new is not taken.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::{net::TcpStream, sync::Mutex, thread, time::Duration};
 
-use serde_json::json;
-use support::{
+use crate::support::{
     Gateway,
     client::{Connection, Request},
     eventually,
     upstream::{Step, Upstream, chunk, end, gate, json as answer, stream_head},
 };
+use serde_json::json;
 
 const CHAT: &str = "/v1/chat/completions";
 const REPLY: &str = r#"{"id":"c","choices":[{"index":0,"message":{"role":"assistant","content":"whole"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;

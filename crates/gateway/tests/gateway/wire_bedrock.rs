@@ -1,5 +1,4 @@
 //! What is peculiar to Bedrock's wire: the binary stream, and what is said to Claude only.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 use bytes::Bytes;
 use proptest::collection::vec;

@@ -1,16 +1,13 @@
 //! Calls through a gateway to upstreams over real sockets: what passes untouched, what never passes, and where it goes.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::time::Duration;
 
-use serde_json::json;
-use support::{
+use crate::support::{
     Gateway, KEY, PROVIDER_KEY,
     client::Request,
     upstream::{Step, Upstream, chunk, json as answer, stream_head},
 };
+use serde_json::json;
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";

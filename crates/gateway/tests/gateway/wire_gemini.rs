@@ -1,5 +1,4 @@
 //! What is peculiar to Gemini's wire, and that what it can say survives being written and read again.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 use bytes::Bytes;
 use proptest::collection::vec;

@@ -1,16 +1,13 @@
 //! Where the gateway connects to, and where it never does.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::net::TcpListener;
 
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Gateway, PROVIDER_KEY,
     client::{Request, Response},
     upstream::{Upstream, json as answer},
 };
+use serde_json::{Value, json};
 
 const REPLY: &str = r#"{"id":"c","object":"chat.completion","model":"gpt","choices":[{"index":0,"message":{"role":"assistant","content":"word"},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
 const ASK: &str = r#"{"model":"MODEL","max_tokens":9,"messages":[{"role":"user","content":"hi"}]}"#;

@@ -1,8 +1,5 @@
 //! What a gateway's process holds while clients are many, slow, or send much. It is a process of its own, so that only its
 //! memory is counted.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::{
     env, fs,
@@ -16,13 +13,13 @@ use std::{
     thread,
 };
 
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Gateway, KEY,
     client::{Connection, Request},
     eventually,
     upstream::json as answer,
 };
+use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
 const REPLY: &str = r#"{"id":"c","object":"chat.completion","model":"gpt","choices":[{"index":0,"message":{"role":"assistant","content":"word"},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
@@ -56,7 +53,7 @@ impl Process {
         });
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let mut child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "gateway_process", "--ignored", "--nocapture"])
+            .args(["--exact", "memory::gateway_process", "--ignored", "--nocapture"])
             .env(CONFIG, config.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,13 +1,10 @@
 //! How each family of hosts is addressed, told by what arrives at one: path, query, headers, body.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
-mod support;
-
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Gateway, KEY, PROVIDER_KEY,
     upstream::{Received, Step, Upstream, json as answer},
 };
+use serde_json::{Value, json};
 use trunkline_gateway::providers;
 
 const CHAT: &str = "/v1/chat/completions";

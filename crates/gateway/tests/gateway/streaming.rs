@@ -1,17 +1,14 @@
 //! Streams through a gateway over real sockets: cut anywhere, broken off anywhere, left by the client anywhere.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::{sync::Mutex, sync::mpsc::channel, time::Duration};
 
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Gateway,
     client::Request,
     eventually,
     upstream::{Step, Upstream, chunk, end, gate, stream_head},
 };
+use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";

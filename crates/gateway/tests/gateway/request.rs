@@ -1,5 +1,4 @@
 //! The request scan: what it finds, what it refuses, and that it takes for JSON exactly what `serde_json` does.
-#![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
 use trunkline_gateway::request::{Kind, Malformed, Role, Scan, scan};

@@ -1,16 +1,13 @@
 //! Clients that mean harm, or are many, or send much.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Gateway, KEY,
     client::{Connection, Request},
     upstream::{Step, Upstream, chunk, end, gate, json as reply, stream_head},
 };
+use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";

@@ -1,5 +1,4 @@
 //! Memory spliced into requests: each rule by example, and that nothing of the client's own bytes is lost or moved.
-#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use proptest::prelude::*;

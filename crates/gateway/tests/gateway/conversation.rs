@@ -1,5 +1,4 @@
 //! The hash chain and the session events of a conversation, the same for all wires.
-#![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
 

@@ -1,19 +1,16 @@
 //! Silence: a model that thinks for long, one that stalls, and what the client hears meanwhile.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::{
     sync::{Mutex, mpsc::channel},
     time::Duration,
 };
 
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Gateway,
     client::Request,
     upstream::{Step, Upstream, chunk, end, stream_head},
 };
+use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";

@@ -1,5 +1,4 @@
 //! A gateway on a port of its own, its Postgres away for ever, and what is needed to talk to it byte by byte.
-#![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub mod client;
 pub mod compress;

@@ -1,13 +1,10 @@
 //! Usage: asked for on our own account and hidden from a client that did not ask, however a host tells it.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
-mod support;
-
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Gateway,
     upstream::{Step, Upstream, chunk, end, json as reply, stream_head},
 };
+use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";

@@ -1,7 +1,4 @@
 //! Request bodies that are passed on while they come, over both versions of HTTP.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
-
-mod support;
 
 use std::{
     convert::Infallible,
@@ -17,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{Gateway, KEY, PROVIDER_KEY, client::Request, upstream::chunk};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -26,7 +24,6 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
-use support::{Gateway, KEY, PROVIDER_KEY, client::Request, upstream::chunk};
 use tokio::sync::Notify;
 use tokio_rustls::{
     TlsAcceptor,
@@ -187,7 +184,7 @@ fn a_client_that_goes_away_in_an_upload_ends_it_at_the_host() {
             "POST /oai/v1/files HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {KEY}\r\ncontent-length: 1000000\r\n\r\nwords"
         );
         client.write_all(head.as_bytes()).unwrap();
-        support::eventually(|| host.connections.load(SeqCst) == 1);
+        crate::support::eventually(|| host.connections.load(SeqCst) == 1);
         drop(client);
         let record = &gateway.wait_for_records(1)[0];
         assert_eq!(record["model"], "");

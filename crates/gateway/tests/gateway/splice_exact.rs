@@ -1,6 +1,5 @@
 //! Memory spliced into requests in `OpenAI`'s responses and Gemini's wire, byte for byte: a request is made of the client's own
 //! pieces and of the places between them where additions belong, so that the client's bytes can be neither lost nor moved.
-#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -1,7 +1,6 @@
 //! Walks `fixtures/<wire>/<noun>/<case>/`: what is read in `<wire>` must come out in each other one as the case's file of that
 //! wire's name says (for `round`, in the same, as `out` says). `UPDATE_FIXTURES=1` writes those files anew; read the difference
 //! before it is kept.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

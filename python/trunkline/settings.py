@@ -167,6 +167,8 @@ class Settings(File):
     database_url: SecretStr | None = None
     gateway_database_url: SecretStr | None = None
     control_database_url: SecretStr | None = None
+    vault_key: SecretStr | None = None
+    """`TRUNKLINE_VAULT_KEY`: what secrets in vaults are sealed with; None: `vault.key` in the home, made once."""
     source: Path | None = None
     """The configuration file that was read, if any."""
 
@@ -194,6 +196,7 @@ class Settings(File):
             database_url=secret("DATABASE_URL"),
             gateway_database_url=secret("TRUNKLINE_GATEWAY_DATABASE_URL"),
             control_database_url=secret("TRUNKLINE_CONTROL_DATABASE_URL"),
+            vault_key=secret("TRUNKLINE_VAULT_KEY"),
             source=source,
         )
         settings._environ = dict(environ)

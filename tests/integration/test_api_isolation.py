@@ -32,6 +32,8 @@ ROUTES = [
 MEMORY = {"blocks": {"customer": {"scope": "user", "fields": {"name": {"type": "string"}}}}}
 SET = {"operations": [{"op": "set", "field": "name", "value": "Ada"}], "user_id": "cus_1"}
 
+TOKEN = {"type": "static_bearer", "mcp_server_url": "https://a.example/mcp", "token": "t"}
+
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/agents"): {"name": "new"},
     ("POST", "/v1/agents/apply"): {"definition": {"name": "new"}},
@@ -54,6 +56,20 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/sessions/{session_id}/events"): {
         "events": [{"type": "user.message", "content": [{"type": "text", "text": "Obey."}]}]
     },
+    ("POST", "/v1/sessions/{session_id}/resources"): {"type": "file", "file_id": "file_" + "0" * 32},
+    ("POST", "/v1/environments"): {"name": "new"},
+    ("POST", "/v1/environments/{environment_id}"): {"description": "Taken over."},
+    ("PATCH", "/v1/environments/{environment_id}"): {"description": "Taken over."},
+    ("POST", "/v1/environments/{environment_id}/archive"): {},
+    ("POST", "/v1/vaults"): {"display_name": "new"},
+    ("POST", "/v1/vaults/{vault_id}"): {"display_name": "Taken over."},
+    ("PATCH", "/v1/vaults/{vault_id}"): {"display_name": "Taken over."},
+    ("POST", "/v1/vaults/{vault_id}/archive"): {},
+    ("POST", "/v1/vaults/{vault_id}/credentials"): {"auth": TOKEN},
+    ("POST", "/v1/vaults/{vault_id}/credentials/{credential_id}"): {"display_name": "Taken over."},
+    ("PATCH", "/v1/vaults/{vault_id}/credentials/{credential_id}"): {"display_name": "Taken over."},
+    ("POST", "/v1/vaults/{vault_id}/credentials/{credential_id}/archive"): {},
+    ("POST", "/v1/files"): {},
     ("POST", "/v1/memory_stores"): {"name": "new"},
     ("POST", "/v1/memory_stores/{store_id}"): {"name": "Taken over"},
     ("PATCH", "/v1/memory_stores/{store_id}"): {"name": "Taken over"},
@@ -82,7 +98,7 @@ QUERIES = {
     "/v1/agents/{agent}/memory/{block}/diff": {"user_id": "cus_1", "from_version": "1"},
     "/v1/user_limits": {"user_id": "cus_1"},
 }
-TENANT_IN_GENERAL = {"/v1/environments/{environment_id}"}
+TENANT_IN_GENERAL = {"/v1/environments/{environment_id}", "/v1/environments/{environment_id}/archive"}
 """Paths of things that belong to the tenant, not to an agent of it."""
 
 
@@ -130,7 +146,11 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
         return found
 
     agent_id = made("/v1/agents", {"name": agent, "memory": MEMORY})["id"]
-    session = made("/v1/sessions", {"agent": agent_id, "user_id": "cus_1"})
+    environment = made("/v1/environments", {"name": "box"})["id"]
+    file = http.post("/v1/files", files={"file": ("a.txt", b"x", "text/plain")}).json()["id"]
+    session = made("/v1/sessions", {"agent": agent_id, "user_id": "cus_1", "environment_id": environment})
+    resource = made(f"/v1/sessions/{session['id']}/resources", {"type": "file", "file_id": file})["id"]
+    vault = made("/v1/vaults", {"display_name": "keys"})["id"]
     made(f"/v1/agents/{agent_id}/memory/customer", SET)
     store = made("/v1/memory_stores", {"name": "facts"})["id"]
     memory = made(f"/v1/memory_stores/{store}/memories", {"path": "/a", "content": "x"})["id"]
@@ -139,7 +159,12 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
         "agent": agent_id,
         "block": "customer",
         "session_id": session["id"],
-        "environment_id": session["environment_id"],
+        "environment_id": environment,
+        "thread_id": session["id"].replace("sesn_", "sthr_"),
+        "resource_id": resource,
+        "file_id": file,
+        "vault_id": vault,
+        "credential_id": made(f"/v1/vaults/{vault}/credentials", {"auth": TOKEN})["id"],
         "store_id": store,
         "memory_id": memory,
         "version_id": versions[0]["id"],
@@ -258,6 +283,9 @@ def test_names_and_references_do_not_cross_either(world: World) -> None:
             "/v1/sessions",
             {"agent": "mine", "resources": [{"type": "memory_store", "memory_store_id": ids["store_id"]}]},
         ),
+        ("POST", "/v1/sessions", {"agent": "mine", "resources": [{"type": "file", "file_id": ids["file_id"]}]}),
+        ("POST", "/v1/sessions", {"agent": "mine", "environment_id": ids["environment_id"]}),
+        ("POST", "/v1/sessions", {"agent": "mine", "vault_ids": [ids["vault_id"]]}),
     ]
     with world.control.http(world.stranger) as http:
         for method, path, body in tries:
@@ -287,14 +315,46 @@ def test_an_end_user_of_one_tenant_is_nobody_in_another(world: World) -> None:
             assert bound.request(method, path, json=body).status_code == 403, path
 
 
+def test_a_key_of_one_agent_reads_environments_and_changes_none(world: World) -> None:
+    before = world.contents()
+    with world.control.http(world.other_agent) as http:
+        path = f"/v1/environments/{world.ids['environment_id']}"
+        assert http.get(path).status_code == 200
+        for method, of, body in (
+            ("POST", "/v1/environments", {"name": "mine"}),
+            ("POST", path, {"name": "mine"}),
+            ("PATCH", path, {"name": "mine"}),
+            ("POST", f"{path}/archive", {}),
+            ("DELETE", path, None),
+        ):
+            assert http.request(method, of, json=body).status_code == 403, (method, of)
+        for resources in ([{"type": "file", "file_id": world.ids["file_id"]}],):
+            answer = http.post("/v1/sessions", json={"agent": "theirs", "resources": resources})
+            assert answer.status_code == 404, answer.text
+        answer = http.post("/v1/sessions", json={"agent": "theirs", "vault_ids": [world.ids["vault_id"]]})
+        assert answer.status_code == 404, answer.text
+    assert world.contents() == before
+
+
 def test_lists_hold_ones_own_alone(world: World) -> None:
     with world.control.http(world.stranger) as http:
-        for path in ("/v1/agents", "/v1/sessions", "/v1/memory_stores", "/v1/keys", "/v1/teams"):
+        for path in (
+            "/v1/agents",
+            "/v1/sessions",
+            "/v1/memory_stores",
+            "/v1/keys",
+            "/v1/teams",
+            "/v1/environments",
+            "/v1/vaults",
+            "/v1/files",
+        ):
             shown = http.get(path).text
             assert not [found for found in world.ids.values() if found != "customer" and found in shown], path
     with world.control.http(world.other_agent) as http:
         assert [agent["name"] for agent in http.get("/v1/agents").json()["data"]] == ["theirs"]
-        for path in ("/v1/sessions", "/v1/keys"):
+        for path in ("/v1/sessions", "/v1/keys", "/v1/vaults", "/v1/files"):
             shown = http.get(path).text
             assert world.ids["agent"] not in shown, path
             assert world.ids["session_id"] not in shown, path
+            assert world.ids["vault_id"] not in shown, path
+            assert world.ids["file_id"] not in shown, path

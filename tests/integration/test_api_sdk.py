@@ -114,7 +114,7 @@ def test_lists_come_in_pages(control: ControlPlane) -> None:
     assert [agent.id for agent in late] == made[:1:-1]
     early = sdk.beta.agents.list(created_at_lte=first.created_at)
     assert [agent.id for agent in early] == made[2::-1]
-    sessions = [sdk.beta.sessions.create(agent=made[0], environment_id="env_any").id for _ in range(5)]
+    sessions = [sdk.beta.sessions.create(agent=made[0], environment_id="default").id for _ in range(5)]
     assert [session.id for session in sdk.beta.sessions.list(limit=2)] == sessions[::-1]
     assert [session.id for session in sdk.beta.sessions.list(limit=2, order="asc")] == sessions
 
@@ -136,7 +136,7 @@ def test_a_session_lives_through_the_sdk(control: ControlPlane) -> None:
     agent = sdk.beta.agents.create(name="support", model="m", tools=TOOLS[2:], metadata={})
     session = sdk.beta.sessions.create(
         agent={"type": "agent", "id": agent.id, "version": 1},
-        environment_id="env_that_nobody_made",
+        environment_id="default",
         title="A case",
         metadata={"user_id": "cus_42"},
         initial_events=[{"type": "user.message", "content": [{"type": "text", "text": "Hello."}]}],
@@ -158,7 +158,7 @@ def test_a_session_lives_through_the_sdk(control: ControlPlane) -> None:
 
     assert [found.id for found in sdk.beta.sessions.list(statuses=["running", "terminated"])] == [session.id]
     assert [found.id for found in sdk.beta.sessions.list(agent_id=agent.id, agent_version=2)] == [fresh.id]
-    assert list(sdk.beta.sessions.list(deployment_id="depl_none")) == []
+    assert list(sdk.beta.sessions.list(deployment_id="depl_" + "0" * 32)) == []
     assert [found.id for found in sdk.beta.sessions.list(created_at_gt=session.created_at)] == [fresh.id]
     assert list(sdk.beta.sessions.resources.list(session.id)) == []
 
@@ -182,7 +182,7 @@ def test_a_session_lives_through_the_sdk(control: ControlPlane) -> None:
 def test_every_event_a_client_sends_comes_back_as_the_sdk_knows_it(control: ControlPlane) -> None:
     sdk = control.sdk()
     agent = sdk.beta.agents.create(name="support", model="m")
-    session = sdk.beta.sessions.create(agent=agent.id, environment_id="env_any")
+    session = sdk.beta.sessions.create(agent=agent.id, environment_id="default")
     events: list[Any] = [
         {"type": "user.interrupt"},
         {
@@ -233,10 +233,10 @@ def test_a_memory_store_is_attached_to_a_session(control: ControlPlane) -> None:
     agent = sdk.beta.agents.create(name="support", model="m")
     session = sdk.beta.sessions.create(
         agent=agent.id,
-        environment_id="env_any",
+        environment_id="default",
         resources=[{"type": "memory_store", "memory_store_id": store.id, "instructions": "Read first."}],
     )
-    other = sdk.beta.sessions.create(agent=agent.id, environment_id="env_any")
+    other = sdk.beta.sessions.create(agent=agent.id, environment_id="default")
     (resource,) = sdk.beta.sessions.resources.list(session.id)
     strictly(BetaManagedAgentsSessionResource, resource)
     assert resource.type == "memory_store"
@@ -246,7 +246,7 @@ def test_a_memory_store_is_attached_to_a_session(control: ControlPlane) -> None:
     with pytest.raises(anthropic.NotFoundError, match="no memory store"):
         sdk.beta.sessions.create(
             agent=agent.id,
-            environment_id="env_any",
+            environment_id="default",
             resources=[{"type": "memory_store", "memory_store_id": "memstore_" + "0" * 32}],
         )
 
@@ -254,19 +254,22 @@ def test_a_memory_store_is_attached_to_a_session(control: ControlPlane) -> None:
 @pytest.mark.parametrize(
     ("name", "call"),
     [
-        ("threads", lambda sdk, session: list(sdk.beta.sessions.threads.list(session))),
-        ("environments", lambda sdk, _: sdk.beta.environments.create(name="mine")),
         ("deployments", lambda sdk, _: list(sdk.beta.deployments.list())),
         ("deployment runs", lambda sdk, _: list(sdk.beta.deployment_runs.list())),
-        ("vaults", lambda sdk, _: list(sdk.beta.vaults.list())),
-        ("files", lambda sdk, _: list(sdk.beta.files.list())),
         ("skills", lambda sdk, _: list(sdk.beta.skills.list())),
-        ("resources", lambda sdk, session: sdk.beta.sessions.resources.add(session, file_id="file_1", type="file")),
         (
             "outcomes",
             lambda sdk, session: sdk.beta.sessions.events.send(session, events=[{"type": "user.define_outcome"}]),
         ),
-        ("vault_ids", lambda sdk, _: sdk.beta.sessions.create(agent="a", environment_id="e", vault_ids=["vlt_1"])),
+        ("vault_ids", lambda sdk, session: sdk.beta.sessions.update(session, vault_ids=["vlt_1"])),
+        (
+            "github_repository",
+            lambda sdk, _: sdk.beta.sessions.create(
+                agent="a",
+                environment_id="e",
+                resources=[{"type": "github_repository", "url": "https://x", "authorization_token": "t"}],
+            ),
+        ),
         (
             "overrides",
             lambda sdk, _: sdk.beta.sessions.create(

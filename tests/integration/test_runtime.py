@@ -55,7 +55,7 @@ class Stack:
     def session(self, model: str = "test", *, tools: tuple[Any, ...] = (), **more: Any) -> str:
         """A new session with a new agent; `model` may name faults of the model server."""
         agent = self.sdk.beta.agents.create(name=f"agent-{time.monotonic_ns()}", model=model, tools=tools, **more)
-        return self.sdk.beta.sessions.create(agent=agent.id, environment_id="env_1", metadata={"user_id": "ada"}).id
+        return self.sdk.beta.sessions.create(agent=agent.id, environment_id="default", metadata={"user_id": "ada"}).id
 
     def send(self, session: str, *events: Any) -> list[str]:
         return [event.id for event in self.sdk.beta.sessions.events.send(session, events=list(events)).data or []]
@@ -172,7 +172,7 @@ def test_memory_tools_work_within_a_turn_and_another_session_remembers(stack: St
     with stack.worker():
         for words in ("My name is Ada Lovelace.", "What is my name?"):
             session = stack.sdk.beta.sessions.create(
-                agent=agent, environment_id="env_1", metadata={"user_id": "ada"}
+                agent=agent, environment_id="default", metadata={"user_id": "ada"}
             ).id
             stack.send(session, said(words))
             events = stack.until_idle(session)
@@ -368,7 +368,7 @@ def test_tenants_are_served_with_keys_of_their_own(stack: Stack) -> None:
     other = stack.control.sdk(stack.control.another_tenant())
     with stack.worker():
         agent = other.beta.agents.create(name="theirs", model="test")
-        theirs = other.beta.sessions.create(agent=agent.id, environment_id="env_1").id
+        theirs = other.beta.sessions.create(agent=agent.id, environment_id="default").id
         other.beta.sessions.events.send(theirs, events=[said("Hello")])  # type: ignore[list-item]
         ours = stack.session()
         stack.send(ours, said("Hello"))

@@ -30,7 +30,7 @@ def session(control: ControlPlane, database: DatabaseUrls) -> tuple[UUID, UUID]:
     """The tenant and id of a session that runs, and of which nobody has been told."""
     sdk = control.sdk()
     agent = sdk.beta.agents.create(name="a", model="m")
-    created = sdk.beta.sessions.create(agent=agent.id, environment_id="env_1")
+    created = sdk.beta.sessions.create(agent=agent.id, environment_id="default")
     sdk.beta.sessions.events.send(
         created.id, events=[{"type": "user.message", "content": [{"type": "text", "text": "hi"}]}]
     )

@@ -18,8 +18,10 @@ from psycopg.rows import dict_row
 
 from support.postgres import DatabaseUrls
 from trunkline.api.app import ControlSettings, OpenEmbedding, serve
-from trunkline.api.deps import Wake
 from trunkline.store.keys import bootstrap
+from trunkline.store.leases import Wake
+
+VAULT_KEY = b"the key of these tests' vaults.."
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def running(
 ) -> Iterator[ControlPlane]:
     """Serve the database until the block ends, and drain."""
     key = first_key(database.admin_url)
-    settings = ControlSettings(database.control_url, max_body_bytes=max_body_bytes)
+    settings = ControlSettings(database.control_url, max_body_bytes=max_body_bytes, vault_keys=(VAULT_KEY,))
     listening = threading.Event()
     port = 0
     stop: asyncio.Event | None = None

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import uvicorn
@@ -21,12 +21,14 @@ from trunkline.api import (
     agents,
     blocks,
     call_bodies,
+    credentials,
     embedding_status,
     embeddings,
     environments,
     erasures,
     errors,
     events,
+    files,
     ingest,
     keys,
     memories,
@@ -34,18 +36,23 @@ from trunkline.api import (
     memory_tools,
     memory_versions,
     passages,
+    session_resources,
     sessions,
     teams,
     tenants,
+    threads,
     usage,
     user_limits,
+    vaults,
 )
 from trunkline.api.bodies import Bodies
-from trunkline.api.deps import Embedding, Parts, Wake
+from trunkline.api.deps import Embedding, Parts
 from trunkline.api.event_feed import EventFeed
 from trunkline.api.unserved import unserved
 from trunkline.errors import SetupError
+from trunkline.store.leases import Wake
 from trunkline.store.pool import Database, open_database
+from trunkline.store.sealing import Sealing
 
 KEEP_ALIVE_SECONDS: Final = 120
 """Longer than the gateway keeps an idle connection (90 s), so that it never sends on one that is being closed."""
@@ -65,6 +72,8 @@ class ControlSettings:
     max_body_bytes: int = 32 * 1024 * 1024
     connections: int = 8
     """At most so many to Postgres, and one more that listens."""
+    vault_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    """What secrets in vaults are sealed with, the newest first; without one, vaults take none."""
 
 
 OpenEmbedding = Callable[[Database], AbstractAsyncContextManager[Embedding]]
@@ -82,13 +91,15 @@ def create_app(
             feed = EventFeed(settings.database_url, database)
             opened = open_embedding(database) if open_embedding else contextlib.nullcontext(Embedding())
             async with opened as embedding, feed.running():
-                app.state.parts = Parts(database, feed, wake, embedding)
+                app.state.parts = Parts(database, feed, wake, embedding, Sealing(settings.vault_keys))
                 yield
 
     app = FastAPI(
         title="Trunkline", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None, redirect_slashes=False
     )
-    for noun in (agents, blocks, memory_tools, sessions, events, environments):
+    for noun in (agents, blocks, memory_tools, sessions, session_resources, events, threads):
+        app.include_router(noun.router)
+    for noun in (environments, vaults, credentials, files):
         app.include_router(noun.router)
     for noun in (memory_stores, passages, ingest, embeddings, embedding_status, memories, memory_versions):
         app.include_router(noun.router)

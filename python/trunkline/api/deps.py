@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import Depends, Request
 
@@ -16,10 +15,9 @@ from trunkline.errors import Unauthenticated
 from trunkline.memory.embedders.local import LocalEmbedder
 from trunkline.memory.embedders.queries import QueryVectors
 from trunkline.store import keys
+from trunkline.store.leases import Wake
 from trunkline.store.pool import Connection, Database
-
-Wake = Callable[[Connection, UUID, UUID], Awaitable[None]]
-"""Called with (connection, tenant, session) in the transaction that gave a session something to do."""
+from trunkline.store.sealing import Sealing
 
 _KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 
@@ -59,6 +57,7 @@ class Parts:
     feed: EventFeed
     wake: Wake | None
     embedding: Embedding = field(default_factory=Embedding)
+    sealing: Sealing = field(default_factory=lambda: Sealing(()))
 
 
 async def parts(request: Request) -> Parts:  # async: FastAPI sends plain functions to a thread

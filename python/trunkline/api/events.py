@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -13,14 +13,14 @@ from pydantic import AwareDatetime
 from starlette.responses import JSONResponse, StreamingResponse
 
 from trunkline.api import paging
-from trunkline.api.deps import Caller, Manager, Parts, PartsDependency, Wake, authenticate, key_text
+from trunkline.api.deps import Caller, Manager, Parts, PartsDependency, authenticate, key_text
 from trunkline.api.idempotency import once
 from trunkline.domain import ids
-from trunkline.domain.events import Event, EventRequest, EventsRequest, check_order
+from trunkline.domain.events import Event, EventsRequest
 from trunkline.domain.times import now
-from trunkline.errors import Conflict, InvalidRequest, NotFound, TrunklineError, Unavailable
+from trunkline.errors import InvalidRequest, NotFound, TrunklineError, Unavailable
 from trunkline.store import events, sessions
-from trunkline.store.events import EventFilter, NewEvent
+from trunkline.store.events import EventFilter
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/events", tags=["events"])
 
@@ -37,7 +37,7 @@ async def send(
     session = ids.decode("sesn", session_id)
 
     async def act() -> dict[str, Any]:
-        sent = await append(caller, parts.wake, session, given.events)
+        sent = await events.send(caller.connection, caller.principal, session, given.events, wake=parts.wake)
         return {"data": [event.to_wire() for event in sent]}
 
     async def recall(kept: dict[str, Any]) -> dict[str, Any]:
@@ -70,18 +70,7 @@ async def list_events(
     session = ids.decode("sesn", session_id)
     kinds = (*(types or ()), *(types_of_sdk or ()))
     wanted = EventFilter(kinds or None, created_after, created_from, created_before, created_to)
-    found = await events.page(
-        caller.connection,
-        caller.principal,
-        session,
-        wanted,
-        after=paging.read_number(page),
-        limit=limit + 1,
-        newest_first=order == "desc",
-    )
-    if not found:
-        await sessions.head(caller.connection, caller.principal, session)
-    return JSONResponse(paging.page(found, limit, Event.to_wire, lambda event: paging.at_number(event.seq)))
+    return JSONResponse(await listed(caller, session, wanted, limit=limit, page=page, order=order))
 
 
 @router.get("/stream")
@@ -97,9 +86,32 @@ async def stream(
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> StreamingResponse:
     """Follow a session's events as server-sent events, from now on or from the one after `Last-Event-ID` or `after`."""
-    session = ids.decode("sesn", session_id)
+    return await following(request, ids.decode("sesn", session_id), caller, parts, last_event_id or after)
+
+
+async def listed(
+    caller: Caller, session: UUID, wanted: EventFilter, *, limit: int, page: str | None, order: Literal["asc", "desc"]
+) -> dict[str, Any]:
+    """Return a page of a session's events. Raises NotFound."""
+    found = await events.page(
+        caller.connection,
+        caller.principal,
+        session,
+        wanted,
+        after=paging.read_number(page),
+        limit=limit + 1,
+        newest_first=order == "desc",
+    )
+    if not found:
+        await sessions.head(caller.connection, caller.principal, session)
+    return paging.page(found, limit, Event.to_wire, lambda event: paging.at_number(event.seq))
+
+
+async def following(
+    request: Request, session: UUID, caller: Caller, parts: Parts, resume: str | None
+) -> StreamingResponse:
+    """Return a stream of a session's events, from now on or from the one after `resume`. Raises NotFound."""
     seen = await sessions.head(caller.connection, caller.principal, session)
-    resume = last_event_id or after
     if resume is not None:
         seen = min(seen, await _number(caller, session, resume))
     return StreamingResponse(
@@ -112,74 +124,6 @@ async def stream(
 def _places(answer: dict[str, Any]) -> dict[str, Any]:
     """Return where in the log the events of an answer are."""
     return {"first": answer["data"][0]["seq"], "count": len(answer["data"])}
-
-
-async def append(caller: Caller, wake: Wake | None, session_id: UUID, sent: Sequence[EventRequest]) -> list[Event]:
-    """Append what a client sent, and `session.status_running` where that sets an idle session to work.
-
-    Returns the events that were sent. Raises NotFound; Conflict when the session has ended or a tool call has its
-    answer already; InvalidRequest when an event answers a tool call that is not there.
-    """
-    connection, principal = caller.connection, caller.principal
-    check_order(sent)
-    head = await sessions.lock(connection, principal, session_id)
-    if head.archived_at is not None or head.status == "terminated":
-        state = "archived" if head.archived_at is not None else "terminated"
-        raise Conflict(
-            f"The session is {state} and takes no more events; create another.",
-            code=state,
-            details={"status": head.status},
-        )
-    await _check_answers(caller, session_id, sent)
-    at = now()
-    new = [NewEvent(ids.new(), event.type, event.payload, None) for event in sent]
-    status = head.status
-    if status == "idle" and any(event.starts_work for event in sent):
-        status = "running"
-        new.append(NewEvent(ids.new(), "session.status_running", {}, at))
-    appended = await events.append(
-        connection, principal.tenant_id, session_id, last_seq=head.last_seq, events=new, at=at
-    )
-    await sessions.advance(connection, principal.tenant_id, session_id, last_seq=appended[-1].seq, status=status, at=at)
-    if wake is not None:
-        await wake(connection, principal.tenant_id, session_id)
-    return appended[: len(sent)]
-
-
-async def _check_answers(caller: Caller, session_id: UUID, sent: Sequence[EventRequest]) -> None:
-    """Raise unless every result or confirmation belongs to a tool call of this session that has none yet."""
-    asked: dict[tuple[str, str], int] = {}
-    for index, event in enumerate(sent):
-        if event.answers is None:
-            continue
-        if (event.type, event.answers[0]) in asked:
-            raise _answered(event.answers[0], index)
-        asked[event.type, event.answers[0]] = index
-    if not asked:
-        return
-    connection, tenant = caller.connection, caller.principal.tenant_id
-    uses: dict[str, UUID] = {}
-    for (_, use), index in asked.items():
-        try:
-            uses[use] = ids.decode("sevt", use)
-        except NotFound as error:
-            raise InvalidRequest(error.message, param=f"events[{index}]") from error
-    there = await events.types(connection, tenant, session_id, list(uses.values()))
-    for (kind, use), index in asked.items():
-        found = there.get(uses[use])
-        answers = sent[index].answers
-        if answers is None or found is None or found[0] not in answers[1]:
-            expected = " or ".join(answers[1] if answers else ())
-            raise InvalidRequest(
-                f"`events[{index}]` answers {use}, and this session has no {expected} of that id.",
-                param=f"events[{index}]",
-            )
-        if await events.answered(connection, tenant, session_id, kind, [use]):
-            raise _answered(use, index)
-
-
-def _answered(use: str, index: int) -> Conflict:
-    return Conflict(f"The tool call {use} has its answer already.", param=f"events[{index}]", code="already_answered")
 
 
 async def _number(caller: Caller, session_id: UUID, resume: str) -> int:

@@ -23,12 +23,14 @@ async def once(
     *,
     keep: Callable[[Answer], Answer] = lambda answer: answer,
     recall: Callable[[Answer], Awaitable[Answer]] | None = None,
+    of: bytes | None = None,
 ) -> Answer:
     """Carry out `act` and return its answer; if the idempotency key was used before, return what it gave then.
 
     Keys belong to the tenant and are kept for a day. `keep` makes of the answer what is stored with the key: what users
-    said is not, so that erasing it where it belongs erases it; `recall` makes an answer of that again. Raises Conflict
-    when the key came with another request before.
+    said is not, so that erasing it where it belongs erases it; `recall` makes an answer of that again. `of`
+    stands for the body where its bytes are not the same each time it is sent. Raises Conflict when the key came with
+    another request before.
     """
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -36,7 +38,7 @@ async def once(
     if not 1 <= len(key) <= 255:
         raise InvalidRequest("An idempotency key has 1 to 255 characters.", param="idempotency-key")
     tenant_id = caller.principal.tenant_id
-    digest = await _digest(request, caller)
+    digest = await _digest(request, caller, of)
     kept = await idempotency.claim(caller.connection, tenant_id, key, digest, now())
     if kept is None:
         answer = await act()
@@ -52,10 +54,10 @@ async def once(
     return earlier if recall is None else await recall(earlier)
 
 
-async def _digest(request: Request, caller: Caller) -> str:
-    """Return what tells requests apart: who asks, for what, and with which bytes."""
+async def _digest(request: Request, caller: Caller, of: bytes | None) -> str:
+    """Return what tells requests apart: who asks, for what, and with which bytes (`of`, or the body's)."""
     digest = hashlib.sha256()
     for part in (caller.principal.key_id.bytes, request.method.encode(), request.url.path.encode()):
         digest.update(part + b"\0")
-    digest.update(await request.body())
+    digest.update(await request.body() if of is None else of)
     return digest.hexdigest()

@@ -12,17 +12,15 @@ from starlette.responses import JSONResponse
 
 from trunkline.api import paging
 from trunkline.api.deps import Caller, Manager, PartsDependency
-from trunkline.api.environments import environment_id
-from trunkline.api.events import append
 from trunkline.api.idempotency import once
 from trunkline.domain import ids
-from trunkline.domain.agents import Agent
-from trunkline.domain.sessions import MemoryStoreResource, Session, SessionRequest, SessionUpdate
+from trunkline.domain.metadata import merged
+from trunkline.domain.sessions import Session, SessionRequest, SessionUpdate
 from trunkline.domain.times import now
-from trunkline.errors import Conflict, InvalidRequest, NotFound
 from trunkline.store import agents, events, sessions
 from trunkline.store.events import NewEvent
-from trunkline.store.sessions import NewSession, SessionFilter
+from trunkline.store.launches import launch
+from trunkline.store.sessions import SessionFilter
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
@@ -35,16 +33,7 @@ async def create(request: Request, given: SessionRequest, caller: Manager, parts
 
     async def act() -> dict[str, Any]:
         connection, principal = caller.connection, caller.principal
-        agent = await _agent(caller, given)
-        resources = await _resources(caller, given.resources)
-        session_id = ids.new()
-        await sessions.create(
-            connection,
-            principal,
-            NewSession(session_id, agent.id, agent.version, given.user, given.title, given.metadata, resources, now()),
-        )
-        if given.initial_events:
-            await append(caller, parts.wake, session_id, given.initial_events)
+        session_id = await launch(connection, principal, given, wake=parts.wake)
         return _wire(caller, await sessions.get(connection, principal, session_id))
 
     return JSONResponse(await _once(request, caller, act))
@@ -71,8 +60,6 @@ async def list_sessions(
     created_to: Annotated[AwareDatetime | None, Query(alias="created_at[lte]")] = None,
 ) -> JSONResponse:
     """List sessions, newest first unless `order` says otherwise. `agent_id` may be a name."""
-    if deployment_id is not None:  # there are no deployments yet, and so no session of one
-        return JSONResponse({"data": [], "next_page": None})
     agent = None
     if agent_id is not None:
         agent = (await agents.get(caller.connection, caller.principal, agent_id)).id
@@ -90,6 +77,7 @@ async def list_sessions(
         created_from,
         created_before,
         created_to,
+        None if deployment_id is None else ids.decode("depl", deployment_id),
     )
     after = paging.read_time(page)
     found = await sessions.page(
@@ -146,13 +134,6 @@ async def delete(session_id: str, caller: Manager) -> JSONResponse:
     return JSONResponse({"id": ids.encode("sesn", session), "type": "session_deleted"})
 
 
-@router.get("/{session_id}/resources")
-async def list_resources(session_id: str, caller: Manager) -> JSONResponse:
-    """List what is attached to a session: memory stores."""
-    session = await sessions.get(caller.connection, caller.principal, ids.decode("sesn", session_id))
-    return JSONResponse({"data": list(session.resources), "next_page": None})
-
-
 async def _once(request: Request, caller: Caller, act: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     """Carry out `act` once; a repetition is answered with the session as it is then."""
 
@@ -164,58 +145,14 @@ async def _once(request: Request, caller: Caller, act: Callable[[], Awaitable[di
 
 
 def _wire(caller: Caller, session: Session) -> dict[str, Any]:
-    return session.to_wire(environment_id(caller.principal.tenant_id), now())
-
-
-async def _agent(caller: Caller, given: SessionRequest) -> Agent:
-    """Return the agent version that a session asks for. Raises InvalidRequest: the path is right, the body is not."""
-    try:
-        agent = await agents.get(caller.connection, caller.principal, given.agent.id, given.agent.version)
-    except NotFound as error:
-        raise NotFound(error.message, param="agent") from error
-    if agent.archived_at is not None:
-        raise Conflict("The agent is archived and takes no new sessions.", param="agent", code="archived")
-    return agent
-
-
-async def _resources(caller: Caller, given: tuple[MemoryStoreResource, ...]) -> list[dict[str, Any]]:
-    """Return the attached stores as they are kept: with their name and description of this moment."""
-    if not given:
-        return []
-    asked: dict[str, UUID] = {}
-    for index, resource in enumerate(given):
-        if resource.memory_store_id in asked:
-            raise InvalidRequest("A memory store can be attached once.", param=f"resources[{index}]")
-        asked[resource.memory_store_id] = ids.decode("memstore", resource.memory_store_id)
-    there = await sessions.attachable_stores(caller.connection, caller.principal, list(asked.values()))
-    attached = []
-    for index, resource in enumerate(given):
-        store = there.get(asked[resource.memory_store_id])
-        if store is None:
-            raise NotFound(
-                f"There is no memory store {resource.memory_store_id} that could be attached.",
-                param=f"resources[{index}]",
-            )
-        attached.append(
-            {
-                **resource.model_dump(mode="json"),
-                "access": resource.access or "read_write",
-                "name": store.name,
-                "description": store.description,
-                "mount_path": None,
-            }
-        )
-    return attached
+    return session.to_wire(caller.principal.tenant_id, now())
 
 
 async def _change(caller: Caller, session_id: UUID, given: SessionUpdate) -> None:
     connection, tenant = caller.connection, caller.principal.tenant_id
     head = await sessions.lock(connection, caller.principal, session_id)
     title = given.title if "title" in given.model_fields_set else head.title
-    merged = {**head.metadata, **(given.metadata or {})}
-    metadata = {key: value for key, value in merged.items() if value is not None}
-    if len(metadata) > 16:
-        raise InvalidRequest("A session's metadata has at most 16 keys.", param="metadata")
+    metadata = merged(head.metadata, given.metadata)
     changed: dict[str, Any] = {}
     if title != head.title:
         changed["title"] = title

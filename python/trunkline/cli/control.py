@@ -37,11 +37,14 @@ def control(
     from trunkline.processes.control import serve
     from trunkline.processes.embedding import prepare
     from trunkline.processes.ports import base_url, listener
+    from trunkline.processes.vault_key import vault_keys
     from trunkline.settings import load
 
     settings = load(config, os.environ)
     embedder_key = settings.embedder_key()
-    control = ControlSettings(running(settings).control, settings.limits.max_body_bytes)
+    control = ControlSettings(
+        running(settings).control, settings.limits.max_body_bytes, vault_keys=vault_keys(settings)
+    )
     with listener(listen) as socket:
         host = listen.rpartition(":")[0]
         url = base_url(f"{host}:{socket.getsockname()[1]}")

@@ -15,12 +15,17 @@ from uuid import UUID
 
 from trunkline.errors import NotFound
 
-Prefix = Literal["agent", "sesn", "sevt", "memstore", "mem", "memver", "key", "tnt", "call", "env", "team", "psg"]
+Prefix = Literal[
+    "agent", "sesn", "sevt", "sthr", "sesrsc", "memstore", "mem", "memver", "key", "tnt", "call", "env", "team", "psg",
+    "vlt", "vcrd", "file", "depl", "drun",
+]  # fmt: skip
 
 _NOUNS: Final[dict[str, str]] = {
     "agent": "an agent",
     "sesn": "a session",
     "sevt": "an event",
+    "sthr": "a thread",
+    "sesrsc": "a resource of a session",
     "memstore": "a memory store",
     "mem": "a memory",
     "memver": "a memory version",
@@ -30,6 +35,11 @@ _NOUNS: Final[dict[str, str]] = {
     "env": "an environment",
     "team": "a team",
     "psg": "a passage",
+    "vlt": "a vault",
+    "vcrd": "a credential",
+    "file": "a file",
+    "depl": "a deployment",
+    "drun": "a deployment run",
 }
 _HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 

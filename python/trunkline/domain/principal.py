@@ -35,3 +35,11 @@ class Principal:
                 code="missing_scope",
                 details={"scope": scope},
             )
+
+    def require_whole_tenant(self, what: str) -> None:
+        """Raise Forbidden for a key that may act for one agent only: `what` touches what all agents share."""
+        if self.agent_id is not None:
+            raise Forbidden(
+                f"The key {self.key_name!r} may act for one agent only and cannot {what}; use a key of no agent.",
+                code="bound_key",
+            )

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
 from trunkline.domain import ids
 from trunkline.domain.agents import Metadata, MetadataPatch, snapshot
@@ -18,6 +18,8 @@ from trunkline.errors import InvalidRequest, NotServed
 
 Status = Literal["idle", "running", "rescheduling", "terminated"]
 STATUSES: Final[tuple[Status, ...]] = ("idle", "running", "rescheduling", "terminated")
+
+MAX_RESOURCES: Final = 100
 
 UserId = Annotated[str, Field(min_length=1, max_length=256)]
 Title = Annotated[str, Field(max_length=1024)]
@@ -44,18 +46,56 @@ class MemoryStoreResource(_Frozen):
     instructions: Annotated[str | None, Field(max_length=4096)] = None
 
 
+class FileResource(_Frozen):
+    """A file that the session may read; without a `mount_path` it lies under `UPLOADS` by its id."""
+
+    type: Literal["file"]
+    file_id: str
+    mount_path: Annotated[str | None, Field(pattern=r"^/[^\x00-\x1f\x7f]*$", max_length=1024)] = None
+
+    @field_validator("mount_path")
+    @classmethod
+    def _inside(cls, path: str | None) -> str | None:
+        if path is not None and ".." in path.split("/"):
+            raise ValueError("must not contain '..'")
+        return path
+
+
+UPLOADS: Final = "/mnt/session/uploads"
+Resource = Annotated[MemoryStoreResource | FileResource, Field(discriminator="type")]
+
+
+def refuse_unserved_resource(given: Any, param: str) -> None:
+    """Raise NotServed for a kind of resource that the wire has and sessions do not get yet."""
+    if isinstance(given, dict) and given.get("type") == "github_repository":
+        raise NotServed("session resources of type 'github_repository'", param=param)
+
+
+class ResourceRequest(RootModel[Resource]):
+    """One thing to attach to a session."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _served(cls, given: Any) -> Any:
+        refuse_unserved_resource(given, "type")
+        return given
+
+
 class SessionRequest(_Frozen):
     """A new session. `user_id` is the client's own id of its user; `metadata.user_id` serves where it is absent.
 
-    Any `environment_id` is taken: there is one environment, and the session names it.
+    Without an `environment_id` (or name) it runs in the default environment.
     """
 
     agent: AgentReference
-    environment_id: str | None = None
+    environment_id: Annotated[str | None, Field(min_length=1)] = None
     user_id: UserId | None = None
     title: Title | None = None
     metadata: Metadata = {}
-    resources: Annotated[tuple[MemoryStoreResource, ...], Field(max_length=100)] = ()
+    vault_ids: Annotated[tuple[str, ...], Field(max_length=20)] = ()
+    resources: Annotated[tuple[Resource, ...], Field(max_length=MAX_RESOURCES)] = ()
     initial_events: Annotated[tuple[EventRequest, ...], Field(max_length=50)] = ()
 
     @model_validator(mode="before")
@@ -63,21 +103,17 @@ class SessionRequest(_Frozen):
     def _prepare(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        for field in ("budget", "vault_ids"):
-            if given.get(field):
-                raise NotServed(f"sessions with `{field}`", param=field)
+        if given.get("budget"):
+            raise NotServed("sessions with `budget`", param="budget")
         for index, resource in enumerate(_items(given.get("resources"))):
-            if isinstance(resource, dict) and resource.get("type") in ("file", "github_repository"):
-                raise NotServed(f"session resources of type {resource['type']!r}", param=f"resources[{index}]")
+            refuse_unserved_resource(resource, f"resources[{index}]")
         agent = given.get("agent")
         if isinstance(agent, str):
             agent = {"id": agent}
         elif isinstance(agent, dict) and agent.get("type") == "agent_with_overrides":
             raise NotServed("sessions with overrides of their agent", param="agent.type")
         return {
-            key: value
-            for key, value in (given | {"agent": agent}).items()
-            if value is not None and key not in ("budget", "vault_ids")
+            key: value for key, value in (given | {"agent": agent}).items() if value is not None and key != "budget"
         }
 
     @property
@@ -125,11 +161,16 @@ class Session:
     input_tokens: int
     output_tokens: int
     cached_tokens: int
+    environment_id: UUID | None
+    """Where it runs; None: in the default environment."""
+    vault_ids: tuple[UUID, ...]
+    deployment_id: UUID | None
+    """What started it; None: a client did."""
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None
 
-    def to_wire(self, environment_id: str, at: datetime) -> dict[str, Any]:
+    def to_wire(self, tenant_id: UUID, at: datetime) -> dict[str, Any]:
         """Return the Managed Agents `session` as of `at`, with our `user_id`, `origin`, `last_seq` and `parent_id`."""
         end = self.updated_at if self.status == "terminated" else at
         return {
@@ -141,10 +182,10 @@ class Session:
             "title": self.title,
             "metadata": self.metadata,
             "resources": list(self.resources),
-            "environment_id": environment_id,
+            "environment_id": ids.encode("env", self.environment_id or tenant_id),
             "outcome_evaluations": [],
-            "vault_ids": [],
-            "deployment_id": None,
+            "vault_ids": [ids.encode("vlt", vault_id) for vault_id in self.vault_ids],
+            "deployment_id": None if self.deployment_id is None else ids.encode("depl", self.deployment_id),
             "budget": None,
             "stats": {
                 "active_seconds": None,

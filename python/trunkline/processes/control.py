@@ -45,7 +45,11 @@ async def _serve(
 
 def _supervised() -> None:
     configuration = lifeline.receive()
-    settings = ControlSettings(configuration["database"], configuration["max_body_bytes"])
+    settings = ControlSettings(
+        configuration["database"],
+        configuration["max_body_bytes"],
+        vault_keys=tuple(bytes.fromhex(key) for key in configuration["vault_keys"]),
+    )
     try:
         memory = Memory.model_validate(configuration["memory"])
         embedding = partial(prepare, memory.embedder, configuration["base_url"], configuration["embedder_key"])

@@ -128,6 +128,9 @@ class Supervisor:
         addresses = self._postgres.start()
         imported.join()
         from trunkline.processes.prepare import prepare  # noqa: PLC0415
+        from trunkline.processes.vault_key import vault_keys  # noqa: PLC0415
+
+        keys = vault_keys(self._settings)
 
         seconds["postgres"] = time.monotonic() - began
         new_key = prepare(addresses, self._home)
@@ -144,6 +147,7 @@ class Supervisor:
                 "base_url": url,
                 "memory": memory,
                 "embedder_key": self._settings.embedder_key(made_key),
+                "vault_keys": [key.hex() for key in keys],
             }
         )
         self._await(gateway, url, "/readyz")

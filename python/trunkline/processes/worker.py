@@ -28,6 +28,7 @@ def serve(
         "forget_answers": retention.forget_answers,
         "forget_bodies": retention.forget_bodies,
         "expire_memory": retention.expire_memory,
+        "expire_files": retention.expire_files,
         "survey_embeddings": embedding.survey_again,
     }
     run(database, base_url, on_loss=on_loss, daily=daily, embedder=embedder)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from trunkline.store import memory_stores
+from trunkline.store import files, memory_stores
 from trunkline.store.pool import Database
 from trunkline.store.queries import queries
 
 _ROWS_AT_ONCE: Final = 2000
 """Rows of a kind in one transaction: writers of the store wait for it."""
+
+_FILES_AT_ONCE: Final = 100
 
 
 async def forget_answers(database: Database) -> None:
@@ -32,4 +34,12 @@ async def expire_memory(database: Database) -> None:
     while True:
         async with database.transaction() as connection:
             if await memory_stores.expire(connection, _ROWS_AT_ONCE) is None:
+                return
+
+
+async def expire_files(database: Database) -> None:
+    """Delete files that are past their `expires_at`, in batches. Raises Unavailable."""
+    while True:
+        async with database.transaction() as connection:
+            if not await files.expire(connection, _FILES_AT_ONCE):
                 return

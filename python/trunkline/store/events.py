@@ -10,8 +10,13 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from trunkline.domain.events import Event
+from trunkline.domain import ids
+from trunkline.domain.events import Event, EventRequest, check_order
 from trunkline.domain.principal import Principal
+from trunkline.domain.times import now
+from trunkline.errors import Conflict, InvalidRequest, NotFound
+from trunkline.store import sessions
+from trunkline.store.leases import Wake
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 
@@ -67,6 +72,77 @@ async def append(
         Event(event.id, last_seq + nth, event.type, event.payload, at, event.processed_at)
         for nth, event in enumerate(events, start=1)
     ]
+
+
+async def send(
+    connection: Connection,
+    principal: Principal,
+    session_id: UUID,
+    sent: Sequence[EventRequest],
+    *,
+    wake: Wake | None,
+) -> list[Event]:
+    """Append what a client sent, and `session.status_running` where that sets an idle session to work.
+
+    Returns the events that were sent. Raises NotFound; Conflict when the session has ended or a tool call has its
+    answer already; InvalidRequest when an event answers a tool call that is not there.
+    """
+    check_order(sent)
+    head = await sessions.lock(connection, principal, session_id)
+    if head.archived_at is not None or head.status == "terminated":
+        state = "archived" if head.archived_at is not None else "terminated"
+        raise Conflict(
+            f"The session is {state} and takes no more events; create another.",
+            code=state,
+            details={"status": head.status},
+        )
+    await _check_answers(connection, principal.tenant_id, session_id, sent)
+    at = now()
+    new = [NewEvent(ids.new(), event.type, event.payload, None) for event in sent]
+    status = head.status
+    if status == "idle" and any(event.starts_work for event in sent):
+        status = "running"
+        new.append(NewEvent(ids.new(), "session.status_running", {}, at))
+    appended = await append(connection, principal.tenant_id, session_id, last_seq=head.last_seq, events=new, at=at)
+    await sessions.advance(connection, principal.tenant_id, session_id, last_seq=appended[-1].seq, status=status, at=at)
+    if wake is not None:
+        await wake(connection, principal.tenant_id, session_id)
+    return appended[: len(sent)]
+
+
+async def _check_answers(connection: Connection, tenant: UUID, session_id: UUID, sent: Sequence[EventRequest]) -> None:
+    """Raise unless every result or confirmation belongs to a tool call of this session that has none yet."""
+    asked: dict[tuple[str, str], int] = {}
+    for index, event in enumerate(sent):
+        if event.answers is None:
+            continue
+        if (event.type, event.answers[0]) in asked:
+            raise _answered(event.answers[0], index)
+        asked[event.type, event.answers[0]] = index
+    if not asked:
+        return
+    uses: dict[str, UUID] = {}
+    for (_, use), index in asked.items():
+        try:
+            uses[use] = ids.decode("sevt", use)
+        except NotFound as error:
+            raise InvalidRequest(error.message, param=f"events[{index}]") from error
+    there = await types(connection, tenant, session_id, list(uses.values()))
+    for (kind, use), index in asked.items():
+        found = there.get(uses[use])
+        answers = sent[index].answers
+        if answers is None or found is None or found[0] not in answers[1]:
+            expected = " or ".join(answers[1] if answers else ())
+            raise InvalidRequest(
+                f"`events[{index}]` answers {use}, and this session has no {expected} of that id.",
+                param=f"events[{index}]",
+            )
+        if await answered(connection, tenant, session_id, kind, [use]):
+            raise _answered(use, index)
+
+
+def _answered(use: str, index: int) -> Conflict:
+    return Conflict(f"The tool call {use} has its answer already.", param=f"events[{index}]", code="already_answered")
 
 
 async def page(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -12,6 +12,9 @@ from trunkline.domain.events import Event
 from trunkline.domain.sessions import Status
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
+
+Wake = Callable[[Connection, UUID, UUID], Awaitable[None]]
+"""Called with (connection, tenant, session) in the transaction that gave a session something to do."""
 
 QUEUE: Final = "sessions"
 TASK: Final = "work_on_session"

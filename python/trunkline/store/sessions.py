@@ -30,6 +30,9 @@ class NewSession:
     metadata: Mapping[str, str]
     resources: Sequence[Mapping[str, Any]]
     at: datetime
+    environment_id: UUID | None = None
+    vault_ids: Sequence[UUID] = ()
+    deployment_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class SessionFilter:
     created_from: datetime | None = None
     created_before: datetime | None = None
     created_to: datetime | None = None
+    deployment_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Head:
     archived_at: datetime | None
     title: str | None
     metadata: Mapping[str, str]
+    resources: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,9 @@ async def create(connection: Connection, principal: Principal, new: NewSession) 
             Jsonb(new.metadata),
             Jsonb(list(new.resources)),
             new.at,
+            new.environment_id,
+            list(new.vault_ids),
+            new.deployment_id,
         ),
     )
 
@@ -145,6 +153,15 @@ async def update(
     await connection.execute(queries("sessions")["update_session"], (tenant_id, session_id, title, Jsonb(metadata), at))
 
 
+async def attach(
+    connection: Connection, tenant_id: UUID, session_id: UUID, resources: Sequence[Mapping[str, Any]], at: datetime
+) -> None:
+    """Write what is attached to a locked session."""
+    await connection.execute(
+        queries("sessions")["update_resources"], (tenant_id, session_id, Jsonb(list(resources)), at)
+    )
+
+
 async def archive(connection: Connection, principal: Principal, session_id: UUID, at: datetime) -> Session:
     """Archive a session and return it. Raises NotFound."""
     await connection.execute(
@@ -192,6 +209,7 @@ async def page(
             wanted.created_from,
             wanted.created_before,
             wanted.created_to,
+            wanted.deployment_id,
             limit,
         ),
     )
@@ -214,4 +232,4 @@ def not_found(session_id: UUID) -> NotFound:
 
 
 def _session(row: dict[str, Any]) -> Session:
-    return Session(**{**row, "resources": tuple(row["resources"])})
+    return Session(**{**row, "resources": tuple(row["resources"]), "vault_ids": tuple(row["vault_ids"])})

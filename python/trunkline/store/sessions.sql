@@ -3,20 +3,21 @@
 -- name: insert_session
 -- Insert a session that the API's client made.
 insert into trunkline.sessions (tenant_id, id, agent_id, agent_version, user_id, title, metadata, resources, origin,
-                                status, root_id, created_at, updated_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, 'api', 'idle', $2, $9, $9);
+                                status, root_id, created_at, updated_at, environment_id, vault_ids, deployment_id)
+values ($1, $2, $3, $4, $5, $6, $7, $8, 'api', 'idle', $2, $9, $9, $10, $11, $12);
 
 -- name: select_session
 -- A session with the definition of the agent version it is pinned to.
 select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.metadata, s.resources, s.origin, s.status,
-       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.created_at, s.updated_at, s.archived_at
+       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.environment_id,
+       s.vault_ids, s.deployment_id, s.created_at, s.updated_at, s.archived_at
   from trunkline.sessions s
   join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
  where s.tenant_id = $1 and ($2::uuid is null or s.agent_id = $2) and s.id = $3;
 
 -- name: lock_session
 -- A session's head, locked: who holds it is the only one to append.
-select s.status, s.last_seq, s.archived_at, s.title, s.metadata
+select s.status, s.last_seq, s.archived_at, s.title, s.metadata, s.resources
   from trunkline.sessions s
  where s.tenant_id = $1 and ($2::uuid is null or s.agent_id = $2) and s.id = $3
    for update;
@@ -38,6 +39,10 @@ update trunkline.sessions set last_seq = $3, status = $4, updated_at = $5 where 
 -- Write a locked session's title and metadata.
 update trunkline.sessions set title = $3, metadata = $4, updated_at = $5 where tenant_id = $1 and id = $2;
 
+-- name: update_resources
+-- Write what is attached to a locked session.
+update trunkline.sessions set resources = $3, updated_at = $4 where tenant_id = $1 and id = $2;
+
 -- name: archive_session
 -- Archive a session; archived before, it keeps its time.
 update trunkline.sessions set archived_at = coalesce(archived_at, $4), updated_at = $4
@@ -47,7 +52,8 @@ returning id;
 -- name: list_newest
 -- A page of sessions, newest first, after the position ($3, $4).
 select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.metadata, s.resources, s.origin, s.status,
-       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.created_at, s.updated_at, s.archived_at
+       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.environment_id,
+       s.vault_ids, s.deployment_id, s.created_at, s.updated_at, s.archived_at
   from trunkline.sessions s
   join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
  where s.tenant_id = $1 and ($2::uuid is null or s.agent_id = $2)
@@ -62,13 +68,15 @@ select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.me
    and ($12::timestamptz is null or s.created_at >= $12)
    and ($13::timestamptz is null or s.created_at < $13)
    and ($14::timestamptz is null or s.created_at <= $14)
+   and ($15::uuid is null or s.deployment_id = $15)
  order by s.created_at desc, s.id desc
- limit $15;
+ limit $16;
 
 -- name: list_oldest
 -- The same, oldest first.
 select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.metadata, s.resources, s.origin, s.status,
-       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.created_at, s.updated_at, s.archived_at
+       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.environment_id,
+       s.vault_ids, s.deployment_id, s.created_at, s.updated_at, s.archived_at
   from trunkline.sessions s
   join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
  where s.tenant_id = $1 and ($2::uuid is null or s.agent_id = $2)
@@ -83,8 +91,9 @@ select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.me
    and ($12::timestamptz is null or s.created_at >= $12)
    and ($13::timestamptz is null or s.created_at < $13)
    and ($14::timestamptz is null or s.created_at <= $14)
+   and ($15::uuid is null or s.deployment_id = $15)
  order by s.created_at, s.id
- limit $15;
+ limit $16;
 
 -- name: select_stores
 -- The memory stores of these ids that can still be attached.

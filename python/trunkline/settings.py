@@ -58,6 +58,9 @@ class Limits(_Frozen):
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
     max_bodies_bytes: Annotated[int, Field(gt=0)] = 512 * 1024 * 1024
     """Request bodies that the gateway holds at one time, of all calls together; what finds no room is answered 503."""
+    threads: Annotated[int, Field(gt=0, le=64)] | None = None
+    """Serving threads of the gateway, each with four connections to Postgres for reading memory; by default one a core,
+    four at most."""
     spool_max_bytes: Annotated[int, Field(gt=0)] = 256 * 1024 * 1024
     """Turns and usage kept on disk while Postgres is away."""
     output_tokens: Annotated[int, Field(gt=0)] = 4096
@@ -256,6 +259,7 @@ class Settings(File):
             "spool_max_bytes": self.limits.spool_max_bytes,
             "max_body_bytes": self.limits.max_body_bytes,
             "max_bodies_bytes": self.limits.max_bodies_bytes,
+            **({"threads": self.limits.threads} if self.limits.threads else {}),
             "providers": providers + embedder["providers"],
             "models": models + embedder["models"],
             "embedder": embedder["embedder"],

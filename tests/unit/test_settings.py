@@ -85,6 +85,11 @@ def test_a_key_in_the_environment_is_all_that_is_needed(home: Path) -> None:
     }
 
 
+def test_threads_are_the_gateways_own_choice_unless_they_are_set(home: Path) -> None:
+    assert gateway(read(home, "limits: {threads: 3}"))["threads"] == 3
+    assert "threads" not in gateway(read(home, ""))
+
+
 def test_without_any_provider_there_is_no_default_model(home: Path) -> None:
     config = gateway(load(None, {"TRUNKLINE_HOME": str(home)}))
     assert config["providers"] == []
@@ -153,6 +158,7 @@ def test_secrets_stay_out_of_the_repr(home: Path) -> None:
         ("lisen: 1", "unknown key `lisen`"),
         ("providers: {openai: {api_kye: x}}", "unknown key `providers.openai.api_kye`"),
         ("limits: {max_body_bytes: 2, max_bodies_bytes: 1}", "max_bodies_bytes must be at least max_body_bytes"),
+        ("limits: {threads: 0}", "`limits.threads`"),
         ("limits: {max_body_bytes: lots}", "`limits.max_body_bytes`: Input should be a valid integer"),
         ("models: {fast: {provider: openai}}", "`models.fast[0].model` is missing"),
         ("models: {fast: []}", "`models.fast`: Value should have at least 1 item"),

@@ -90,8 +90,8 @@ pub struct Config {
     #[serde(default)]
     pub record: Option<RecordConfig>,
     /// Threads that serve requests. One runtime each, so that a request never crosses cores: a cross-core wake costs
-    /// 35 to 65 µs on a small virtual machine, as much as all of the gateway's own work.
-    #[serde(default = "one")]
+    /// 35 to 65 µs on a small virtual machine, as much as all of the gateway's own work. By default one a core, four at most.
+    #[serde(default = "cores")]
     pub threads: usize,
 }
 
@@ -107,8 +107,11 @@ fn lease_ms() -> u64 {
     120_000
 }
 
-fn one() -> usize {
-    1
+/// With two threads on two cores, first tokens of 500 streams at 100 tokens a second waited half as long as with one (p50 7.5
+/// against 14 ms more than without the gateway, p99 16 against 29 ms, 9 % more processor time); short calls of 50 connections
+/// went as before. Each thread has a few connections to Postgres, so that a machine with many cores is not asked to use them all.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(4)
 }
 
 /// A collector of traces that speaks OTLP over HTTP.

@@ -56,7 +56,8 @@ fn configuration(upstream: SocketAddr, spool: &str) -> Result<Config, String> {
         "control_url": "http://127.0.0.1:9",
         "database": "host=127.0.0.1 port=9 user=nobody dbname=nothing",
         "spool_dir": spool,
-        "spool_max_bytes": 1 << 30,
+        "spool_max_bytes": 1u64 << 30,
+        "threads": 1,
         "max_body_bytes": 1 << 20,
         "providers": [provider("oai", "openai_chat"), provider("ant", "anthropic_messages")],
         "models": [

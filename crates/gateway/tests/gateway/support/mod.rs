@@ -112,6 +112,8 @@ impl Gateway {
             "control_url": "http://127.0.0.1:9",
             "database": "host=127.0.0.1 port=9 user=nobody dbname=nothing",
             "spool_max_bytes": 1 << 24,
+            // Connections are kept by thread: so many are opened on each machine.
+            "threads": 1,
             "max_body_bytes": 1 << 20,
             "providers": providers.collect::<Vec<_>>(),
             "models": models.collect::<Vec<_>>(),

@@ -28,7 +28,9 @@ from trunkline.api import (
     erasures,
     errors,
     events,
+    exports,
     files,
+    imports,
     ingest,
     keys,
     memories,
@@ -101,7 +103,9 @@ def create_app(
         app.include_router(noun.router)
     for noun in (environments, vaults, credentials, files):
         app.include_router(noun.router)
-    for noun in (memory_stores, passages, ingest, embeddings, embedding_status, memories, memory_versions):
+    for noun in (memory_stores, passages, ingest, exports, imports, embeddings, embedding_status):
+        app.include_router(noun.router)
+    for noun in (memories, memory_versions):
         app.include_router(noun.router)
     for noun in (keys, teams, user_limits, tenants, usage, call_bodies, erasures):
         app.include_router(noun.router)

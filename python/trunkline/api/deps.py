@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -18,6 +19,9 @@ from trunkline.store import keys
 from trunkline.store.leases import Wake
 from trunkline.store.pool import Connection, Database
 from trunkline.store.sealing import Sealing
+
+MAX_EXPORTS = 2
+"""At once in one process: each holds a connection for as long as its reader takes."""
 
 _KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 
@@ -58,6 +62,7 @@ class Parts:
     wake: Wake | None
     embedding: Embedding = field(default_factory=Embedding)
     sealing: Sealing = field(default_factory=lambda: Sealing(()))
+    exports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_EXPORTS))
 
 
 async def parts(request: Request) -> Parts:  # async: FastAPI sends plain functions to a thread

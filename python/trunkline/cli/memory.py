@@ -6,12 +6,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from trunkline.cli import memory_files
 from trunkline.cli.output import AsJson, print_json, print_table
 from trunkline.errors import InvalidRequest
 
 _TURNS_AT_ONCE: Final = 2000
 
 app = typer.Typer(help="What an agent knows: its blocks and their history.", no_args_is_help=True)
+app.command("export")(memory_files.export)
+app.command("import")(memory_files.import_)
 
 Agent = Annotated[str, typer.Argument(help="The agent's name or id.")]
 User = Annotated[str | None, typer.Option("--user", "-u", help="Whose memory, for blocks of scope user.")]

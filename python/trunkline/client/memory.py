@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from trunkline.client.transport import Transport, segment
+from trunkline.client.memory_files import Imported, added_up, parts
+from trunkline.client.transport import File, Transport, segment
 from trunkline.client.wire import Wire
+from trunkline.domain.memory_file import MEDIA_TYPE
 
 
 class StoredBlock(Wire):
@@ -97,3 +99,24 @@ class Memory:
             params={"user_id": user_id, "session_id": session_id},
         )
         return tuple(BlockVersion.model_validate(version) for version in answer["data"])
+
+    def import_lines(
+        self,
+        agent: str,
+        lines: Iterable[str],
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        new_ids: bool = False,
+    ) -> Imported:
+        """Import the file of a store that an agent made into the same kind of memory of this agent.
+
+        As `MemoryStores.import_lines`; whose memory it becomes is said here, not by the file.
+        """
+        path = f"/v1/agents/{segment(agent)}/memory_import"
+        whose = {"user_id": user_id, "session_id": session_id, "ids": "new" if new_ids else None}
+        done = []
+        for content, query in parts(lines):
+            answer = self._transport.request("POST", path, params=query | whose, file=File(MEDIA_TYPE, content))
+            done.append(Imported.model_validate(answer))
+        return added_up(done)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trunkline.client.blocks import AsyncBlocks, Blocks, Subject, only_agent
 from trunkline.client.memory import Memory
-from trunkline.client.transport import AsyncTransport, segment
+from trunkline.client.memory_files import Imported, added_up, parts
+from trunkline.client.transport import AsyncTransport, File, segment
 from trunkline.client.wire import Wire
+from trunkline.domain.memory_file import MEDIA_TYPE
 
 
 class ToolAnswer(Wire):
@@ -50,3 +52,21 @@ class AsyncMemory:
         body = {"name": name, "input": dict(given), "user_id": user, "session_id": session}
         path = f"/v1/agents/{segment(agent)}/memory_tools"
         return ToolAnswer.model_validate(await self._transport.request("POST", path, body=body))
+
+    async def import_lines(
+        self,
+        agent: str,
+        lines: Iterable[str],
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        new_ids: bool = False,
+    ) -> Imported:
+        """Import the file of a store that an agent made, as `Memory.import_lines` does."""
+        path = f"/v1/agents/{segment(agent)}/memory_import"
+        whose = {"user_id": user_id, "session_id": session_id, "ids": "new" if new_ids else None}
+        done = []
+        for content, query in parts(lines):
+            answer = await self._transport.request("POST", path, params=query | whose, file=File(MEDIA_TYPE, content))
+            done.append(Imported.model_validate(answer))
+        return added_up(done)

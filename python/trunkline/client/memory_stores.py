@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from pydantic import Field
 
-from trunkline.client.transport import AsyncTransport, Transport, segment
+from trunkline.client.memory_files import Imported, added_up, parts
+from trunkline.client.transport import AsyncTransport, File, Transport, segment
 from trunkline.client.wire import Wire
+from trunkline.domain.memory_file import MEDIA_TYPE
 
 
 class Ingested(Wire):
@@ -83,6 +85,33 @@ class MemoryStores:
         answer = self._transport.request("GET", f"/v1/memory_stores/{segment(store)}/embeddings")
         return Embeddings.model_validate(answer)
 
+    def create(self, name: str, **options: Any) -> str:
+        """Make a store and return its id; `options` are `description`, `metadata` and `expire_after_days`."""
+        answer = self._transport.request("POST", "/v1/memory_stores", body={"name": name, **options})
+        return str(answer["id"])
+
+    def delete(self, store: str) -> None:
+        """Delete a store with all that is in it. Raises NotFound."""
+        self._transport.request("DELETE", f"/v1/memory_stores/{segment(store)}")
+
+    def export(self, store: str) -> Iterator[str]:
+        """Yield a store's versions, memories and passages as JSON Lines, the last of type `end`."""
+        return self._transport.lines(f"/v1/memory_stores/{segment(store)}/export")
+
+    def import_lines(self, store: str, lines: Iterable[str], *, new_ids: bool = False) -> Imported:
+        """Import what `export` gave; scopes `memory` and `manage`. What is there already is left as it is.
+
+        Over 8 MiB it goes in parts, each of them all or nothing: broken off, it is to be given again. With `new_ids` it
+        is a copy beside the store that it came from. Raises InvalidRequest and Conflict, with the number of the line.
+        """
+        path = f"/v1/memory_stores/{segment(store)}/import"
+        done = []
+        for content, query in parts(lines):
+            query |= {"ids": "new" if new_ids else None}
+            answer = self._transport.request("POST", path, params=query, file=File(MEDIA_TYPE, content))
+            done.append(Imported.model_validate(answer))
+        return added_up(done)
+
 
 class AsyncMemoryStores:
     """The same for asynchronous programs."""
@@ -112,3 +141,26 @@ class AsyncMemoryStores:
         """Return how far the embeddings of a store are, and what is in their way."""
         answer = await self._transport.request("GET", f"/v1/memory_stores/{segment(store)}/embeddings")
         return Embeddings.model_validate(answer)
+
+    async def create(self, name: str, **options: Any) -> str:
+        """Make a store and return its id; `options` are `description`, `metadata` and `expire_after_days`."""
+        answer = await self._transport.request("POST", "/v1/memory_stores", body={"name": name, **options})
+        return str(answer["id"])
+
+    async def delete(self, store: str) -> None:
+        """Delete a store with all that is in it. Raises NotFound."""
+        await self._transport.request("DELETE", f"/v1/memory_stores/{segment(store)}")
+
+    def export(self, store: str) -> AsyncIterator[str]:
+        """Yield a store's versions, memories and passages as JSON Lines, the last of type `end`."""
+        return self._transport.lines(f"/v1/memory_stores/{segment(store)}/export")
+
+    async def import_lines(self, store: str, lines: Iterable[str], *, new_ids: bool = False) -> Imported:
+        """Import what `export` gave, as `MemoryStores.import_lines` does."""
+        path = f"/v1/memory_stores/{segment(store)}/import"
+        done = []
+        for content, query in parts(lines):
+            query |= {"ids": "new" if new_ids else None}
+            answer = await self._transport.request("POST", path, params=query, file=File(MEDIA_TYPE, content))
+            done.append(Imported.model_validate(answer))
+        return added_up(done)

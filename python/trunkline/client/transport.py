@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -36,6 +37,14 @@ _BY_STATUS: dict[int, type[TrunklineError]] = {
 _PAGE_SIZE = 100
 
 
+@dataclass(frozen=True, slots=True)
+class File:
+    """Bytes of a media type, to be sent as they are."""
+
+    media_type: str
+    content: bytes
+
+
 class Transport:
     """Sends requests with the key and turns refusals into the errors of `trunkline.errors`."""
 
@@ -50,18 +59,37 @@ class Transport:
         )
 
     def request(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        file: File | None = None,
     ) -> Any:
-        """Return the JSON of a successful answer, None for an empty one.
+        """Return the JSON of a successful answer, None for an empty one; sent is a JSON body, or a file as it is.
 
         `params` that are None are left out. Raises the TrunklineError of the answer, Unavailable if there is none.
         """
-        query = {name: value for name, value in (params or {}).items() if value is not None}
         try:
-            response = self._http.request(method, path, params=query, json=body)
+            response = self._http.request(method, path, params=_query(params), **_sent(body, file))
         except httpx.TransportError as error:
             raise _away(self.base_url, method, path, error) from error
         return _read(self.base_url, response)
+
+    def lines(self, path: str) -> Iterator[str]:
+        """Yield the lines of an answer while it comes, each with its end. Raises as `request` does, also on the way."""
+        try:
+            with self._http.stream("GET", path) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _error(response)
+                rest = ""
+                for text in response.iter_text():
+                    *whole, rest = (rest + text).split("\n")
+                    yield from (f"{line}\n" for line in whole)
+        except httpx.TransportError as error:
+            raise _away(self.base_url, "GET", path, error) from error
 
     def pages(self, path: str, *, params: Mapping[str, Any] | None = None, limit: int | None = None) -> Iterator[Any]:
         """Yield the items of a list, page after page, at most `limit` of them; None is all."""
@@ -99,19 +127,49 @@ class AsyncTransport:
         )
 
     async def request(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        file: File | None = None,
     ) -> Any:
         """Return the JSON of a successful answer, as `Transport.request` does."""
-        query = {name: value for name, value in (params or {}).items() if value is not None}
         try:
-            response = await self._http.request(method, path, params=query, json=body)
+            response = await self._http.request(method, path, params=_query(params), **_sent(body, file))
         except httpx.TransportError as error:
             raise _away(self.base_url, method, path, error) from error
         return _read(self.base_url, response)
 
+    async def lines(self, path: str) -> AsyncIterator[str]:
+        """Yield the lines of an answer while it comes, as `Transport.lines` does."""
+        try:
+            async with self._http.stream("GET", path) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise _error(response)
+                rest = ""
+                async for text in response.aiter_text():
+                    *whole, rest = (rest + text).split("\n")
+                    for line in whole:
+                        yield f"{line}\n"
+        except httpx.TransportError as error:
+            raise _away(self.base_url, "GET", path, error) from error
+
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+
+def _query(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (params or {}).items() if value is not None}
+
+
+def _sent(body: Mapping[str, Any] | None, file: File | None) -> dict[str, Any]:
+    if file is None:
+        return {"json": body}
+    return {"content": file.content, "headers": {"content-type": file.media_type}}
 
 
 def segment(text: str) -> str:

@@ -79,6 +79,15 @@ async def lock(connection: Connection, principal: Principal, store_id: UUID) -> 
     return await _one(connection, principal, store_id, "lock_store")
 
 
+async def lock_managed(connection: Connection, tenant_id: UUID, store_id: UUID) -> MemoryStore:
+    """Return a store that `managed` found, locked as by `lock`; a key of one agent reaches the organisation's too."""
+    cursor = await connection.execute(queries("memory_stores")["lock_store"], (tenant_id, None, store_id))
+    row = await cursor.fetchone()
+    if row is None:
+        raise _missing(store_id)
+    return MemoryStore(**row)
+
+
 async def page(
     connection: Connection, principal: Principal, wanted: StoreFilter, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[MemoryStore]:

@@ -74,11 +74,17 @@ async def insert(connection: Connection, tenant_id: UUID, store_id: UUID, passag
     )
 
 
+async def lock_sessions(connection: Connection, store_id: UUID, sessions: Sequence[str]) -> None:
+    """Be the only one to add to these sessions of a store until the transaction ends."""
+    if sessions:
+        await connection.execute(queries("passages")["lock_sessions"], (store_id, list(sessions)))
+
+
 async def insert_many(connection: Connection, tenant_id: UUID, store_id: UUID, given: Sequence[Passage]) -> None:
     """Keep passages in their order; those of a session follow what it has already."""
-    sessions = [str(passage.session_id) for passage in given if passage.session_id is not None]
-    if sessions:
-        await connection.execute(queries("passages")["lock_sessions"], (store_id, sessions))
+    await lock_sessions(
+        connection, store_id, [str(passage.session_id) for passage in given if passage.session_id is not None]
+    )
     rows = [
         {
             "id": str(passage.id),

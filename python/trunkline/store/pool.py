@@ -44,6 +44,14 @@ class Database:
             yield connection
 
     @asynccontextmanager
+    async def snapshot(self, tenant_id: UUID) -> AsyncIterator[Connection]:
+        """Open one transaction of this tenant that reads what stands at its beginning, and cannot write."""
+        async with self.transaction() as connection:
+            await connection.execute(queries("pool")["begin_snapshot"])
+            await connection.execute(queries("pool")["set_tenant"], (str(tenant_id),))
+            yield connection
+
+    @asynccontextmanager
     async def transaction(self, *, pipelined: bool = False) -> AsyncIterator[Connection]:
         """Open one transaction without a tenant; commit at the end, roll back on error. Raises Unavailable.
 

@@ -1,3 +1,7 @@
 -- name: set_tenant
 -- Bind the running transaction to one tenant; row level security reads it.
 select set_config('trunkline.tenant', $1, true);
+
+-- name: begin_snapshot
+-- Read in this transaction what stands at its beginning, and write nothing.
+set transaction isolation level repeatable read, read only;

@@ -75,7 +75,7 @@ async def apply(request: Request, given: ApplyRequest, caller: Manager) -> JSONR
         if there is None:
             return {"agent": (await _create(caller, given.definition)).to_wire(), "changed": True}
         before = await agents.lock(caller.connection, caller.principal, ids.encode("agent", there.id))
-        after = await _change(caller, before, given.definition)
+        after = await change(caller, before, given.definition)
         return {"agent": after.to_wire(), "changed": after.version != before.version}
 
     return JSONResponse(await once(request, caller, act))
@@ -108,7 +108,7 @@ async def update(request: Request, agent: str, given: AgentUpdate, caller: Manag
             after = AgentDefinition.model_validate(given.apply(current))
         except ValidationError as error:
             raise InvalidRequest(f"With this change the agent would not be valid: {_first(error)}.") from error
-        return (await _change(caller, before, after)).to_wire()
+        return (await change(caller, before, after)).to_wire()
 
     return JSONResponse(await once(request, caller, act))
 
@@ -143,7 +143,7 @@ async def _create(caller: Caller, definition: AgentDefinition) -> Agent:
     )
 
 
-async def _change(caller: Caller, before: Agent, definition: AgentDefinition) -> Agent:
+async def change(caller: Caller, before: Agent, definition: AgentDefinition) -> Agent:
     """Add a version with this definition, unless it is what the agent is already."""
     if before.archived_at is not None:
         raise Conflict("The agent is archived and can no longer be changed; create another.", code="archived")

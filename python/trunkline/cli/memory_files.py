@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trunkline.cli.output import AsJson, print_json
 from trunkline.errors import InvalidRequest, TrunklineError
+
+if TYPE_CHECKING:
+    from trunkline.client import ImportedAgentFile
 
 Store = Annotated[str, typer.Argument(help="The store's id, memstore_….")]
 Advance = Callable[[int], None]
@@ -43,7 +46,7 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `trunkline memory export` wrote.")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An export, or Letta's .af.")],
     *,
     store: Annotated[str | None, typer.Option("--store", help="Into this store; without it, into a new one.")] = None,
     agent: Annotated[str | None, typer.Option("--agent", "-a", help="Into the memory of this agent.")] = None,
@@ -51,17 +54,29 @@ def import_(
     session: Annotated[
         str | None, typer.Option("--session", "-s", help="Of the agent's memory: this session's.")
     ] = None,
+    from_agent: Annotated[str | None, typer.Option(help="Of an agent file with several agents: this one.")] = None,
+    declare: Annotated[bool, typer.Option("--declare", help="Have the agent declare an agent file's blocks.")] = False,
     new_ids: Annotated[bool, typer.Option("--new-ids", help="As a copy beside the store that it came from.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Read a file into a store, or into an agent's memory. What is there already is left as it is.
 
+    Of an agent file of Letta's (.af), for --agent, its blocks and what was said; nothing of its tools and secrets.
     Up to 8 MiB it is all or nothing; a larger file goes in such parts, and is given again if it was broken off.
     """
     from trunkline.client import Trunkline
 
     if store is not None and agent is not None:
         raise InvalidRequest("Give --store or --agent, not both.")
+    if file.suffix == ".af":
+        if agent is None:
+            raise InvalidRequest(f"{file} is an agent file: say into whose memory it goes, with --agent NAME.")
+        with Trunkline(timeout_s=300) as client:
+            taken = client.memory.import_agent_file(
+                agent, _agent_file(file), user_id=user, session_id=session, from_agent=from_agent, declare=declare
+            )
+        _tell(agent, taken, as_json=as_json)
+        return
     header = _header(file)
     if header.get("managed") and agent is None and store is None:
         raise InvalidRequest(
@@ -88,6 +103,30 @@ def import_(
     print(f"into {done.memory_store_id}")
     for kind, count in done.given.items():
         print(f"{count:8} {kind}, {done.added[kind]} of them new")
+
+
+def _agent_file(file: Path) -> dict[str, Any]:
+    try:
+        given = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{file} is not JSON: {error}.") from error
+    if not isinstance(given, dict):
+        raise InvalidRequest(f"{file} is not an agent file: it holds no JSON object.")
+    return given
+
+
+def _tell(agent: str, done: ImportedAgentFile, *, as_json: bool) -> None:
+    if as_json:
+        print_json(done.to_json())
+        return
+    print(f"blocks: {', '.join(done.blocks) or 'none'}")
+    if done.declared:
+        print(f"declared by {agent} now: {', '.join(done.declared)}")
+    if done.were_read_only:
+        print(f"were read only, and the agent may write them here: {', '.join(done.were_read_only)}")
+    print(f"{done.turns} turns and {done.documents} documents: {done.passages} passages, {done.added} of them new")
+    if done.silent_messages:
+        print(f"{done.silent_messages} messages say nothing to anybody and were left out")
 
 
 def _header(file: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from trunkline.client.erasure import Erasure
 from trunkline.client.keys import Key, NewKey
 from trunkline.client.limits import Limits, Team, UserLimits
 from trunkline.client.memory import Actor, BlockVersion, StoredBlock
-from trunkline.client.memory_files import Imported
+from trunkline.client.memory_files import Imported, ImportedAgentFile
 from trunkline.client.sessions import Event, Session
 from trunkline.client.usage import Usage
 
@@ -27,6 +27,7 @@ __all__ = [
     "Erasure",
     "Event",
     "Imported",
+    "ImportedAgentFile",
     "Key",
     "Limits",
     "NewKey",

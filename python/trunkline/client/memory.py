@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from trunkline.client.memory_files import Imported, added_up, parts
+from trunkline.client.memory_files import Imported, ImportedAgentFile, added_up, parts
 from trunkline.client.transport import File, Transport, segment
 from trunkline.client.wire import Wire
 from trunkline.domain.memory_file import MEDIA_TYPE
@@ -120,3 +120,28 @@ class Memory:
             answer = self._transport.request("POST", path, params=query | whose, file=File(MEDIA_TYPE, content))
             done.append(Imported.model_validate(answer))
         return added_up(done)
+
+    def import_agent_file(
+        self,
+        agent: str,
+        file: Mapping[str, Any],
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        from_agent: str | None = None,
+        declare: bool = False,
+    ) -> ImportedAgentFile:
+        """Import an agent file of Letta's (`.af`, read as JSON) into an agent's memory; scope `memory`.
+
+        With `declare` (and the scope `manage`) the agent gets the blocks that it does not declare. `from_agent` names
+        the one that is meant, where the file has several. Raises InvalidRequest.
+        """
+        params = {
+            "user_id": user_id,
+            "session_id": session_id,
+            "from_agent": from_agent,
+            "declare": "true" if declare else None,
+        }
+        path = f"/v1/agents/{segment(agent)}/memory_import"
+        answer = self._transport.request("POST", path, params=params, body=file)
+        return ImportedAgentFile.model_validate(answer)

@@ -17,6 +17,21 @@ class Imported(Wire):
     added: dict[str, int]
 
 
+class ImportedAgentFile(Wire):
+    """What became of an agent file: its blocks, those that the agent was given the declaration of, and its passages."""
+
+    blocks: tuple[str, ...]
+    declared: tuple[str, ...]
+    were_read_only: tuple[str, ...]
+    """Blocks that the agent could not write where it was; here it can."""
+    turns: int
+    documents: int
+    silent_messages: int
+    """Of the system, of tools, and thoughts: left out."""
+    passages: int
+    added: int
+
+
 def added_up(some: Sequence[Imported]) -> Imported:
     """Return what became of a file that went in several requests, one at least."""
 

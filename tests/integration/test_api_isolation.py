@@ -79,6 +79,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/memory_stores/{store_id}/search"): {"query": "x"},
     ("POST", "/v1/memory_stores/{store_id}/ingest"): {"turns": [{"text": "x"}]},
     ("POST", "/v1/memory_stores/{store_id}/import"): {},
+    ("POST", "/v1/memory_stores/{store_id}/erase"): {"everything": True},
     ("POST", "/v1/agents/{agent}/memory_import"): {},
     ("POST", "/v1/memory_stores/{store_id}/embeddings/restart"): {},
     ("POST", "/v1/memory_stores/{store_id}/memories/{memory_id}"): {"content": "x"},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -157,21 +158,35 @@ def erase(
     *,
     user: Annotated[str | None, typer.Option("--user", "-u", help="Erase all that is kept of this user.")] = None,
     session: Annotated[str | None, typer.Option("--session", "-s", help="Erase this session and its forks.")] = None,
+    store: Annotated[str | None, typer.Option("--store", help="Erase in this store alone, by what follows.")] = None,
+    path_prefix: Annotated[str | None, typer.Option(help="In the store: memories below it, such as /notes/.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="In the store: from this time on, UTC.")] = None,
+    before: Annotated[datetime | None, typer.Option(help="In the store: before this time, UTC.")] = None,
+    everything: Annotated[bool, typer.Option("--everything", help="In the store: all that is in it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the id again.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase a user or a session for good: sessions, memory and its history, passages, stored bodies, kept answers."""
+    """Erase a user or a session for good: sessions, memory and its history, passages, stored bodies, kept answers.
+
+    Or, with --store, of one store: memories below a path, passages of --session, what is of a time, or everything.
+    """
     from trunkline.client import Trunkline
 
-    whose = user if session is None else session
-    if whose is None or (user is not None and session is not None):
-        raise InvalidRequest("Give either --user ID or --session ID.")
+    whose = store or user or session
+    part = {"path_prefix": path_prefix, "since": _utc(since), "before": _utc(before), "everything": everything or None}
+    if whose is None or (user is not None and (session is not None or store is not None)):
+        raise InvalidRequest("Give one of --user ID, --session ID and --store ID.")
+    if store is None and any(part.values()):
+        raise InvalidRequest("--path-prefix, --since, --before and --everything are for --store.")
     if not yes:
         typed = typer.prompt(f"This cannot be undone. Type {whose} again to erase it", err=True)
         if typed != whose:
             raise InvalidRequest(f"{typed!r} is not {whose!r}: nothing was erased.")
     with Trunkline() as client:
-        done = client.erase(user_id=user, session_id=session)
+        if store is None:
+            done = client.erase(user_id=user, session_id=session)
+        else:
+            done = client.memory_stores.erase(store, session_id=session, **part)
     if as_json:
         print_json(done.to_json())
     else:
@@ -196,6 +211,10 @@ def _turn(file: Path, number: int, line: str) -> dict[str, Any]:
     if not isinstance(turn, dict):
         raise InvalidRequest(f"{file}, line {number}: expected an object, with `text`.")
     return turn
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    return None if time is None else time.replace(tzinfo=UTC)
 
 
 def _value(text: str) -> Any:

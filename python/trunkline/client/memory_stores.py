@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from trunkline.client.erasure import Erasure, erase_from_store, erase_from_store_async
 from trunkline.client.memory_files import Imported, added_up, parts
 from trunkline.client.transport import AsyncTransport, File, Transport, segment
 from trunkline.client.wire import Wire
@@ -90,6 +91,13 @@ class MemoryStores:
         answer = self._transport.request("POST", "/v1/memory_stores", body={"name": name, **options})
         return str(answer["id"])
 
+    def erase(self, store: str, **part: Any) -> Erasure:
+        """Erase of a store for good, by `path_prefix`, `session_id`, `since`, `before`, or `everything=True`.
+
+        With a prefix memories with all versions, without one passages. Scopes `manage` and `memory`.
+        """
+        return erase_from_store(self._transport, store, part)
+
     def delete(self, store: str) -> None:
         """Delete a store with all that is in it. Raises NotFound."""
         self._transport.request("DELETE", f"/v1/memory_stores/{segment(store)}")
@@ -146,6 +154,13 @@ class AsyncMemoryStores:
         """Make a store and return its id; `options` are `description`, `metadata` and `expire_after_days`."""
         answer = await self._transport.request("POST", "/v1/memory_stores", body={"name": name, **options})
         return str(answer["id"])
+
+    async def erase(self, store: str, **part: Any) -> Erasure:
+        """Erase of a store for good, by `path_prefix`, `session_id`, `since`, `before`, or `everything=True`.
+
+        With a prefix memories with all versions, without one passages. Scopes `manage` and `memory`.
+        """
+        return await erase_from_store_async(self._transport, store, part)
 
     async def delete(self, store: str) -> None:
         """Delete a store with all that is in it. Raises NotFound."""

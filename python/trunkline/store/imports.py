@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg.types.json import Jsonb
 
+from trunkline.errors import Unavailable
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 
@@ -41,9 +43,12 @@ async def versions(connection: Connection, tenant_id: UUID, store_id: UUID, give
 
 
 async def add(connection: Connection, tenant_id: UUID, store_id: UUID, kind: str, rows: Sequence[Row]) -> None:
-    """Insert `versions`, `memories` or `passages` that are not there."""
+    """Insert `versions`, `memories` or `passages` that are not there. Raises Unavailable where others do so too."""
     if rows:
-        await connection.execute(queries("imports")[f"insert_{kind}"], (tenant_id, store_id, Jsonb(list(rows))))
+        try:
+            await connection.execute(queries("imports")[f"insert_{kind}"], (tenant_id, store_id, Jsonb(list(rows))))
+        except psycopg.errors.UniqueViolation as error:
+            raise Unavailable("The store is being written by others; import the file again.") from error
 
 
 async def lock_memories(

@@ -38,7 +38,7 @@ select $1, $2, v.id, v.memory_id, v.version, v.operation, v.operations, v.path, 
 -- Those of these memories ($3) that are there, locked against other writers.
 select id, path, content_sha256, version, version_id from trunkline.memories
  where tenant_id = $1 and store_id = $2 and id = any ($3::uuid[])
- order by id
+ order by path
    for update;
 
 -- name: last_versions

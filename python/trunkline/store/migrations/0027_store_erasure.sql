@@ -31,7 +31,7 @@ begin
     end if;
     if p_all or p_prefix is not null then
         -- Under lock, so that who is writing one is waited for, and what it writes goes too.
-        perform from memories m where m.tenant_id = v_tenant and m.store_id = p_store order by m.id for update;
+        perform from memories m where m.tenant_id = v_tenant and m.store_id = p_store order by m.path for update;
         select coalesce(array_agg(w.memory_id), '{}') into v_memories
           from (select v.memory_id, max(v.created_at) as written,
                        bool_or(p_all or starts_with(v.path || '/', p_prefix)) as below

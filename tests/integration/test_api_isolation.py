@@ -33,6 +33,7 @@ MEMORY = {"blocks": {"customer": {"scope": "user", "fields": {"name": {"type": "
 SET = {"operations": [{"op": "set", "field": "name", "value": "Ada"}], "user_id": "cus_1"}
 
 TOKEN = {"type": "static_bearer", "mcp_server_url": "https://a.example/mcp", "token": "t"}
+SAY = [{"type": "user.message", "content": [{"type": "text", "text": "Go."}]}]
 
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/agents"): {"name": "new"},
@@ -70,6 +71,13 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PATCH", "/v1/vaults/{vault_id}/credentials/{credential_id}"): {"display_name": "Taken over."},
     ("POST", "/v1/vaults/{vault_id}/credentials/{credential_id}/archive"): {},
     ("POST", "/v1/files"): {},
+    ("POST", "/v1/deployments"): {"agent": "nobody", "name": "new", "initial_events": SAY},
+    ("POST", "/v1/deployments/{deployment_id}"): {"name": "Taken over."},
+    ("PATCH", "/v1/deployments/{deployment_id}"): {"name": "Taken over."},
+    ("POST", "/v1/deployments/{deployment_id}/pause"): {},
+    ("POST", "/v1/deployments/{deployment_id}/unpause"): {},
+    ("POST", "/v1/deployments/{deployment_id}/archive"): {},
+    ("POST", "/v1/deployments/{deployment_id}/run"): {},
     ("POST", "/v1/memory_stores"): {"name": "new"},
     ("POST", "/v1/memory_stores/{store_id}"): {"name": "Taken over"},
     ("PATCH", "/v1/memory_stores/{store_id}"): {"name": "Taken over"},
@@ -154,6 +162,7 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
     session = made("/v1/sessions", {"agent": agent_id, "user_id": "cus_1", "environment_id": environment})
     resource = made(f"/v1/sessions/{session['id']}/resources", {"type": "file", "file_id": file})["id"]
     vault = made("/v1/vaults", {"display_name": "keys"})["id"]
+    deployment = made("/v1/deployments", {"agent": agent_id, "name": "nightly", "initial_events": SAY})["id"]
     made(f"/v1/agents/{agent_id}/memory/customer", SET)
     store = made("/v1/memory_stores", {"name": "facts"})["id"]
     memory = made(f"/v1/memory_stores/{store}/memories", {"path": "/a", "content": "x"})["id"]
@@ -165,6 +174,8 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
         "environment_id": environment,
         "thread_id": session["id"].replace("sesn_", "sthr_"),
         "resource_id": resource,
+        "deployment_id": deployment,
+        "deployment_run_id": made(f"/v1/deployments/{deployment}/run", {})["id"],
         "file_id": file,
         "vault_id": vault,
         "credential_id": made(f"/v1/vaults/{vault}/credentials", {"auth": TOKEN})["id"],
@@ -288,6 +299,12 @@ def test_names_and_references_do_not_cross_either(world: World) -> None:
         ),
         ("POST", "/v1/sessions", {"agent": "mine", "resources": [{"type": "file", "file_id": ids["file_id"]}]}),
         ("POST", "/v1/sessions", {"agent": "mine", "environment_id": ids["environment_id"]}),
+        ("POST", "/v1/deployments", {"agent": ids["agent"], "name": "n", "initial_events": SAY}),
+        (
+            "POST",
+            "/v1/deployments",
+            {"agent": "mine", "name": "n", "initial_events": SAY, "vault_ids": [ids["vault_id"]]},
+        ),
         ("POST", "/v1/sessions", {"agent": "mine", "vault_ids": [ids["vault_id"]]}),
     ]
     with world.control.http(world.stranger) as http:
@@ -350,12 +367,14 @@ def test_lists_hold_ones_own_alone(world: World) -> None:
             "/v1/environments",
             "/v1/vaults",
             "/v1/files",
+            "/v1/deployments",
+            "/v1/deployment_runs",
         ):
             shown = http.get(path).text
             assert not [found for found in world.ids.values() if found != "customer" and found in shown], path
     with world.control.http(world.other_agent) as http:
         assert [agent["name"] for agent in http.get("/v1/agents").json()["data"]] == ["theirs"]
-        for path in ("/v1/sessions", "/v1/keys", "/v1/vaults", "/v1/files"):
+        for path in ("/v1/sessions", "/v1/keys", "/v1/vaults", "/v1/files", "/v1/deployments"):
             shown = http.get(path).text
             assert world.ids["agent"] not in shown, path
             assert world.ids["session_id"] not in shown, path

@@ -254,8 +254,6 @@ def test_a_memory_store_is_attached_to_a_session(control: ControlPlane) -> None:
 @pytest.mark.parametrize(
     ("name", "call"),
     [
-        ("deployments", lambda sdk, _: list(sdk.beta.deployments.list())),
-        ("deployment runs", lambda sdk, _: list(sdk.beta.deployment_runs.list())),
         ("skills", lambda sdk, _: list(sdk.beta.skills.list())),
         (
             "outcomes",

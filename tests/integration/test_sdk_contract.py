@@ -97,6 +97,7 @@ def test_every_method_is_served_or_listed(control: ControlPlane) -> None:
         file = files(sdk)
         vault = vaults(sdk)
         sessions(sdk, agent, file, vault)
+        deployments(sdk, agent, file)
     assert called | listed() | LOCAL == set(ALL), "neither called nor listed in docs/compatibility.md"
     assert called & listed() == set(), "served, and listed as not served"
 
@@ -329,6 +330,58 @@ def sessions(sdk: anthropic.Anthropic, agent: str, file: str, vault: str) -> Non
     assert sdk.beta.sessions.delete(session.id).type == "session_deleted"
 
 
+def deployments(sdk: anthropic.Anthropic, agent: str, file: str) -> None:
+    say: Any = [{"type": "user.message", "content": [{"type": "text", "text": "Report."}]}]
+    made = sdk.beta.deployments.create(
+        agent=agent,
+        environment_id="default",
+        name="weekly",
+        description="Each Monday.",
+        initial_events=say,
+        metadata={"user_id": "ada"},
+        resources=[{"type": "file", "file_id": file}],
+        schedule={"type": "cron", "expression": "0 9 * * 1", "timezone": "Europe/Berlin"},
+    )
+    assert re.fullmatch(r"depl_[0-9a-f]{32}", made.id)
+    assert (made.status, made.agent.version) == ("active", 2)
+    assert made.schedule is not None
+    assert made.schedule.upcoming_runs_at is not None
+    assert len(made.schedule.upcoming_runs_at) == 5
+    assert all(moment.weekday() == 0 for moment in made.schedule.upcoming_runs_at)
+    after = sdk.beta.deployments.update(made.id, name="monthly", description=None, metadata={"team": "care"})
+    assert (after.name, after.description, after.metadata) == ("monthly", None, {"user_id": "ada", "team": "care"})
+    assert sdk.beta.deployments.retrieve(made.id).name == "monthly"
+    other = sdk.beta.deployments.create(agent=agent, environment_id="default", name="by hand", initial_events=say)
+    assert [one.id for one in sdk.beta.deployments.list(limit=1)] == [other.id, made.id]
+    paused = sdk.beta.deployments.pause(made.id)
+    assert paused.paused_reason is not None
+    assert (paused.status, paused.paused_reason.type) == ("paused", "manual")
+    assert [one.id for one in sdk.beta.deployments.list(status="paused")] == [made.id]
+    assert sdk.beta.deployments.unpause(made.id).paused_reason is None
+    run = sdk.beta.deployments.run(made.id)
+    assert re.fullmatch(r"drun_[0-9a-f]{32}", run.id)
+    assert (run.error, run.trigger_context.type) == (None, "manual")
+    assert run.session_id is not None
+    session = sdk.beta.sessions.retrieve(run.session_id)
+    assert (session.deployment_id, session.status, session.title) == (made.id, "running", "monthly")
+    assert [one.type for one in session.resources] == ["file"]
+    assert [one.id for one in sdk.beta.sessions.list(deployment_id=made.id)] == [session.id]
+    sdk.beta.files.delete(file)
+    failed = sdk.beta.deployments.run(made.id)
+    assert failed.error is not None
+    assert (failed.session_id, failed.error.type) == (None, "file_not_found_error")
+    assert [one.id for one in sdk.beta.deployment_runs.list(deployment_id=made.id, limit=1)] == [failed.id, run.id]
+    assert [one.id for one in sdk.beta.deployment_runs.list(has_error=True)] == [failed.id]
+    assert list(sdk.beta.deployment_runs.list(trigger_type="schedule")) == []
+    assert sdk.beta.deployment_runs.retrieve(run.id) == run
+    archived = sdk.beta.deployments.archive(made.id)
+    assert archived.archived_at is not None
+    assert archived.schedule is not None
+    assert archived.schedule.upcoming_runs_at == []
+    with pytest.raises(anthropic.ConflictError, match="archived"):
+        sdk.beta.deployments.run(made.id)
+
+
 def test_updates_may_come_as_patch(plane: ControlPlane) -> None:
     with plane.http() as http:
 
@@ -345,6 +398,12 @@ def test_updates_may_come_as_patch(plane: ControlPlane) -> None:
             made("/v1/environments", name="patched"),
             made("/v1/sessions", agent="patched"),
             made("/v1/memory_stores", name="patched"),
+            made(
+                "/v1/deployments",
+                agent="patched",
+                name="patched",
+                initial_events=[{"type": "user.message", "content": [{"type": "text", "text": "Go."}]}],
+            ),
             vault,
             made(f"{vault}/credentials", auth=token),
         ):

@@ -22,6 +22,8 @@ from trunkline.api import (
     blocks,
     call_bodies,
     credentials,
+    deployment_runs,
+    deployments,
     embedding_status,
     embeddings,
     environments,
@@ -101,7 +103,7 @@ def create_app(
     )
     for noun in (agents, blocks, memory_tools, sessions, session_resources, events, threads):
         app.include_router(noun.router)
-    for noun in (environments, vaults, credentials, files):
+    for noun in (environments, vaults, credentials, files, deployments, deployment_runs):
         app.include_router(noun.router)
     for noun in (memory_stores, passages, ingest, exports, imports, embeddings, embedding_status):
         app.include_router(noun.router)

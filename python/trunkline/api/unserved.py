@@ -15,8 +15,6 @@ UNSERVED: Final[dict[str, str]] = {
     "POST /v1/sessions/{id}/resources/{resource_id}": "changing resources of a session (repositories' tokens)",
     "POST /v1/sessions/{id}/threads/{thread_id}/archive": "archiving a thread (a session's own ends with the session)",
     "POST /v1/vaults/{id}/credentials/{credential_id}/mcp_oauth_validate": "trying OAuth credentials out",
-    "* /v1/deployments{rest:path}": "deployments",
-    "* /v1/deployment_runs{rest:path}": "deployment runs",
     "* /v1/skills{rest:path}": "skills",
     "* /v1/dreams{rest:path}": "dreams",
     "* /v1/user_profiles{rest:path}": "user profiles",

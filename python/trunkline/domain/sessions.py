@@ -65,6 +65,19 @@ UPLOADS: Final = "/mnt/session/uploads"
 Resource = Annotated[MemoryStoreResource | FileResource, Field(discriminator="type")]
 
 
+def named_agent(given: Any) -> Any:
+    """Read an agent's id or name alone as a reference to it. Raises NotServed for one with overrides."""
+    if isinstance(given, dict) and given.get("type") == "agent_with_overrides":
+        raise NotServed("sessions with overrides of their agent", param="agent.type")
+    return {"id": given} if isinstance(given, str) else given
+
+
+def refuse_unserved_resources(given: Any) -> None:
+    """Raise NotServed for a list that has a kind of resource that sessions do not get yet."""
+    for index, resource in enumerate(given if isinstance(given, list) else ()):
+        refuse_unserved_resource(resource, f"resources[{index}]")
+
+
 def refuse_unserved_resource(given: Any, param: str) -> None:
     """Raise NotServed for a kind of resource that the wire has and sessions do not get yet."""
     if isinstance(given, dict) and given.get("type") == "github_repository":
@@ -105,16 +118,9 @@ class SessionRequest(_Frozen):
             return given
         if given.get("budget"):
             raise NotServed("sessions with `budget`", param="budget")
-        for index, resource in enumerate(_items(given.get("resources"))):
-            refuse_unserved_resource(resource, f"resources[{index}]")
-        agent = given.get("agent")
-        if isinstance(agent, str):
-            agent = {"id": agent}
-        elif isinstance(agent, dict) and agent.get("type") == "agent_with_overrides":
-            raise NotServed("sessions with overrides of their agent", param="agent.type")
-        return {
-            key: value for key, value in (given | {"agent": agent}).items() if value is not None and key != "budget"
-        }
+        refuse_unserved_resources(given.get("resources"))
+        named = given | {"agent": named_agent(given.get("agent"))}
+        return {key: value for key, value in named.items() if value is not None and key != "budget"}
 
     @property
     def user(self) -> str | None:
@@ -203,7 +209,3 @@ class Session:
             "updated_at": to_wire(self.updated_at),
             "archived_at": to_wire(self.archived_at),
         }
-
-
-def _items(given: Any) -> list[Any]:
-    return given if isinstance(given, list) else []

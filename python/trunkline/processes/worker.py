@@ -10,7 +10,7 @@ from trunkline.memory_settings import Embedder, Memory
 from trunkline.processes import logs
 from trunkline.processes.lifeline import on_loss, receive
 from trunkline.runtime.worker import run
-from trunkline.scheduling import partitions, retention
+from trunkline.scheduling import deployments, partitions, retention
 
 
 def serve(
@@ -31,7 +31,7 @@ def serve(
         "expire_files": retention.expire_files,
         "survey_embeddings": embedding.survey_again,
     }
-    run(database, base_url, on_loss=on_loss, daily=daily, embedder=embedder)
+    run(database, base_url, on_loss=on_loss, daily=daily, tick=deployments.fire_due, embedder=embedder)
 
 
 def _supervised() -> None:

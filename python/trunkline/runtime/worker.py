@@ -45,6 +45,8 @@ _AGAIN_SECONDS: Final = 1.0
 _LOOK_LIMIT: Final = 100
 
 DailyTask = Callable[[Database], Awaitable[None]]
+Tick = Callable[[Database], Awaitable[bool]]
+"""Called about every second; at once again where it says that there may be more to do."""
 
 
 def run(
@@ -53,23 +55,26 @@ def run(
     *,
     on_loss: Callable[[Callable[[], None]], None] | None = None,
     daily: Mapping[str, DailyTask] | None = None,
+    tick: Tick | None = None,
     embedder: EmbedderSettings | None = None,
 ) -> None:
     """Work until SIGTERM or SIGINT, then drain.
 
     `database` logs in as, or sets, the role `trunkline_control`; `base_url` is the gateway that model calls go through;
-    `on_loss` is given what to call when whoever started this process is gone; `daily` are tasks by name;
-    `embedder` is what passages are embedded by, through the gateway.
+    `on_loss` is given what to call when whoever started this process is gone; `daily` are tasks by name; `tick` is
+    called about every second; `embedder` is what passages are embedded by, through the gateway.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(database, base_url, on_loss, daily or {}, embedder))
+        runner.run(_run(database, base_url, on_loss, daily=daily or {}, tick=tick, embedder=embedder))
 
 
 async def _run(
     conninfo: str,
     base_url: str,
     on_loss: Callable[[Callable[[], None]], None] | None,
+    *,
     daily: Mapping[str, DailyTask],
+    tick: Tick | None,
     embedder: EmbedderSettings | None,
 ) -> None:
     stop = asyncio.Event()
@@ -80,7 +85,7 @@ async def _run(
     if on_loss is not None:
         on_loss(lambda: _stop(loop, stop))
     async with open_database(conninfo) as database:
-        await serve(conninfo, database, base_url, stop=stop, daily=daily, embedder=embedder)
+        await serve(conninfo, database, base_url, stop=stop, daily=daily, tick=tick, embedder=embedder)
 
 
 def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
@@ -94,6 +99,7 @@ async def serve(
     *,
     stop: asyncio.Event,
     daily: Mapping[str, DailyTask],
+    tick: Tick | None = None,
     embedder: EmbedderSettings | None = None,
 ) -> None:
     """Work until `stop` is set, then drain and revoke the worker's keys."""
@@ -113,12 +119,15 @@ async def serve(
         queue.on_session(on_session)
         looking = asyncio.create_task(_look(database))
         folding = asyncio.create_task(_fold(database))
+        ticking = asyncio.create_task(_tick(database, tick)) if tick is not None else None
         working = asyncio.create_task(_work(queue))
         embeds = asyncio.create_task(_embed(database, credentials, base_url, embedder))
         await stop.wait()
         embeds.cancel()
         looking.cancel()
         folding.cancel()
+        if ticking is not None:
+            ticking.cancel()
         working.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await working
@@ -162,6 +171,19 @@ async def _look(database: Database) -> None:
                 _logger.info("%d sessions were without a worker", woken)
         except Unavailable as error:
             _logger.info("looking for sessions again after: %s", error)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _tick(database: Database, tick: Tick) -> None:
+    """Do what is due, again and again."""
+    while True:
+        try:
+            while await tick(database):
+                pass
+        except Unavailable as error:
+            _logger.info("looking for what is due again after: %s", error)
+        except Exception:  # (a worker outlives whatever it finds)
+            _logger.exception("looking for what is due is begun again")
         await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -48,7 +48,9 @@ async def attached(
             store = stores.get(ids.decode("memstore", resource.memory_store_id))
             if store is None:
                 raise NotFound(
-                    f"There is no memory store {resource.memory_store_id} that could be attached.", param=param
+                    f"There is no memory store {resource.memory_store_id} that could be attached.",
+                    param=param,
+                    code="memory_store_not_found",
                 )
             new: dict[str, Any] = {
                 **resource.model_dump(mode="json"),
@@ -59,7 +61,9 @@ async def attached(
             }
         else:
             if ids.decode("file", resource.file_id) not in there:
-                raise NotFound(f"There is no file {resource.file_id} that could be attached.", param=param)
+                raise NotFound(
+                    f"There is no file {resource.file_id} that could be attached.", param=param, code="file_not_found"
+                )
             new = {
                 "id": ids.encode("sesrsc", ids.new()),
                 "type": "file",

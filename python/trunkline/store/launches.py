@@ -57,9 +57,9 @@ async def usable_agent(connection: Connection, principal: Principal, given: Agen
     try:
         agent = await agents.get(connection, principal, given.id, given.version)
     except NotFound as error:
-        raise NotFound(error.message, param="agent") from error
+        raise NotFound(error.message, param="agent", code="agent_not_found") from error
     if agent.archived_at is not None:
-        raise Conflict("The agent is archived and takes no new sessions.", param="agent", code="archived")
+        raise Conflict("The agent is archived and takes no new sessions.", param="agent", code="agent_archived")
     return agent
 
 
@@ -70,10 +70,12 @@ async def usable_environment(connection: Connection, principal: Principal, given
     try:
         environment = await environments.get(connection, principal.tenant_id, given)
     except NotFound as error:
-        raise NotFound(error.message, param="environment_id") from error
+        raise NotFound(error.message, param="environment_id", code="environment_not_found") from error
     if environment.archived_at is not None:
         raise Conflict(
-            "The environment is archived and takes no new sessions.", param="environment_id", code="archived"
+            "The environment is archived and takes no new sessions.",
+            param="environment_id",
+            code="environment_archived",
         )
     return None if environment.id == principal.tenant_id else environment.id
 
@@ -89,7 +91,11 @@ async def usable_vaults(connection: Connection, principal: Principal, given: Seq
     for index, vault_id in enumerate(wanted):
         param = f"vault_ids[{index}]"
         if vault_id not in there:
-            raise NotFound(f"There is no vault {given[index]}; GET /v1/vaults lists those there are.", param=param)
+            raise NotFound(
+                f"There is no vault {given[index]}; GET /v1/vaults lists those there are.",
+                param=param,
+                code="vault_not_found",
+            )
         if there[vault_id].archived_at is not None:
-            raise Conflict(f"The vault {given[index]} is archived.", param=param, code="archived")
+            raise Conflict(f"The vault {given[index]} is archived.", param=param, code="vault_archived")
     return wanted

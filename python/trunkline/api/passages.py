@@ -16,8 +16,7 @@ from trunkline.domain import ids
 from trunkline.domain.memory import Passage, PassageFilter
 from trunkline.domain.times import now, to_wire
 from trunkline.memory.recall import MAX_PASSAGES
-from trunkline.memory.render import estimate_tokens
-from trunkline.store import embedding, memory_stores, passages
+from trunkline.store import embedding, ingest, memory_stores, passages
 from trunkline.store.memory_stores import refuse_archived
 
 router = APIRouter(prefix="/v1/memory_stores/{store_id}", tags=["memory stores"])
@@ -76,11 +75,12 @@ async def keep(request: Request, store_id: str, given: NewPassages, caller: Memo
     """Keep texts; they are found as soon as this has answered. Returns their ids, in order."""
 
     async def act() -> dict[str, Any]:
-        store = await memory_stores.get(caller.connection, caller.principal, ids.decode("memstore", store_id))
+        store = await memory_stores.lock(caller.connection, caller.principal, ids.decode("memstore", store_id))
         refuse_archived(store.id, store.archived_at)
-        at = now()
-        made = [_passage(one, at) for one in given.passages]
-        await passages.insert_many(caller.connection, caller.principal.tenant_id, store.id, made)
+        made = [_passage(one) for one in given.passages]
+        sessions = [str(passage.session_id) for passage in made if passage.session_id is not None]
+        await passages.lock_sessions(caller.connection, store.id, sessions)
+        await ingest.add(caller.connection, caller.principal.tenant_id, store.id, made, now())
         return {"ids": [ids.encode("psg", passage.id) for passage in made]}
 
     return JSONResponse(await once(request, caller, act))
@@ -131,14 +131,13 @@ async def search(store_id: str, given: Search, caller: PrincipalDependency, part
     )
 
 
-def _passage(given: NewPassage, at: Any) -> Passage:
-    return Passage(
+def _passage(given: NewPassage) -> ingest.NewPassage:
+    return ingest.NewPassage(
         id=ids.new(),
         session_id=None if given.session_id is None else ids.decode("sesn", given.session_id),
         role=given.role,
         content=given.text,
-        tokens=estimate_tokens(given.text),
-        created_at=given.created_at or at,
+        created_at=given.created_at,
         tags=given.tags,
         metadata=given.metadata,
     )

@@ -29,8 +29,8 @@ RETRY_SECONDS: Final = 600.0
 """The longest pause between two tries. The first is a second, each further one twice as long."""
 BROKEN_SECONDS: Final = 60.0
 """The shortest pause after an answer that will not be better in a second."""
-EXACT_UP_TO: Final = 5_000
-"""Stores with more embeddings are searched by an index; see decision 26 for the measurement."""
+SIGNS_UP_TO: Final = 10_000
+"""Stores with more embeddings are searched by an HNSW index of their own; see decision 34."""
 MOVE: Final = 500
 SURVEY: Final = 50
 DELETE: Final = 5_000
@@ -136,7 +136,7 @@ async def keep_up(database: Database) -> bool:
     async with database.transaction() as connection:
         deleted = await embedding.delete_old(connection, DELETE)
     async with database.transaction() as connection:
-        shelved = await embedding.shelve(connection, EXACT_UP_TO, MOVE)
+        shelved = await embedding.shelve(connection, SIGNS_UP_TO, MOVE)
     if switched:
         _logger.info("%d stores are searched by the embeddings of another model now", switched)
     return bool(surveyed or switched or deleted or shelved)

@@ -80,27 +80,6 @@ async def lock_sessions(connection: Connection, store_id: UUID, sessions: Sequen
         await connection.execute(queries("passages")["lock_sessions"], (store_id, list(sessions)))
 
 
-async def insert_many(connection: Connection, tenant_id: UUID, store_id: UUID, given: Sequence[Passage]) -> None:
-    """Keep passages in their order; those of a session follow what it has already."""
-    await lock_sessions(
-        connection, store_id, [str(passage.session_id) for passage in given if passage.session_id is not None]
-    )
-    rows = [
-        {
-            "id": str(passage.id),
-            "session_id": None if passage.session_id is None else str(passage.session_id),
-            "role": passage.role,
-            "content": passage.content,
-            "tokens": passage.tokens,
-            "tags": list(passage.tags),
-            "metadata": dict(passage.metadata),
-            "created_at": passage.created_at.isoformat(),
-        }
-        for passage in given
-    ]
-    await connection.execute(queries("passages")["insert_passages"], (tenant_id, store_id, Jsonb(rows)))
-
-
 async def fold_tail(connection: Connection) -> int:
     """Fold what was written to one store into its index. Returns how many passages; 0 when no store needs it."""
     cursor = await connection.execute(queries("passages")["fold_tail"])

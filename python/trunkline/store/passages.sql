@@ -16,15 +16,6 @@ values ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 select pg_advisory_xact_lock(hashtextextended($1::uuid::text || session_id, 0))
   from (select distinct session_id from unnest($2::text[]) as session_id order by 1) as sessions;
 
--- name: insert_passages
--- Keep many texts, in their order.
-insert into trunkline.passages (tenant_id, store_id, id, session_id, role, content, tokens, tags, metadata, created_at)
-select $1, $2, p.id, p.session_id, p.role, p.content, p.tokens, p.tags, p.metadata, p.created_at
-  from rows from (jsonb_to_recordset($3) as (id uuid, session_id uuid, role text, content text, tokens int, tags text[],
-                                             metadata jsonb, created_at timestamptz))
-       with ordinality as p (id, session_id, role, content, tokens, tags, metadata, created_at, nth)
- order by p.nth;
-
 -- name: fold_tail
 -- Fold what was written to one store, of any tenant, into the index that searches read; 0 when no store needs it.
 select trunkline.fold_tail() as folded;

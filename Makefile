@@ -49,8 +49,9 @@ bench: build ## measure the gateway against nginx and others (about ten minutes)
 bench-recall: build ## measure recall on a set of conversations: make bench-recall DATA=FILE [EMBEDDER=PACKAGE]
 	@$(BIN)/trunkline bench recall --data "$(DATA)" --json bench/results/recall.json $(if $(EMBEDDER),--embedder "$(EMBEDDER)")
 
-bench-memory: build ## measure reading and writing blocks, up to a million sessions (about fifteen minutes)
+bench-memory: build ## measure blocks, up to a million sessions, and recall in big stores and in many
 	@$(BIN)/python -m bench.memory
+	@$(BIN)/python -m bench.recall
 
 instructions: ## count the gateway's instructions a call under valgrind; 5 % more than the reference is a failure
 	@command -v valgrind >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq valgrind >/dev/null; } || \

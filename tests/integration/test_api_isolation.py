@@ -31,6 +31,8 @@ ROUTES = [
 ]
 MEMORY = {"blocks": {"customer": {"scope": "user", "fields": {"name": {"type": "string"}}}}}
 SET = {"operations": [{"op": "set", "field": "name", "value": "Ada"}], "user_id": "cus_1"}
+CHECKPOINT = {"id": "1", "payload": {"kind": "x", "data": "eA=="}, "metadata": {"run_id": "run_1"}}
+WRITES = {"task_id": "t", "writes": [{"idx": 0, "channel": "c", "kind": "x", "data": "eA=="}]}
 
 TOKEN = {"type": "static_bearer", "mcp_server_url": "https://a.example/mcp", "token": "t"}
 SAY = [{"type": "user.message", "content": [{"type": "text", "text": "Go."}]}]
@@ -89,6 +91,9 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/memory_stores/{store_id}/import"): {},
     ("POST", "/v1/memory_stores/{store_id}/erase"): {"everything": True},
     ("POST", "/v1/agents/{agent}/memory_import"): {},
+    ("POST", "/v1/memory_stores/{store_id}/items"): {
+        "operations": [{"op": "put", "namespace": ["a"], "key": "k", "value": {"a": 1}, "texts": ["x"]}]
+    },
     ("POST", "/v1/memory_stores/{store_id}/embeddings/restart"): {},
     ("POST", "/v1/memory_stores/{store_id}/memories/{memory_id}"): {"content": "x"},
     ("PATCH", "/v1/memory_stores/{store_id}/memories/{memory_id}"): {"content": "x"},
@@ -100,6 +105,15 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/teams/{team}"): {"budget_usd": 1000},
     ("POST", "/v1/user_limits"): {"user_id": "cus_1", "rpm": 1000},
     ("POST", "/v1/erase"): {"user_id": "cus_1"},
+    ("POST", "/v1/threads"): {"framework": "langgraph", "name": "mine"},
+    ("POST", "/v1/threads/delete_runs"): {"run_ids": ["run_1"]},
+    ("POST", "/v1/threads/{framework_thread_id}/items"): {"items": [{"a": 1}]},
+    ("PUT", "/v1/threads/{framework_thread_id}/items"): {"items": []},
+    ("POST", "/v1/threads/{framework_thread_id}/items/pop"): {},
+    ("POST", "/v1/threads/{framework_thread_id}/checkpoints"): CHECKPOINT,
+    ("POST", "/v1/threads/{framework_thread_id}/checkpoints/{checkpoint_id}/writes"): WRITES,
+    ("POST", "/v1/threads/{framework_thread_id}/prune"): {},
+    ("POST", "/v1/threads/{framework_thread_id}/copy"): {"thread_id": "thread_0193f0a4c1b27c55a1c8b4c0a1b2c3d4"},
     ("POST", "/v1/tenants"): {"name": "new"},
 }
 QUERIES = {
@@ -167,6 +181,10 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
     store = made("/v1/memory_stores", {"name": "facts"})["id"]
     memory = made(f"/v1/memory_stores/{store}/memories", {"path": "/a", "content": "x"})["id"]
     versions = http.get(f"/v1/memory_stores/{store}/memory_versions").json()["data"]
+    thread = made("/v1/threads", {"framework": "langgraph", "name": "mine", "user_id": "cus_1"})["id"]
+    made(f"/v1/threads/{thread}/items", {"items": [{"a": 1}]})
+    made(f"/v1/threads/{thread}/checkpoints", CHECKPOINT)
+    made(f"/v1/threads/{thread}/checkpoints/1/writes", WRITES)
     return {
         "agent": agent_id,
         "block": "customer",
@@ -182,6 +200,8 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
         "store_id": store,
         "memory_id": memory,
         "version_id": versions[0]["id"],
+        "framework_thread_id": thread,
+        "checkpoint_id": "1",
         "key_id": made("/v1/keys", {"name": "other", "scopes": ["inference"], "budget_usd": 1})["id"],
         "team": made("/v1/teams", {"name": "crew", "budget_usd": 1, "users": {"rpm": 5}})["id"],
     }
@@ -232,7 +252,7 @@ def scope_of(path: str) -> str:
         return "inference"
     if path == "/v1/tenants":
         return "operator"
-    return "memory" if "/memory" in path else "manage"
+    return "memory" if "/memory" in path or path.startswith("/v1/threads") else "manage"
 
 
 WITH_ID = [(method, path) for method, path in ROUTES if "{" in path]
@@ -317,6 +337,31 @@ def test_names_and_references_do_not_cross_either(world: World) -> None:
     assert world.contents() == before
 
 
+def test_runs_are_deleted_and_copies_made_in_ones_own_threads_alone(world: World) -> None:
+    before = world.contents()
+    ids = world.ids
+    for key in (world.stranger, world.other_agent):
+        with world.control.http(key) as http:
+            answer = http.post("/v1/threads/delete_runs", json={"run_ids": ["run_1"], "user_id": "cus_nobody"})
+            assert answer.json()["deleted"] == 0
+            assert http.get("/v1/threads?name=mine&framework=langgraph&user_id=cus_2").json()["data"] == []
+    with world.control.http(world.other_agent) as http:
+        assert http.post("/v1/threads/delete_runs", json={"run_ids": ["run_1"]}).json()["deleted"] == 0
+        assert http.get("/v1/threads").json()["data"] == []
+        assert http.post("/v1/erase", json={"user_id": "cus_1"}).json()["erased"]["threads"] == 0
+    with world.control.http(world.stranger) as http:
+        own = http.get("/v1/threads?name=mine").json()["data"][0]["id"]
+        assert own != ids["framework_thread_id"]
+        for source, target in ((own, ids["framework_thread_id"]), (ids["framework_thread_id"], own)):
+            assert http.post(f"/v1/threads/{source}/copy", json={"thread_id": target}).status_code == 404
+        with_session = {"framework": "langgraph", "name": "new", "session_id": ids["session_id"]}
+        assert http.post("/v1/threads", json=with_session).status_code == 404
+    now = world.contents().split("\n")
+    assert [line for line in now if not line.startswith("erasures=")] == [
+        line for line in before.split("\n") if not line.startswith("erasures=")
+    ]
+
+
 def test_an_end_user_of_one_tenant_is_nobody_in_another(world: World) -> None:
     with world.control.http() as http, world.control.http(world.stranger) as theirs:
         assert http.post("/v1/user_limits", json={"user_id": "cus_9", "rpm": 1}).status_code == 200
@@ -369,9 +414,12 @@ def test_lists_hold_ones_own_alone(world: World) -> None:
             "/v1/files",
             "/v1/deployments",
             "/v1/deployment_runs",
+            "/v1/threads",
         ):
             shown = http.get(path).text
-            assert not [found for found in world.ids.values() if found != "customer" and found in shown], path
+            assert not [found for found in world.ids.values() if found not in ("customer", "1") and found in shown], (
+                path
+            )
     with world.control.http(world.other_agent) as http:
         assert [agent["name"] for agent in http.get("/v1/agents").json()["data"]] == ["theirs"]
         for path in ("/v1/sessions", "/v1/keys", "/v1/vaults", "/v1/files", "/v1/deployments"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,6 +21,8 @@ from trunkline.cli.app import run
 RECORD = (
     "select trunkline.gateway_record(array(select r from jsonb_populate_recordset(null::trunkline.call_row, %s) as r))"
 )
+
+THREADS = {"threads", "thread_items", "checkpoints", "checkpoint_channels", "checkpoint_writes"}
 
 
 def rows_with(database: DatabaseUrls, word: str) -> dict[str, int]:
@@ -117,6 +120,15 @@ def live(control: ControlPlane, database: DatabaseUrls, agent: str, user: str, w
             ok(write(http, agent, "customer", name, user_id=user, session_id=session))
         topic = {"op": "set", "field": "topic", "value": word}
         ok(write(http, agent, "case", topic, user_id=user, session_id=session))
+        for whom, whose in (("of the user", {"user_id": user}), ("of the session", {"session_id": session})):
+            thread = ok(http.post("/v1/threads", json={"framework": "x", "name": f"{word} {whom}", **whose}))["id"]
+            data = {"kind": "text", "data": base64.b64encode(word.encode()).decode()}
+            held = {"channel": "c", "version": "1", **data}
+            checkpoint = {"id": "1", "payload": data, "metadata": {"about": word}, "channels": {"c": "1"}}
+            ok(http.post(f"/v1/threads/{thread}/checkpoints", json={**checkpoint, "values": [held]}))
+            waiting = {"task_id": "t", "writes": [{"idx": 0, "channel": "c", **data}]}
+            ok(http.post(f"/v1/threads/{thread}/checkpoints/1/writes", json=waiting))
+            ok(http.post(f"/v1/threads/{thread}/items", json={"items": [{"said": word}]}))
         shared = ok(http.post("/v1/memory_stores", json={"name": "shared"}))["id"]
         texts = [{"text": f"{word} in a shared store", "session_id": session}]
         ok(http.post(f"/v1/memory_stores/{shared}/passages", json={"passages": texts}))
@@ -147,6 +159,7 @@ def test_of_an_erased_user_no_table_has_anything(control: ControlPlane, database
     assert {"events", "passages", "memory_versions", "call_bodies", "cached_answers"} <= rows_with(
         database, "zebrafax"
     ).keys()
+    assert rows_with(database, "zebrafax").keys() >= THREADS
     with control.http() as http:
         spent = ok(http.get("/v1/usage"))
         done = ok(http.post("/v1/erase", json={"user_id": "cus_gone"}))
@@ -156,6 +169,7 @@ def test_of_an_erased_user_no_table_has_anything(control: ControlPlane, database
         assert done["erased"]["memory_versions"] == 3
         assert done["erased"]["call_bodies"] == 2
         assert done["erased"]["kept_answers"] == 4
+        assert [done["erased"][kind] for kind in ("threads", "thread_items", "checkpoints")] == [2, 2, 2]
         assert rows_with(database, "zebrafax") == rows_with(database, "cus_gone") == {}
         assert rows_with(database, str(UUID(gone.removeprefix("sesn_")))) == {"usage": 1}
         assert (rows_with(database, "quokkamol"), rows_with(database, "cus_kept")) == kept
@@ -191,9 +205,11 @@ def test_a_session_goes_alone_and_takes_its_forks(control: ControlPlane, databas
         erased = ok(http.post("/v1/erase", json={"session_id": session}))["erased"]
         assert (erased["sessions"], erased["stores"], erased["call_bodies"]) == (2, 2, 1)
         assert erased["calls_without_user"] == 0
+        assert erased["threads"] == 1
         assert rows_with(database, "quokkamol") == kept
         left = rows_with(database, "zebrafax")
         assert left.pop("memory_versions") == 1, "what the user's block learned is the user's"
+        assert {left.pop(kind) for kind in THREADS} == {1}, "the user's own thread"
         assert sorted(left) == ["cached_answers", "call_bodies", "events", "idempotent_calls", "passages"], (
             "the user's other session said it too"
         )

@@ -85,7 +85,7 @@ def test_passages_go_by_session_and_time(http: httpx.Client, urls: DatabaseUrls)
     assert erase(http, store, since="2020-06-01T00:00:00Z")["passages"] == 1
     assert left(http, store) == (["/elsewhere", "/notes/a", "/other"], [])
     ok(http.post(f"/v1/memory_stores/{store}/archive"))
-    assert erase(http, store, everything=True) == {"memories": 3, "memory_versions": 10, "passages": 0}
+    assert erase(http, store, everything=True) == {"memories": 3, "memory_versions": 10, "passages": 0, "items": 0}
     noted = ok(http.get("/v1/erasures", params={"memory_store_id": store}))["data"]
     assert [sum(one["erased"].values()) for one in noted] == [13, 1, 1, 1, 0]
 

@@ -21,6 +21,7 @@ from trunkline.api import (
     agents,
     blocks,
     call_bodies,
+    checkpoints,
     credentials,
     deployment_runs,
     deployments,
@@ -32,6 +33,7 @@ from trunkline.api import (
     events,
     exports,
     files,
+    framework_threads,
     imports,
     ingest,
     keys,
@@ -42,6 +44,7 @@ from trunkline.api import (
     passages,
     session_resources,
     sessions,
+    store_items,
     teams,
     tenants,
     threads,
@@ -105,9 +108,9 @@ def create_app(
         app.include_router(noun.router)
     for noun in (environments, vaults, credentials, files, deployments, deployment_runs):
         app.include_router(noun.router)
-    for noun in (memory_stores, passages, ingest, exports, imports, embeddings, embedding_status):
+    for noun in (memory_stores, passages, ingest, store_items, exports, imports, embeddings, embedding_status):
         app.include_router(noun.router)
-    for noun in (memories, memory_versions):
+    for noun in (memories, memory_versions, framework_threads, checkpoints):
         app.include_router(noun.router)
     for noun in (keys, teams, user_limits, tenants, usage, call_bodies, erasures):
         app.include_router(noun.router)

@@ -17,7 +17,7 @@ from trunkline.errors import NotFound
 
 Prefix = Literal[
     "agent", "sesn", "sevt", "sthr", "sesrsc", "memstore", "mem", "memver", "key", "tnt", "call", "env", "team", "psg",
-    "vlt", "vcrd", "file", "depl", "drun",
+    "vlt", "vcrd", "file", "depl", "drun", "thread",
 ]  # fmt: skip
 
 _NOUNS: Final[dict[str, str]] = {
@@ -40,6 +40,7 @@ _NOUNS: Final[dict[str, str]] = {
     "file": "a file",
     "depl": "a deployment",
     "drun": "a deployment run",
+    "thread": "a thread of a framework",
 }
 _HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 

@@ -29,6 +29,7 @@ def serve(
         "forget_bodies": retention.forget_bodies,
         "expire_memory": retention.expire_memory,
         "expire_files": retention.expire_files,
+        "forget_items": retention.forget_items,
         "survey_embeddings": embedding.survey_again,
     }
     run(database, base_url, on_loss=on_loss, daily=daily, tick=deployments.fire_due, embedder=embedder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from trunkline.store import files, memory_stores
+from trunkline.store import files, memory_stores, store_items
 from trunkline.store.pool import Database
 from trunkline.store.queries import queries
 
@@ -42,4 +42,12 @@ async def expire_files(database: Database) -> None:
     while True:
         async with database.transaction() as connection:
             if not await files.expire(connection, _FILES_AT_ONCE):
+                return
+
+
+async def forget_items(database: Database) -> None:
+    """Delete items of memory stores that are past their time, in batches. Raises Unavailable."""
+    while True:
+        async with database.transaction() as connection:
+            if await store_items.forget(connection, _ROWS_AT_ONCE) < _ROWS_AT_ONCE:
                 return

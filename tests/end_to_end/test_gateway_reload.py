@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 
 from support.postgres import DatabaseUrls
@@ -21,10 +22,12 @@ def stack(database: DatabaseUrls, scripted_model: str, tmp_path: Path) -> Iterat
         yield running
 
 
-def write(stack: Stack, folder: Path, more: str = "") -> None:
-    text = configured(stack.model_url)
+def write(stack: Stack, folder: Path, models: str = "", more: str = "", *, price: int = 10) -> None:
+    text = (
+        configured(stack.model_url).replace("models:\n", f"models:\n{models}").replace("input: 10,", f"input: {price},")
+    )
     beside = folder / "trunkline.new"
-    beside.write_text(text.replace("models:\n", f"models:\n{more}"), encoding="utf-8")
+    beside.write_text(text + more, encoding="utf-8")
     beside.replace(folder / "trunkline.yaml")
 
 
@@ -82,6 +85,25 @@ def test_new_settings_fail_no_call_and_a_bad_file_changes_nothing(stack: Stack, 
     assert "the settings of before stay" in line
     assert "'nowhere'" in line
     assert PROVIDER_KEY not in log.read_text()
+
+
+def test_prices_timeouts_and_what_is_kept_are_taken_on_under_load(stack: Stack, tmp_path: Path) -> None:
+    body = {"model": "gpt", "messages": [{"role": "user", "content": "the same again"}]}
+
+    def headers() -> httpx.Headers:
+        with stack.http() as http:
+            return http.post("/v1/chat/completions", json=body).headers
+
+    cost = float(headers()["x-trunkline-cost"])
+    with load(stack) as statuses:
+        write(stack, tmp_path, price=1_000_000)
+        assert eventually(lambda: float(headers()["x-trunkline-cost"]) > 2 * cost), "the price is the new one"
+        write(stack, tmp_path, more="cache: {store: memory}\ntimeouts: {ping_ms: 0}\nrecord: {bodies: all}\n")
+        assert eventually(lambda: headers().get("x-trunkline-cache") == "hit")
+        write(stack, tmp_path, more="listen: 127.0.0.1:1\n")
+        assert eventually(lambda: "a restart takes on listen" in (tmp_path / "gateway.log").read_text())
+        assert "x-trunkline-cache" not in headers()
+    assert set(statuses) == {200}
 
 
 def test_a_hang_up_asks_for_the_settings(stack: Stack, tmp_path: Path) -> None:

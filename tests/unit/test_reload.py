@@ -95,11 +95,37 @@ def test_a_file_that_is_away_for_a_moment_changes_nothing(gateway: Gateway) -> N
 
 
 def test_what_needs_a_restart_is_said_and_left_as_it_was(gateway: Gateway) -> None:
-    gateway.write(GOOD + "listen: 127.0.0.1:9\nlimits: {max_body_bytes: 5}\nmodels: {b: {provider: p, model: b}}")
+    more = "listen: 127.0.0.1:9\nmemory: {embedder: {model: e, dimension: 8}}\nca_file: /tmp/other.pem\n"
+    gateway.write(GOOD + more + "models: {b: {provider: p, model: b}}")
     gateway.reload.look()
-    assert gateway.told[0].endswith("; a restart takes on listen, max_body_bytes")
+    assert gateway.told[0].endswith("; a restart takes on ca_file, listen, memory")
     (config,) = gateway.applied
-    assert (names(config), config["listen"], config["max_body_bytes"]) == (["b"], "127.0.0.1:4000", 33554432)
+    assert (names(config), config["listen"], config["embedder"]) == (["b"], "127.0.0.1:4000", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("limits: {max_body_bytes: 5}", "max_body_bytes", 5),
+        ("limits: {lease_seconds: 7}", "lease_ms", 7000),
+        ("limits: {spool_max_bytes: 9}", "spool_max_bytes", 9),
+        ("timeouts: {idle_ms: 6}", "timeouts", {"idle_ms": 6}),
+        ("prices: [{provider: p, model: a, input: 1, output: 2}]", "prices", [{"provider": "p", "model": "a"}]),
+        ("cache: {store: memory, ttl_seconds: 8}", "cache", {"store": "memory", "ttl_seconds": 8}),
+        ("record: {bodies: errors}", "record", {"bodies": "errors"}),
+        ("traces: {endpoint: 'http://127.0.0.1:4318'}", "traces", {"endpoint": "http://127.0.0.1:4318"}),
+    ],
+)
+def test_limits_prices_timeouts_and_what_is_kept_need_no_restart(
+    gateway: Gateway, text: str, key: str, value: object
+) -> None:
+    gateway.write(GOOD + "models: {a: {provider: p, model: a}}\n" + text)
+    gateway.reload.look()
+    assert "restart" not in gateway.told[0]
+    (config,) = gateway.applied
+    given = config[key][0] if isinstance(value, list) else config[key]
+    wanted = value[0] if isinstance(value, list) else value
+    assert (given | wanted if isinstance(wanted, dict) else wanted) == given
 
 
 def test_who_asks_is_answered_though_nothing_changed(gateway: Gateway) -> None:

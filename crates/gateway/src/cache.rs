@@ -7,7 +7,10 @@
 
 mod memory;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Uri, header};
@@ -120,7 +123,7 @@ pub struct Asked<'a> {
 /// The cache.
 pub struct Cache {
     config: CacheConfig,
-    store: Store,
+    store: Arc<Store>,
 }
 
 enum Store {
@@ -129,15 +132,20 @@ enum Store {
 }
 
 impl Cache {
-    /// An empty one, or Postgres'; `evictions` counts what was given up for want of room.
-    pub fn new(config: &CacheConfig, evictions: Counter) -> Self {
-        let store = match config.store {
-            CacheStore::Memory => Store::Memory(Memory::new(config.max_bytes, evictions)),
-            CacheStore::Postgres => {
-                let (sender, receiver) = mpsc::channel(QUEUE);
-                Store::Postgres { sender, receiver: Mutex::new(receiver) }
-            }
-        };
+    /// An empty one, or Postgres', or what an `earlier` one of the same store and size holds; `evictions` counts what was given up for
+    /// want of room.
+    pub fn new(config: &CacheConfig, earlier: Option<&Self>, evictions: Counter) -> Self {
+        let same = |earlier: &&Self| (earlier.config.store, earlier.config.max_bytes) == (config.store, config.max_bytes);
+        let store = earlier.filter(same).map(|earlier| Arc::clone(&earlier.store));
+        let store = store.unwrap_or_else(|| {
+            Arc::new(match config.store {
+                CacheStore::Memory => Store::Memory(Memory::new(config.max_bytes, evictions)),
+                CacheStore::Postgres => {
+                    let (sender, receiver) = mpsc::channel(QUEUE);
+                    Store::Postgres { sender, receiver: Mutex::new(receiver) }
+                }
+            })
+        });
         Self { config: config.clone(), store }
     }
 
@@ -145,7 +153,13 @@ impl Cache {
     ///
     /// # Errors
     /// 400 for a time to live that is none.
-    pub async fn look(&self, worker: &Worker, key: &Key, asked: &Asked<'_>, record: &mut Recorder) -> Result<Looked, Refusal> {
+    pub async fn look(
+        self: &Arc<Self>,
+        worker: &Worker,
+        key: &Key,
+        asked: &Asked<'_>,
+        record: &mut Recorder,
+    ) -> Result<Looked, Refusal> {
         let ttl = self.ttl(asked.headers)?;
         let state = if directs(asked.headers, "no-store") || ttl.is_zero() || !self.serves(asked) {
             State::Bypass
@@ -160,7 +174,7 @@ impl Cache {
                 worker.gateway.metrics.cache(State::Hit);
                 return Ok(Looked::Hit(entry));
             }
-            record.caches(wanted);
+            record.caches(Arc::clone(self), wanted);
             state
         };
         worker.gateway.metrics.cache(state);
@@ -178,7 +192,7 @@ impl Cache {
     }
 
     async fn get(&self, readers: &Readers, wanted: &Wanted) -> Option<Entry> {
-        match &self.store {
+        match &*self.store {
             Store::Memory(memory) => memory.get(&wanted.key),
             Store::Postgres { .. } => readers.cached(wanted).await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "the response cache could not be read");
@@ -189,7 +203,7 @@ impl Cache {
 
     /// Keeps an answer. Never waits: what the store has no room for is not kept.
     pub fn put(&self, wanted: Wanted, entry: Entry) {
-        match &self.store {
+        match &*self.store {
             Store::Memory(memory) => memory.put(wanted.key, entry, Instant::now() + wanted.ttl),
             Store::Postgres { sender, .. } => {
                 let _ = sender.try_send((wanted, entry));
@@ -199,7 +213,7 @@ impl Cache {
 
     /// Brings answers to Postgres, where it is the store. Ends when dropped.
     pub async fn run(&self, mut writer: CacheWriter) {
-        let Store::Postgres { receiver, .. } = &self.store else { return std::future::pending().await };
+        let Store::Postgres { receiver, .. } = &*self.store else { return std::future::pending().await };
         let mut receiver = receiver.lock().await;
         while let Some((wanted, entry)) = receiver.recv().await {
             if let Err(error) = writer.put(&wanted, &entry).await {

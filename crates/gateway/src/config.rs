@@ -115,7 +115,7 @@ fn cores() -> usize {
 }
 
 /// A collector of traces that speaks OTLP over HTTP.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TracesConfig {
     /// Its base URL, such as `http://localhost:4318`; spans go to `/v1/traces` below it.
@@ -133,7 +133,7 @@ pub struct TracesConfig {
 }
 
 /// What makes vectors: a model like any other, asked over `/embeddings`.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmbedderConfig {
     /// The model's name, as clients would ask for it.
@@ -317,6 +317,11 @@ fn fifteen_seconds() -> u64 {
 }
 
 impl Timeouts {
+    /// Until a connection stands.
+    pub fn connect(&self) -> Duration {
+        Duration::from_millis(self.connect_ms)
+    }
+
     /// Until the provider answers with a head.
     pub fn first_byte(&self) -> Duration {
         Duration::from_millis(self.first_byte_ms)
@@ -349,6 +354,11 @@ impl Timeouts {
 }
 
 impl Config {
+    /// For how long the store lends budgets without hearing from this gateway.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
     /// Reads the configuration.
     ///
     /// # Errors

@@ -227,6 +227,11 @@ impl Connections {
         Self { dialer: Dialer::new(timeouts, tls), hosts: Mutex::default(), last: Mutex::default() }
     }
 
+    /// Takes on other limits in time, for connections that are opened from now on.
+    pub fn allow(&self, timeouts: &Timeouts) {
+        self.dialer.allow(timeouts);
+    }
+
     /// Closes connections that nobody has used for a while. To be called now and then.
     pub fn prune(&self) {
         let now = Instant::now();

@@ -2,46 +2,50 @@
 
 use std::{error::Error, sync::Arc, time::Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use http::StatusCode;
+use tokio::sync::watch;
 
 use crate::{
-    bodies::Bodies, cache::Cache, config::Config, database::Readers, decode::DecodeError, error::Refusal, leases::Leases,
-    metrics::Metrics, query_vector::QueryVectors, remember::Memories, routing::Routes, snapshot::Snapshots, spool::Spool,
-    stored::Stored, traces::Traces, upstream::Client,
+    bodies::Bodies, config::Config, connections::Tls, database::Readers, decode::DecodeError, error::Refusal, leases::Leases,
+    metrics::Metrics, query_vector::QueryVectors, remember::Memories, settings::Settings, snapshot::Snapshots, spool::Spool,
+    upstream::Client, usage::PriceList,
 };
 
 /// What all threads share.
 pub struct Gateway {
-    /// As it was given.
-    pub config: Config,
-    /// Models and providers, as they are at the moment.
-    pub routes: ArcSwap<Routes>,
-    /// Keys, agents and prices.
+    /// What is configured at the moment.
+    pub settings: ArcSwap<Settings>,
+    /// Tells the background of new settings.
+    pub reloaded: watch::Sender<()>,
+    /// Keys and agents.
     pub snapshots: Snapshots,
+    /// What tokens cost: the store's prices, and the configured ones, which win.
+    pub prices: PriceList,
     /// What is held of limits that are shared with other gateways.
     pub leases: Leases,
     /// Recorded calls on their way to Postgres.
     pub spool: Spool,
     /// Counters and times.
     pub metrics: Metrics,
-    /// Spans on their way to a collector; none where no collector is configured.
-    pub traces: Option<Traces>,
-    /// Answers to be given again; none where no cache is configured.
-    pub cache: Option<Cache>,
     /// How much of request bodies is held.
     pub bodies: Arc<Bodies>,
-    /// What is stored of calls' bodies; none where nothing is.
-    pub stored: Option<Stored>,
     /// Copies of memory.
     pub memories: Memories,
     /// Vectors of what is searched for; none where no embedder is configured.
     pub query_vectors: Option<QueryVectors>,
+    /// Whose certificates are believed.
+    pub tls: Tls,
     /// The start of the process's clock.
     pub begun: Instant,
 }
 
 impl Gateway {
+    /// What is configured at the moment. Not to be held for long: what a call needs of it later is cloned.
+    pub fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
     /// Nanoseconds on the process's clock.
     pub fn nanos(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -52,19 +56,24 @@ impl Gateway {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Takes on the providers, models and routing of another configuration. Calls under way go on as they began; upstreams that
-    /// stay go on as they have fared.
+    /// Takes on another configuration. Calls under way go on as they began; upstreams that stay go on as they have fared.
     ///
     /// # Errors
-    /// What is wrong with it; then all stays as it was.
-    pub fn reload(&self, config: &Config) -> Result<(), String> {
-        let routes = Routes::new(config, Some(&self.routes.load()), &self.metrics)?;
-        if let Some(stored) = &self.stored {
-            stored.learn(config)?;
+    /// What is wrong with it, or belongs to the process's start; then all stays as it was.
+    pub fn reload(&self, config: Config) -> Result<(), String> {
+        let earlier = self.settings.load_full();
+        if let Some(key) = earlier.fixed(&config) {
+            return Err(format!("{key} cannot change while the gateway runs"));
         }
-        let earlier = self.routes.swap(Arc::new(routes));
+        let settings = Settings::new(config, Some(&earlier), &self.metrics, &self.tls)?;
+        let config = &settings.config;
+        self.prices.configure(&config.prices);
+        self.spool.bound_to(config.spool_max_bytes);
+        self.leases.last_for(config.lease());
+        self.settings.store(Arc::new(settings));
         // Those that are gone rest no more.
-        earlier.forget_resting();
+        earlier.routes.forget_resting();
+        self.reloaded.send_replace(());
         Ok(())
     }
 
@@ -72,7 +81,7 @@ impl Gateway {
     pub fn body_too_large(&self) -> Refusal {
         let message = format!(
             "The request body is over the limit of {} bytes. Send less, or raise limits.max_body_bytes in trunkline.yaml.",
-            self.config.max_body_bytes
+            self.settings().config.max_body_bytes
         );
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
     }

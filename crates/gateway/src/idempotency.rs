@@ -143,7 +143,7 @@ pub async fn begin(worker: &Worker, mut record: Recorder, key: &Key, asked: &Ask
 
 async fn reserve(worker: &Worker, call: Uuid, key: &Key, asked: &Asked) -> Result<Option<Response<Body>>, Refusal> {
     let gateway = &worker.gateway;
-    let limit = gateway.config.timeouts.total();
+    let limit = gateway.settings().config.timeouts.total();
     let wanted = Reservation {
         tenant: key.tenant,
         key_id: key.id,

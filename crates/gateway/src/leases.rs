@@ -50,7 +50,8 @@ pub struct Leases {
     /// End users with limits, as far as they came by.
     pub users: Users,
     clock: Instant,
-    term: Duration,
+    /// In nanoseconds.
+    term: AtomicU64,
     wanted: mpsc::UnboundedSender<Wanted>,
     inbox: Mutex<mpsc::UnboundedReceiver<Wanted>>,
     held: AtomicU64,
@@ -68,13 +69,28 @@ pub struct Tally {
     pub failures: u64,
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Leases {
     /// Nothing is held yet. `term`: for how long the store lends without hearing from us.
     pub fn new(clock: Instant, term: Duration) -> Self {
         let (wanted, inbox) = mpsc::unbounded_channel();
         let (holder, users, inbox) = (Uuid::now_v7(), Users::default(), Mutex::new(inbox));
         let [held, waits, failures] = [0; 3].map(AtomicU64::new);
+        let term = AtomicU64::new(nanos(term));
         Self { holder, users, clock, term, wanted, inbox, held, waits, failures }
+    }
+
+    /// From now on the store lends for so long without hearing from us.
+    pub fn last_for(&self, term: Duration) {
+        self.term.store(nanos(term), SeqCst);
+    }
+
+    /// For how long it lends.
+    fn term(&self) -> Duration {
+        Duration::from_nanos(self.term.load(SeqCst))
     }
 
     /// What metrics tell.

@@ -48,6 +48,7 @@ pub mod request;
 pub mod routed;
 pub mod routing;
 pub mod server;
+pub mod settings;
 pub mod snapshot;
 pub mod spool;
 pub mod sse;

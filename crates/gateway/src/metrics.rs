@@ -168,7 +168,7 @@ impl Metrics {
         self.leases_held.set(leases.held as f64);
         self.lease_waits.absolute(leases.waits);
         self.lease_failures.absolute(leases.failures);
-        gateway.routes.load().tell_resting(gateway.millis());
+        gateway.settings().routes.tell_resting(gateway.millis());
         self.handle.render()
     }
 

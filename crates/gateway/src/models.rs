@@ -31,9 +31,11 @@ pub async fn models(worker: &Arc<Worker>, wire: Wire, request: &Request<Incoming
         Some(id) => snapshot.agent(key.tenant, id).map(|agent| agent.name.as_str()).into_iter().collect(),
         None => snapshot.agent_names(key.tenant),
     };
-    let routes = gateway.routes.load();
+    let settings = gateway.settings();
+    let routes = &settings.routes;
+    let prices = gateway.prices.load();
     // Of what patterns serve, those that have a price are known.
-    let known = routes.known(|provider| snapshot.prices.models(provider));
+    let known = routes.known(|provider| prices.models(provider));
     let models = routes.names().iter().cloned().chain(known).filter(|name| allowed(name));
     let names: Vec<String> = models.chain(agents.into_iter().map(|name| format!("agent/{name}"))).collect();
 

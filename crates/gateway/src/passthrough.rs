@@ -44,7 +44,7 @@ const FORM: usize = 8 << 10;
 /// Paths under a provider's name: the provider, if a path is one.
 pub fn host(worker: &Worker, path: &str) -> Option<Arc<Upstream>> {
     let name = path.strip_prefix('/')?.split('/').next()?;
-    worker.gateway.routes.load().host(name)
+    worker.gateway.settings().routes.host(name)
 }
 
 /// Passes a request on to a provider and its answer back.
@@ -76,7 +76,7 @@ async fn stages(
     };
     let repeats = repeats.inspect_err(counted)?;
     let not_kept = repeats.is_none() && head.method == Method::POST && head.headers.contains_key(idempotency::HEADER);
-    let stores = gateway.stored.as_ref().map_or(Ok(false), |stored| stored.wanted(&head.headers)).inspect_err(counted)?;
+    let stored = pipeline::stored(worker, &head.headers).inspect_err(counted)?;
     let named = Named::find(path, &head.headers, whole.bytes()).inspect_err(counted)?;
     allowed(&key, &host, &head.method, path, &named).inspect_err(counted)?;
     let user = match &key.user {
@@ -91,8 +91,8 @@ async fn stages(
         Whole::Streams(_) => 0,
     };
     let asked = named.model.clone().unwrap_or_default();
-    let output = named.scan.as_ref().and_then(|scan| scan.output_tokens).unwrap_or(gateway.config.output_tokens);
-    let cost = |input: u64, output: u64| gateway.snapshots.load().prices.most(&host.provider.name, &asked, input, output);
+    let output = named.scan.as_ref().and_then(|scan| scan.output_tokens).unwrap_or(gateway.settings().config.output_tokens);
+    let cost = |input: u64, output: u64| gateway.prices.load().most(&host.provider.name, &asked, input, output);
     let ask = Ask {
         user: user.as_deref(),
         models: &[&asked, &format!("{}/{asked}", host.provider.name)],
@@ -103,8 +103,8 @@ async fn stages(
     let admission = admit::admit(&gateway.leases, &key, &ask).await.inspect_err(counted)?;
     let mut record = Recorder::of(gateway, call, &key, (asked, user), streams, if model_call { bytes } else { 0 });
     record.reserved(admission);
-    if stores {
-        record.stores(whole.bytes());
+    if let Some(stored) = stored {
+        record.stores(stored, whole.bytes());
     }
     if let Some(repeats) = repeats {
         match idempotency::begin(worker, record, &key, &repeats).await? {
@@ -132,7 +132,7 @@ async fn stages(
     (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (head.method, uri, headers);
 
     let begun = Instant::now();
-    let first_byte = gateway.config.timeouts.first_byte();
+    let first_byte = gateway.settings().config.timeouts.first_byte();
     let reach = host.endpoint.reach();
     let sent = async {
         match body {
@@ -218,7 +218,7 @@ async fn read(
     let kind = content_type(&head.headers);
     let json = kind == "application/json" || kind.ends_with("+json");
     let form = kind == "multipart/form-data" && named::is_model_call(path);
-    let most = worker.gateway.config.max_body_bytes as u64;
+    let most = worker.gateway.settings().config.max_body_bytes as u64;
     let repeatable = head.method == Method::POST
         && head.headers.contains_key(idempotency::HEADER)
         && body.size_hint().upper().is_some_and(|length| length <= most);
@@ -228,7 +228,7 @@ async fn read(
     }
     let mut body = Streaming::from(body);
     if form {
-        let begun = timeout(worker.gateway.config.timeouts.client_idle(), body.begin(FORM)).await;
+        let begun = timeout(worker.gateway.settings().config.timeouts.client_idle(), body.begin(FORM)).await;
         begun.unwrap_or(Ok(())).map_err(|error| worker.gateway.body_refusal(&error))?;
     }
     Ok((Whole::Streams(body), None))

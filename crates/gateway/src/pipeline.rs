@@ -5,7 +5,6 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 
@@ -27,6 +26,7 @@ use crate::{
     remember::{Memory, State, remember},
     request::{Scan, scan},
     routing::{Target, Unresolved, resolve},
+    stored::Stored,
     told,
     wire::Wire,
 };
@@ -67,7 +67,8 @@ async fn stages(
     // What the client itself sent: a history that the session log adds has grown when the call is sent again.
     let asked =
         idempotency::asked(call.route, &head.uri, &head.headers, &body).inspect_err(|refusal| count(worker, &call, refusal))?;
-    let stored = stored(worker, &head.headers, &body).inspect_err(|refusal| count(worker, &call, refusal))?;
+    let stored = stored(worker, &head.headers).inspect_err(|refusal| count(worker, &call, refusal))?;
+    let stored = stored.map(|stored| (stored, body.clone()));
     let mut target = target(worker, &key, &head.headers, &scan).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     if let Some(agent) = target.agent.clone() {
         (body, scan) = history::recalled(worker, &agent, &mut target, body, scan)
@@ -82,8 +83,8 @@ async fn stages(
     let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len());
     record.reserved(admission);
     record.with_trace(&head.headers, &body);
-    if let Some(stored) = stored.filter(|_| !scan.kept.forget) {
-        record.stores(Some(&stored));
+    if let Some((stored, asked)) = stored.filter(|_| !scan.kept.forget) {
+        record.stores(stored, Some(&asked));
     }
     if let Some(asked) = asked {
         match idempotency::begin(worker, record, &key, &asked).await? {
@@ -110,7 +111,8 @@ async fn stages(
     let response_id = (wire == Wire::OpenaiResponses && memory.is_some()).then(|| record.call().response_name());
     // 5. Was it answered before? After memory, which is a part of what is asked.
     let mut state = None;
-    if let Some(cache) = &gateway.cache {
+    let cache = gateway.settings().cache.clone();
+    if let Some(cache) = &cache {
         let asked = cache::Asked {
             route: record.call().route,
             uri: &head.uri,
@@ -147,13 +149,14 @@ async fn stages(
     Ok(tell(response, state))
 }
 
-/// The client's request, if it is to be stored.
+/// What stores a call's bodies, if they are to be stored.
 ///
 /// # Errors
 /// 400 for a wish that is none.
-pub fn stored(worker: &Worker, headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Refusal> {
-    let Some(bodies) = &worker.gateway.stored else { return Ok(None) };
-    Ok(bodies.wanted(headers)?.then(|| body.clone()))
+pub fn stored(worker: &Worker, headers: &HeaderMap) -> Result<Option<Arc<Stored>>, Refusal> {
+    let settings = worker.gateway.settings();
+    let Some(stored) = &settings.stored else { return Ok(None) };
+    Ok(stored.wanted(headers)?.then(|| Arc::clone(stored)))
 }
 
 /// What memory adds to a request, in the order of [`cache::Asked::added`].
@@ -200,12 +203,12 @@ async fn authenticate(worker: &Worker, headers: &HeaderMap) -> Result<Arc<Key>, 
 /// Stage 2: what the call is for. An agent that the snapshot does not hold may be new: then it is read anew once.
 pub async fn target(worker: &Worker, key: &Key, headers: &HeaderMap, scan: &Scan) -> Result<Target, Refusal> {
     let gateway = &worker.gateway;
-    match resolve(&gateway.routes.load(), &gateway.snapshots.load(), key, headers, scan) {
+    match resolve(&gateway.settings().routes, &gateway.snapshots.load(), key, headers, scan) {
         Ok(target) => return Ok(target),
         Err(Unresolved::Refused(refusal)) => return Err(refusal),
         Err(Unresolved::UnknownAgent(_)) => gateway.snapshots.refresh().await,
     }
-    resolve(&gateway.routes.load(), &gateway.snapshots.load(), key, headers, scan).map_err(|unresolved| match unresolved {
+    resolve(&gateway.settings().routes, &gateway.snapshots.load(), key, headers, scan).map_err(|unresolved| match unresolved {
         Unresolved::Refused(refusal) | Unresolved::UnknownAgent(refusal) => refusal,
     })
 }
@@ -221,7 +224,7 @@ pub async fn admit_call(
     let gateway = &worker.gateway;
     // The dearest of the places that may serve it.
     let cost = |input: u64, output: u64| {
-        let prices = &gateway.snapshots.load().prices;
+        let prices = gateway.prices.load();
         let costs = target.group.upstreams.iter().filter_map(|up| prices.most(&up.provider.name, &up.model, input, output));
         costs.max_by(f64::total_cmp)
     };
@@ -229,7 +232,7 @@ pub async fn admit_call(
         user: target.user.as_deref(),
         models: &[target.model.as_deref().unwrap_or(&target.asked), &target.asked],
         bytes,
-        output_tokens: output_tokens.unwrap_or(gateway.config.output_tokens),
+        output_tokens: output_tokens.unwrap_or(gateway.settings().config.output_tokens),
         cost: &cost,
     };
     admit::admit(&gateway.leases, key, &ask).await

@@ -163,7 +163,7 @@ impl QueryVectors {
             return Err(WordsAlone::Resting);
         }
         // The model that still serves may not be served any more.
-        let group = gateway.routes.load().group(model).ok_or(WordsAlone::NotEmbedded)?;
+        let group = gateway.settings().routes.group(model).ok_or(WordsAlone::NotEmbedded)?;
         let target =
             Target { agent: None, user: Some(user.to_owned()), session: None, asked: model.to_owned(), model: None, group };
         let made = timeout(self.limit, made(worker, key, &target, text)).await.unwrap_or(Err(WordsAlone::Timeout));

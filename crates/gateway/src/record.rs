@@ -25,7 +25,7 @@ use self::{
 };
 use crate::{
     admit::Admission,
-    cache::{self, Entry, Wanted},
+    cache::{self, Cache, Entry, Wanted},
     conversation::Conversation,
     error::Refusal,
     gateway::Gateway,
@@ -35,9 +35,9 @@ use crate::{
     remember::Memory,
     routing::{Target, Upstream},
     snapshot::Agent,
-    stored::{self, Kept},
+    stored::{self, Kept, Stored},
     told::Figures,
-    traces::{Place, Said, Told},
+    traces::{Place, Said, Told, Traces},
     usage::estimate,
     wire::{self, Part, Reply, StopReason, ToolCall, ToolResult, Usage, Wire},
 };
@@ -118,7 +118,7 @@ pub struct Recorder {
     /// What it comes to, once that is reckoned.
     sum: Option<Sum>,
     /// Its place in a trace, if it is traced.
-    trace: Option<Place>,
+    trace: Option<(Arc<Traces>, Place)>,
     /// What the client asked, where its span is to tell.
     asked_with: Option<Bytes>,
     /// What the client has been given so far.
@@ -127,11 +127,11 @@ pub struct Recorder {
     /// The idempotency key that it has to itself.
     reserves: Option<Reserves>,
     /// Its bodies, where they are to be stored.
-    stores: Option<Kept>,
+    stores: Option<(Arc<Stored>, Kept)>,
     /// Why it was refused, in its client's words.
     refusal: Option<Vec<u8>>,
     /// What its answer is kept under in the response cache.
-    caches: Option<Wanted>,
+    caches: Option<(Arc<Cache>, Wanted)>,
     /// Memory tools were carried out for it.
     used_tools: bool,
     /// What the client was given word for word, where somebody wants it.
@@ -220,9 +220,11 @@ impl Recorder {
 
     /// Has the call traced if it is to be; `body` is what its client asked.
     pub fn with_trace(&mut self, headers: &HeaderMap, body: &Bytes) {
-        let Some(traces) = &self.gateway.traces else { return };
-        self.trace = traces.begin(headers, self.call.id);
-        self.asked_with = self.trace.and(traces.content).map(|_| body.clone());
+        let settings = self.gateway.settings();
+        let Some(traces) = &settings.traces else { return };
+        let Some(place) = traces.begin(headers, self.call.id) else { return };
+        self.asked_with = traces.content.map(|_| body.clone());
+        self.trace = Some((Arc::clone(traces), place));
     }
 
     /// Whether what is answered must be read to the end for it to be told.
@@ -319,18 +321,17 @@ impl Recorder {
     }
 
     /// Keeps what the client is given in the response cache, should it be an answer that came in one round.
-    pub fn caches(&mut self, wanted: Wanted) {
-        self.caches = Some(wanted);
+    pub fn caches(&mut self, cache: Arc<Cache>, wanted: Wanted) {
+        self.caches = Some((cache, wanted));
         self.holds(cache::MAX_BYTES);
     }
 
     /// Stores what it was asked and answered; `request` is none where that streams past.
-    pub fn stores(&mut self, request: Option<&Bytes>) {
-        if let Some(stored) = &self.gateway.stored {
-            let limit = stored.holds();
-            self.stores = Some(Kept { request: request.map(|bytes| stored.beginning(bytes)) });
-            self.holds(limit);
-        }
+    pub fn stores(&mut self, stored: Arc<Stored>, request: Option<&Bytes>) {
+        let limit = stored.holds();
+        let kept = Kept { request: request.map(|bytes| stored.beginning(bytes)) };
+        self.stores = Some((stored, kept));
+        self.holds(limit);
     }
 
     fn holds(&mut self, limit: usize) {
@@ -407,7 +408,7 @@ impl Recorder {
         }
         let estimated = self.count(status);
         let cost = match &self.upstream {
-            Some(upstream) => self.gateway.snapshots.load().prices.cost(&upstream.provider.name, &upstream.model, &self.usage),
+            Some(upstream) => self.gateway.prices.load().cost(&upstream.provider.name, &upstream.model, &self.usage),
             None => Some(0.0),
         };
         *self.sum.insert(Sum { estimated, cost })
@@ -494,7 +495,7 @@ impl Recorder {
             self.first_byte.map(|time| time.as_secs_f64()),
         );
         metrics.tokens(&self.usage);
-        if let (Some(traces), Some(place)) = (&self.gateway.traces, self.trace) {
+        if let Some((traces, place)) = self.trace.take() {
             let told = Told {
                 call: self.call.id,
                 at_us: self.call.at_us,
@@ -532,8 +533,7 @@ impl Recorder {
 
     /// What is stored of its bodies. What was answered with another call's answer is stored with that.
     fn bodies(&self, status: u16) -> Option<Box<RawValue>> {
-        let held = self.stores.as_ref()?;
-        let bodies = self.gateway.stored.as_ref()?;
+        let (bodies, held) = self.stores.as_ref()?;
         if self.source != Source::Provider || !bodies.of(status) {
             return None;
         }
@@ -553,7 +553,7 @@ impl Recorder {
 
     /// Keeps a whole answer for the same request. One that memory tools had a part in is not: they would not be carried out again.
     fn put_into_cache(&mut self) {
-        let (Some(cache), Some(wanted)) = (&self.gateway.cache, self.caches.take()) else { return };
+        let Some((cache, wanted)) = self.caches.take() else { return };
         let given = self.given.as_ref().filter(|_| self.rounds == 1 && !self.used_tools);
         let Some((given, bytes)) = given.and_then(|given| Some((given, given.bytes(cache::MAX_BYTES)?))) else { return };
         let entry = Entry {

@@ -184,8 +184,9 @@ impl Outbound {
     async fn carry_out(&self, record: &mut Recorder, ours: &[ToolCall]) -> Vec<ToolResult> {
         let (Some(agent), Some(memory)) = (self.agent(), &self.memory) else { return Vec::new() };
         let gateway = &self.worker.gateway;
+        let settings = gateway.settings.load_full();
         let subject = Subject {
-            control_url: &gateway.config.control_url,
+            control_url: &settings.config.control_url,
             headers: &self.headers,
             agent: agent.id,
             user: self.target.user.as_deref(),

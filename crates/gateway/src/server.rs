@@ -27,7 +27,6 @@ use crate::{
     accepted::Accepted,
     bodies::Bodies,
     body::Body,
-    cache::Cache,
     config::Config,
     connections::{Connections, Tls},
     control, count_tokens,
@@ -42,12 +41,10 @@ use crate::{
     query_vector::QueryVectors,
     remember::Memories,
     routed,
-    routing::Routes,
+    settings::Settings,
     snapshot::{Snapshot, Snapshots},
     spool::Spool,
-    stored::Stored,
-    traces::Traces,
-    usage::PriceRow,
+    usage::{PriceList, PriceRow},
     wire::Wire,
 };
 
@@ -59,6 +56,8 @@ const MAX_HEAD: usize = 64 * 1024;
 const CHECK: Duration = Duration::from_secs(2);
 /// How often a serving thread looks after its connections.
 const TEND: Duration = Duration::from_secs(1);
+/// How long spans may take to be sent when the gateway ends, or sends them elsewhere.
+const FLUSH: Duration = Duration::from_secs(5);
 /// Connections for reading memory, a thread.
 const READERS: usize = 4;
 
@@ -67,7 +66,6 @@ pub struct Server {
     gateway: Arc<Gateway>,
     listeners: Vec<TcpListener>,
     address: SocketAddr,
-    tls: Tls,
     stop: watch::Sender<bool>,
 }
 
@@ -122,26 +120,28 @@ impl Server {
         let spool = Spool::open(&config.spool_dir, config.spool_max_bytes)
             .map_err(|error| format!("cannot open the spool in {}: {error}", config.spool_dir.display()))?;
         let (begun, metrics) = (Instant::now(), Metrics::new()?);
-        let routes = Routes::new(&config, None, &metrics)?;
-        if let Some(embedder) = config.embedder.as_ref().filter(|embedder| routes.group(&embedder.model).is_none()) {
+        let settings = Settings::new(config, None, &metrics, &tls)?;
+        let config = &settings.config;
+        if let Some(embedder) = config.embedder.as_ref().filter(|embedder| settings.routes.group(&embedder.model).is_none()) {
             return Err(format!("the embedder's model '{}' is not configured (memory.embedder.model)", embedder.model));
         }
+        let prices = PriceList::default();
+        prices.configure(&config.prices);
         let gateway = Arc::new(Gateway {
-            cache: config.cache.as_ref().map(|cache| Cache::new(cache, metrics.cache_evictions.clone())),
-            leases: Leases::new(begun, Duration::from_millis(config.lease_ms)),
-            routes: ArcSwap::from_pointee(routes),
+            leases: Leases::new(begun, config.lease()),
+            query_vectors: config.embedder.as_ref().map(QueryVectors::new),
+            settings: ArcSwap::from_pointee(settings),
+            reloaded: watch::Sender::new(()),
             snapshots: Snapshots::default(),
+            prices,
             spool,
             metrics,
-            stored: Stored::new(&config)?,
-            traces: config.traces.as_ref().map(|traces| Traces::new(traces, Connections::new(&config.timeouts, tls.clone()))),
             bodies: Arc::new(Bodies::default()),
             memories: Memories::default(),
-            query_vectors: config.embedder.as_ref().map(QueryVectors::new),
+            tls,
             begun,
-            config,
         });
-        Ok(Self { gateway, listeners, address, tls, stop: watch::Sender::new(false) })
+        Ok(Self { gateway, listeners, address, stop: watch::Sender::new(false) })
     }
 
     /// What its threads share.
@@ -174,8 +174,7 @@ impl Server {
         let mut threads = Vec::new();
         for listener in self.listeners {
             let (gateway, stop, runtime) = (Arc::clone(&self.gateway), self.stop.subscribe(), runtime()?);
-            let tls = self.tls.clone();
-            let work = move || runtime.block_on(accept(gateway, tls, listener, stop));
+            let work = move || runtime.block_on(accept(gateway, listener, stop));
             threads.push(thread::Builder::new().name("serve".to_owned()).spawn(work)?);
         }
         for thread in threads {
@@ -191,17 +190,16 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-async fn accept(gateway: Arc<Gateway>, tls: Tls, listener: TcpListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+async fn accept(gateway: Arc<Gateway>, listener: TcpListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let readers = Readers::new(&gateway.config.database, READERS);
-    let worker = Arc::new(Worker { client: Connections::new(&gateway.config.timeouts, tls), readers, gateway });
+    let settings = gateway.settings.load_full();
+    let readers = Readers::new(&settings.config.database, READERS);
+    let client = Connections::new(&settings.config.timeouts, gateway.tls.clone());
+    let worker = Arc::new(Worker { client, readers, gateway });
     tokio::spawn(tend(Arc::clone(&worker)));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).max_header_size(MAX_HEAD);
-    // hyper has one limit for both: how long a connection may be idle, and how long a head may take. Who is slow with a head
-    // holds no more than who is idle.
-    http.header_read_timeout(worker.gateway.config.timeouts.client_idle());
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -217,7 +215,11 @@ async fn accept(gateway: Arc<Gateway>, tls: Tls, listener: TcpListener, mut stop
         };
         let _ = stream.set_nodelay(true);
         let (stream, doubt) = Client::new(stream);
-        let stream = Accepted::new(stream, worker.gateway.config.timeouts.idle());
+        let timeouts = worker.gateway.settings().config.timeouts;
+        // hyper has one limit for both: how long a connection may be idle, and how long a head may take. Who is slow with a head
+        // holds no more than who is idle.
+        http.header_read_timeout(timeouts.client_idle());
+        let stream = Accepted::new(stream, timeouts.idle());
         let worker = Arc::clone(&worker);
         let served = Cell::new(0);
         let service = service_fn(move |request| {
@@ -245,6 +247,7 @@ async fn accept(gateway: Arc<Gateway>, tls: Tls, listener: TcpListener, mut stop
 async fn tend(worker: Arc<Worker>) {
     loop {
         sleep(TEND).await;
+        worker.client.allow(&worker.gateway.settings().config.timeouts);
         worker.client.prune();
     }
 }
@@ -344,42 +347,65 @@ async fn keep(gateway: &Gateway, ended: &AtomicBool) {
             gateway.metrics.upkeep();
         }
     };
+    let database = gateway.settings().config.database.clone();
     let traces = async {
-        match &gateway.traces {
-            Some(traces) => traces.run().await,
-            None => std::future::pending().await,
+        let mut reloaded = gateway.reloaded.subscribe();
+        loop {
+            let traces = gateway.settings().traces.clone();
+            while_in_force(&mut reloaded, traces.as_ref().map(|traces| traces.run())).await;
+            // What ended meanwhile is sent to the collector that was in force then.
+            if let Some(traces) = traces {
+                let _ = timeout(FLUSH, traces.flush()).await;
+            }
         }
     };
     let cache = async {
-        match &gateway.cache {
-            Some(cache) => cache.run(CacheWriter::new(&gateway.config.database)).await,
-            None => std::future::pending().await,
+        let mut reloaded = gateway.reloaded.subscribe();
+        loop {
+            let cache = gateway.settings().cache.clone();
+            while_in_force(&mut reloaded, cache.as_ref().map(|cache| cache.run(CacheWriter::new(&database)))).await;
         }
     };
     tokio::select! {
         () = traces => {}
         () = cache => {}
-        () = watch_store(gateway) => {}
-        () = gateway.leases.run(Lender::new(&gateway.config.database)) => {}
-        () = gateway.spool.run(Writer::new(&gateway.config.database)) => {}
+        () = watch_store(gateway, &database) => {}
+        () = gateway.leases.run(Lender::new(&database)) => {}
+        () = gateway.spool.run(Writer::new(&database)) => {}
         () = upkeep => {}
         () = async {
             until_ended.await;
             // What cannot be delivered now stands in the file, and the next start replays it.
             if gateway.spool.settled(Duration::from_secs(5)).await {
-                gateway.leases.release(Lender::new(&gateway.config.database)).await;
+                gateway.leases.release(Lender::new(&database)).await;
             }
         } => {}
     }
-    if let Some(traces) = &gateway.traces {
-        let _ = timeout(Duration::from_secs(5), traces.flush()).await;
+    let traces = gateway.settings().traces.clone();
+    if let Some(traces) = traces {
+        let _ = timeout(FLUSH, traces.flush()).await;
+    }
+}
+
+/// Does what settings ask for until there are others; waits for these where they ask for nothing.
+async fn while_in_force(reloaded: &mut watch::Receiver<()>, work: Option<impl Future<Output = ()>>) {
+    let work = async {
+        if let Some(work) = work {
+            work.await;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = work => {}
+        // Whoever tells of them lives as long as this does.
+        _ = reloaded.changed() => {}
     }
 }
 
 /// Keeps the snapshot and the copies of memory as new as the store.
-async fn watch_store(gateway: &Gateway) {
+async fn watch_store(gateway: &Gateway, database: &str) {
     loop {
-        match Watcher::connect(&gateway.config.database).await {
+        match Watcher::connect(database).await {
             Ok(mut watcher) => {
                 let lost = watch_connected(gateway, &mut watcher).await;
                 gateway.memories.listening(false);
@@ -401,7 +427,8 @@ async fn watch_connected(gateway: &Gateway, watcher: &mut Watcher) -> Result<(),
     let prices: Vec<PriceRow> = serde_json::from_str(&watcher.prices().await?).map_err(unreadable)?;
     let first = gateway.snapshots.begin();
     let snapshot = Snapshot::parse(&watcher.snapshot().await?, &gateway.snapshots.load()).map_err(unreadable)?;
-    gateway.snapshots.replace(snapshot.with_prices(&prices, &gateway.config.prices));
+    gateway.prices.store(&prices);
+    gateway.snapshots.replace(snapshot);
     gateway.snapshots.end(first);
     // What changed while nobody listened is read anew: no copy is older than this line.
     gateway.memories.listening(true);

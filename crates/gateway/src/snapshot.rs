@@ -1,4 +1,4 @@
-//! What the request path needs to know of keys, agents and prices: an immutable copy, swapped as a whole. A change is
+//! What the request path needs to know of keys and agents: an immutable copy, swapped as a whole. A change is
 //! told by NOTIFY, found by asking for the revision every two seconds, or wanted by a request whose key or agent the
 //! copy does not hold.
 
@@ -21,7 +21,6 @@ use crate::{
     limits::Limits,
     principal::{Bounds, Key, Scopes},
     subject::{Name, Subject},
-    usage::{Price, PriceRow, Prices},
     wire::Wire,
 };
 
@@ -173,8 +172,6 @@ struct SnapshotRow {
 pub struct Snapshot {
     /// The store's count of changes when this was read; 0: nothing read yet.
     pub revision: i64,
-    /// What models cost.
-    pub prices: Arc<Prices>,
     keys: HashMap<[u8; 32], Arc<Key>>,
     subjects: HashMap<Name, Arc<Subject>>,
     agents: HashMap<(Uuid, Uuid), Arc<Agent>>,
@@ -199,7 +196,7 @@ impl Snapshot {
     /// Where the JSON is not of that form, which means another version of the schema.
     pub fn parse(text: &str, previous: &Self) -> Result<Self, serde_json::Error> {
         let rows: SnapshotRow = serde_json::from_str(text)?;
-        let mut snapshot = Self { revision: rows.revision, prices: Arc::clone(&previous.prices), ..Self::default() };
+        let mut snapshot = Self { revision: rows.revision, ..Self::default() };
         let mut teams = HashMap::new();
         for row in rows.teams {
             let title = format!("the team '{}'", row.name);
@@ -272,14 +269,6 @@ impl Snapshot {
         };
         self.subjects.insert(name, Arc::clone(&subject));
         Some(subject)
-    }
-
-    /// The same with the store's prices; `own` ones, of the configuration, win over them.
-    #[must_use]
-    pub fn with_prices(mut self, rows: &[PriceRow], own: &[PriceRow]) -> Self {
-        let prices = rows.iter().chain(own).map(|row| (row.provider.clone(), row.model.clone(), Price::from(row)));
-        self.prices = Arc::new(Prices::new(prices));
-        self
     }
 
     /// The key with this SHA-256.

@@ -47,7 +47,7 @@ pub struct Spool {
     flushed: watch::Sender<u64>,
     /// `written` when the file was last cut: the file's offset 0.
     base: AtomicU64,
-    bound: u64,
+    bound: AtomicU64,
     /// Bytes of dead processes' files that Postgres has by now.
     replayed: AtomicU64,
     /// Records that Postgres refused.
@@ -78,7 +78,7 @@ impl Spool {
             written: AtomicU64::new(0),
             flushed: watch::Sender::new(0),
             base: AtomicU64::new(0),
-            bound,
+            bound: AtomicU64::new(bound),
             replayed: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
             parked: AtomicBool::new(false),
@@ -111,6 +111,11 @@ impl Spool {
         Ok(())
     }
 
+    /// Has another bound from now on, in bytes.
+    pub fn bound_to(&self, bound: u64) {
+        self.bound.store(bound, SeqCst);
+    }
+
     /// Its id, by which calls that were under way when their gateway died are known.
     pub fn id(&self) -> Uuid {
         self.id
@@ -133,7 +138,7 @@ impl Spool {
 
     /// Whether more than half of its bound waits for Postgres: what calls can do without is left out then.
     pub fn is_half_full(&self) -> bool {
-        self.pending() > self.bound / 2
+        self.pending() > self.bound.load(SeqCst) / 2
     }
 
     /// Bytes written since the process began.
@@ -148,12 +153,12 @@ impl Spool {
 
     /// Whether a call may be taken: waits up to five seconds while the spool stands at its bound.
     pub async fn has_room(&self) -> bool {
-        if self.pending() < self.bound {
+        if self.pending() < self.bound.load(SeqCst) {
             return true;
         }
         let mut flushed = self.flushed.subscribe();
         let room = async {
-            while self.pending() >= self.bound {
+            while self.pending() >= self.bound.load(SeqCst) {
                 if flushed.changed().await.is_err() {
                     return;
                 }

@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -37,8 +36,8 @@ pub struct Stored {
     max_bytes: usize,
     keep_days: u32,
     patterns: Vec<Regex>,
-    /// The keys, ours and the providers' as they are at the moment.
-    secrets: ArcSwap<Regex>,
+    /// The keys, ours and the providers'.
+    secrets: Regex,
 }
 
 /// What is held of a call whose bodies are to be stored, until it has ended.
@@ -84,17 +83,8 @@ impl Stored {
             max_bytes: record.max_bytes,
             keep_days: record.keep_days,
             patterns,
-            secrets: ArcSwap::from_pointee(secrets(config)?),
+            secrets: secrets(config)?,
         }))
-    }
-
-    /// Learns the providers' keys of a new configuration.
-    ///
-    /// # Errors
-    /// Where they are too many to be looked for.
-    pub fn learn(&self, config: &Config) -> Result<(), String> {
-        self.secrets.store(secrets(config)?.into());
-        Ok(())
     }
 
     /// Whether those of a call with these headers may be stored.
@@ -155,8 +145,7 @@ impl Stored {
     /// pattern hides from another what that would find, and nothing slips through where two overlap.
     fn redacted(&self, held: &[u8]) -> Vec<u8> {
         let end = held.len().min(self.max_bytes);
-        let secrets = self.secrets.load();
-        let patterns = self.patterns.iter().chain([&**secrets]);
+        let patterns = self.patterns.iter().chain([&self.secrets]);
         let mut found: Vec<Range<usize>> =
             patterns.flat_map(|pattern| pattern.find_iter(held)).map(|found| found.range()).collect();
         found.retain(|place| place.start < end && !place.is_empty());
@@ -212,7 +201,7 @@ mod tests {
             max_bytes,
             keep_days: 1,
             patterns: patterns.iter().map(|pattern| Regex::new(pattern).unwrap()).collect(),
-            secrets: ArcSwap::from_pointee(Regex::new(OUR_KEYS).unwrap()),
+            secrets: Regex::new(OUR_KEYS).unwrap(),
         }
     }
 

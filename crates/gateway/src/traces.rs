@@ -156,6 +156,11 @@ impl Traces {
         }
     }
 
+    /// What it was made of.
+    pub fn config(&self) -> &TracesConfig {
+        &self.config
+    }
+
     /// The place of a call; none where it is not traced. A client that traces decides for itself (W3C Trace Context,
     /// `traceparent`); of other calls the configured share is traced.
     pub fn begin(&self, headers: &HeaderMap, call: Uuid) -> Option<Place> {
@@ -202,7 +207,8 @@ impl Traces {
         }
     }
 
-    /// Sends what waits, again and again. A collector that is away costs the spans of that time and a line in the log.
+    /// Sends what waits, again and again. A collector that is away costs the spans of that time and a line in the log. Ends only
+    /// where the settings cannot be used.
     pub async fn run(&self) {
         let exporter = match self.exporter() {
             Ok(exporter) => exporter,

@@ -1,7 +1,11 @@
 //! What calls cost: tokens to money.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use arc_swap::{ArcSwap, Guard};
 use serde::Deserialize;
 
 use crate::wire::Usage;
@@ -150,6 +154,39 @@ impl Prices {
             }
             end = model[..end].rfind('-')?;
         }
+    }
+}
+
+/// What tokens cost at the moment: the store's prices, and configured ones, which win over them.
+#[derive(Default)]
+pub struct PriceList {
+    now: ArcSwap<Prices>,
+    /// The store's rows, and the configured ones.
+    rows: Mutex<[Vec<PriceRow>; 2]>,
+}
+
+impl PriceList {
+    /// What they are now.
+    pub fn load(&self) -> Guard<Arc<Prices>> {
+        self.now.load()
+    }
+
+    /// Takes on the store's.
+    pub fn store(&self, rows: &[PriceRow]) {
+        self.change(0, rows);
+    }
+
+    /// Takes on the configured ones.
+    pub fn configure(&self, rows: &[PriceRow]) {
+        self.change(1, rows);
+    }
+
+    /// Made and swapped under the lock, so that of two changes at once neither is lost.
+    fn change(&self, which: usize, rows: &[PriceRow]) {
+        let mut all = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.clone_into(&mut all[which]);
+        let prices = all.iter().flatten().map(|row| (row.provider.clone(), row.model.clone(), Price::from(row)));
+        self.now.store(Arc::new(Prices::new(prices)));
     }
 }
 

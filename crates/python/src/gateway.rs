@@ -48,11 +48,11 @@ impl Gateway {
         self.stop.stop();
     }
 
-    /// Takes on the providers, models and routing of another configuration, from the next call on.
+    /// Takes on another configuration, from the next call on; all of it or nothing.
     fn reload(&self, python: Python<'_>, config: &str) -> PyResult<()> {
         let config = Config::parse(config).map_err(PyValueError::new_err)?;
         let shared = self.shared.upgrade().ok_or_else(|| PyRuntimeError::new_err("this gateway has ended"))?;
-        python.detach(|| shared.reload(&config)).map_err(PyValueError::new_err)
+        python.detach(|| shared.reload(config)).map_err(PyValueError::new_err)
     }
 
     /// The port it listens on.

@@ -14,8 +14,12 @@ from trunkline.settings import Settings
 
 CHECK_S = 1.0
 """How often the files are looked at."""
-RELOADABLE = ("providers", "models", "routes", "default_model", "routing")
-"""Keys of the gateway's configuration that it takes on while it runs; the others belong to its start."""
+FIXED = ("listen", "control_url", "database", "spool_dir", "ca_file", "embedder", "threads")
+"""Keys of the gateway's configuration that belong to its start; it takes on all others while it runs."""
+_MADE = frozenset({"control_url", "database", "spool_dir", "embedder", "threads"})
+"""Those that follow from other settings, or from none: they are told under the name of what they follow from."""
+_ELSEWHERE = ("memory", "database_url", "gateway_database_url", "control_database_url")
+"""Settings that other processes read at their start."""
 
 
 class Reload:
@@ -35,7 +39,7 @@ class Reload:
         apply: Callable[[Mapping[str, Any]], None],
         tell: Callable[[str], None],
     ) -> None:
-        self._config = dict(config)
+        self._config, self._settings = dict(config), settings
         self._read, self._make, self._apply, self._tell = read, make, apply, tell
         self._files = settings.files
         self._seen = _look(self._files)
@@ -73,8 +77,9 @@ class Reload:
         source = self._files[0] if self._files else "the environment"
         try:
             settings = self._read()
-            made = self._make(settings)
-            config = self._config | {key: made[key] for key in RELOADABLE}
+            # The embedder is a provider and a model too: what goes with it stays as all of `memory` does.
+            made = self._make(settings.model_copy(update={"memory": self._settings.memory}))
+            config = {**made, **{key: self._config[key] for key in FIXED if key in self._config}}
             text = json.dumps(config)
             check_config(text)
             if config != self._config:
@@ -85,9 +90,11 @@ class Reload:
         if settings.files != self._files:
             self._files = settings.files
             self._seen = _look(self._files)
-        self._config = config
+        before, self._config = self._config, config
         models = f"{len(config['models'])} models, {len(config['providers'])} providers"
-        later = sorted(key for key in made if key in config and made[key] != config[key] and key != "database")
+        own = [key for key in FIXED if key not in _MADE and made.get(key) != before.get(key)]
+        elsewhere = [key for key in _ELSEWHERE if getattr(settings, key) != getattr(self._settings, key)]
+        later = sorted(own + elsewhere)
         more = f"; a restart takes on {', '.join(later)}" if later else ""
         self._tell(f"{source} was taken on: {models}{more}")
 

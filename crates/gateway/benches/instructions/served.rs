@@ -39,7 +39,8 @@ pub fn serve(upstream: &str) -> Result<(), Box<dyn Error>> {
     let price = |model| json!({"provider": "oai", "model": model, "input": 0.15, "output": 0.6});
     let prices = [price("gpt-4o"), price("gpt-4o-mini")].map(serde_json::from_value);
     let prices = prices.into_iter().collect::<Result<Vec<_>, _>>()?;
-    gateway.snapshots.replace(snapshot.with_prices(&prices, &[]));
+    gateway.prices.store(&prices);
+    gateway.snapshots.replace(snapshot);
     gateway.memories.listening(true);
     gateway.memories.keep((tenant, agent, Some(USER)), 1, Some("<block>parcel 7 left on monday</block>\n".repeat(100).into()));
     println!("{}", server.address());

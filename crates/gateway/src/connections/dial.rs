@@ -3,7 +3,10 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -66,20 +69,27 @@ impl Tls {
 
 /// Opens connections.
 pub struct Dialer {
-    limit: Duration,
+    /// In milliseconds.
+    limit: AtomicU64,
     tls: TlsConnector,
 }
 
 impl Dialer {
     pub fn new(timeouts: &Timeouts, tls: Tls) -> Self {
-        Self { limit: Duration::from_millis(timeouts.connect_ms), tls: TlsConnector::from(tls.0) }
+        Self { limit: AtomicU64::new(timeouts.connect_ms), tls: TlsConnector::from(tls.0) }
+    }
+
+    /// Gives connections that are opened from now on so long to stand.
+    pub fn allow(&self, timeouts: &Timeouts) {
+        self.limit.store(timeouts.connect_ms, Relaxed);
     }
 
     /// Opens a connection, ready for a request; `streams` is how many calls the host takes on one that is shared.
     pub async fn dial(&self, origin: &Origin, streams: &Arc<AtomicUsize>) -> Result<Opened, ConnectionError> {
-        match timeout(self.limit, self.connect(origin, streams)).await {
+        let limit = self.limit.load(Relaxed);
+        match timeout(Duration::from_millis(limit), self.connect(origin, streams)).await {
             Ok(result) => result,
-            Err(_) => Err(ConnectionError::unsent(format!("no connection within {} ms", self.limit.as_millis()))),
+            Err(_) => Err(ConnectionError::unsent(format!("no connection within {limit} ms"))),
         }
     }
 

@@ -78,7 +78,7 @@ impl<'a> Keeper<'a> {
     /// Adds the subjects whose leases are to be renewed, changed or given back; forgets those of which nothing is held.
     pub(super) fn due(&mut self, round: &mut Round) {
         let now = self.leases.nanos();
-        let renewal = u64::try_from(self.leases.term.as_nanos()).unwrap_or(u64::MAX) / 4;
+        let renewal = u64::try_from(self.leases.term().as_nanos()).unwrap_or(u64::MAX) / 4;
         self.held.retain(|_, (subject, asked)| {
             let unused = now.saturating_sub(subject.used_at.load(SeqCst));
             if unused > IDLE && !subject.in_use() {
@@ -120,7 +120,7 @@ impl<'a> Keeper<'a> {
         let looks = round.entries.iter().map(|entry| Item::look(entry));
         let items: Vec<Item> = subjects.chain(looks).collect();
         let text = serde_json::to_string(&items).map_err(|error| DatabaseError::Refused(error.to_string()))?;
-        let term = i32::try_from(self.leases.term.as_millis()).unwrap_or(i32::MAX);
+        let term = i32::try_from(self.leases.term().as_millis()).unwrap_or(i32::MAX);
         let answered = lender.lease(self.leases.holder, term, &text).await;
         let answers = answered.and_then(|text| {
             serde_json::from_str::<Vec<Answer>>(&text)
@@ -150,7 +150,7 @@ impl<'a> Keeper<'a> {
     /// Takes over what was lent; `now` is when it was asked for, so that no lease is believed to last longer than it does.
     fn lent(&mut self, subject: &Arc<Subject>, wishes: Wishes, answer: Answer, now: u64) {
         let after = |micros: u64| now.saturating_add(micros.saturating_mul(1000));
-        let term = after(u64::try_from(self.leases.term.as_micros()).unwrap_or(u64::MAX));
+        let term = after(u64::try_from(self.leases.term().as_micros()).unwrap_or(u64::MAX));
         // Without limits there is nothing to hold: whoever comes next finds the subject free, or under another name.
         let limits = answer.limits.unwrap_or_else(Limits::none);
         if let Some(granted) = answer.usd {

@@ -186,7 +186,7 @@ struct Relay {
 
 impl Relay {
     async fn run(mut self, sender: mpsc::Sender<Bytes>) {
-        let total = self.worker.gateway.config.timeouts.total();
+        let total = self.worker.gateway.settings().config.timeouts.total();
         match timeout(total, self.relay(&sender)).await {
             Ok(Ok(last)) => {
                 let usage = self.listener.usage();
@@ -211,7 +211,7 @@ impl Relay {
 
     /// Relays all pieces but the last, which is returned. A piece is known to be the last where the answer told its length.
     async fn relay(&mut self, sender: &mpsc::Sender<Bytes>) -> Result<Bytes, Cut> {
-        let idle = self.worker.gateway.config.timeouts.idle();
+        let idle = self.worker.gateway.settings().config.timeouts.idle();
         loop {
             let frame = tokio::select! {
                 biased;

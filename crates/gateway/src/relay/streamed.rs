@@ -44,7 +44,7 @@ pub async fn streamed(mut outbound: Outbound, mut record: Recorder) -> Result<Re
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(true)));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     let hand = Arc::new(Hand::default());
-    let listener = Listener::new(outbound.wire, &outbound.worker.gateway.config.timeouts, Arc::clone(&hand));
+    let listener = Listener::new(outbound.wire, &outbound.worker.gateway.settings().config.timeouts, Arc::clone(&hand));
     let source = source(&outbound, answer.upstream.provider.wire, answer.response);
     let include_usage = outbound.scan.include_usage(&outbound.body);
     // Each in a box of its own, so that none takes the room of the other.
@@ -149,7 +149,7 @@ fn source(outbound: &Outbound, wire: Wire, response: Response<Received>) -> Resu
     let (head, body) = response.into_parts();
     let body = Decoded::new(&head.headers, body)
         .map_err(|error| broken("upstream_unreadable", format!("The provider's answer cannot be read: {error}.")))?;
-    Ok(Source::new(wire, body, &outbound.worker.gateway.config.timeouts))
+    Ok(Source::new(wire, body, &outbound.worker.gateway.settings().config.timeouts))
 }
 
 /// Passes frames on as they are, but for the usage that only we asked for.

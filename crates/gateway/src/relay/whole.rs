@@ -29,7 +29,7 @@ pub async fn collect(gateway: &Gateway, headers: &HeaderMap, body: Received) -> 
     let refusal = |code, message| Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message).code(code);
     let unreadable =
         |error: &dyn Display| refusal("upstream_unreadable", format!("The provider's answer cannot be read: {error}."));
-    let timeouts = &gateway.config.timeouts;
+    let timeouts = gateway.settings().config.timeouts;
     let mut body = Limited::new(Decoded::new(headers, body).map_err(|error| unreadable(&error))?, MAX_ANSWER_BYTES);
     let mut pieces = Vec::new();
     // Some hosts send the head at once, and the answer when the model has thought.
@@ -57,7 +57,7 @@ pub async fn collect(gateway: &Gateway, headers: &HeaderMap, body: Received) -> 
 /// # Errors
 /// Where no upstream answered as it should, or the call could not be recorded.
 pub async fn whole(outbound: &Outbound, mut record: Recorder) -> Result<Response<Body>, Refusal> {
-    let total = outbound.worker.gateway.config.timeouts.total();
+    let total = outbound.worker.gateway.settings().config.timeouts.total();
     match timeout(total, rounds(outbound, &mut record)).await.unwrap_or_else(|_| Err(too_long(total).into())) {
         Ok((answer, head, upstream)) => {
             record.gives(&answer);

@@ -101,7 +101,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
     }
 
     fn has_fallbacks(&self, group: &Group) -> bool {
-        !self.worker.gateway.routes.load().fallbacks(&group.name, Failure::RateLimit).is_empty()
+        !self.worker.gateway.settings().routes.fallbacks(&group.name, Failure::RateLimit).is_empty()
     }
 
     fn failed(&self, failure: Failure, words: Words) -> Failed {
@@ -133,7 +133,8 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
 
     /// Tries the models that a failed one falls back on, and those that these fall back on, each once.
     async fn elsewhere(&mut self, first: &Group, failed: Failed) -> Result<Answer, Failed> {
-        let routes = self.worker.gateway.routes.load_full();
+        let settings = self.worker.gateway.settings.load_full();
+        let routes = &settings.routes;
         let mut tried = vec![first.name.clone()];
         let mut next: Vec<String> = routes.fallbacks(&first.name, failed.failure).iter().rev().cloned().collect();
         while let Some(name) = next.pop() {
@@ -158,7 +159,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
         let upstreams: &[&Arc<Upstream>] = if let [one] = upstreams {
             &[one]
         } else {
-            let prices = &self.worker.gateway.snapshots.load().prices;
+            let prices = self.worker.gateway.prices.load();
             let price = |upstream: &Upstream| prices.rate(&upstream.provider.name, &upstream.model);
             ordered = order(group, self.now(), self.conversation, price);
             &ordered
@@ -198,7 +199,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
                 }
                 asked.max(backoff(retries)).max(group.routing.min_pause())
             };
-            if self.waited() + pause >= self.worker.gateway.config.timeouts.total() {
+            if self.waited() + pause >= self.worker.gateway.settings().config.timeouts.total() {
                 return Err(self.failed(failure, words));
             }
             tracing::info!(model = group.name, ?failure, provider = upstream.provider.name, ?pause, "a call is sent again");
@@ -247,8 +248,12 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
         let body = (outgoing.body)(upstream).map_err(invalid)?;
         let request = upstream.endpoint.request(&outline, body).map_err(invalid)?;
         let streamed = outgoing.operation == Operation::Chat { streamed: true };
-        let limit = upstream.first_byte[usize::from(streamed)].unwrap_or_else(|| gateway.config.timeouts.first_byte());
-        let limit = if self.made > 1 { limit.min(gateway.config.timeouts.total().saturating_sub(self.waited())) } else { limit };
+        let limit = upstream.first_byte[usize::from(streamed)].unwrap_or_else(|| gateway.settings().config.timeouts.first_byte());
+        let limit = if self.made > 1 {
+            limit.min(gateway.settings().config.timeouts.total().saturating_sub(self.waited()))
+        } else {
+            limit
+        };
         let begun = *self.begun.get_or_insert_with(Instant::now);
         let busy = several.then(|| Busy::new(&upstream.state));
         let sent = several.then(Instant::now);

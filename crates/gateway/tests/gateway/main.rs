@@ -11,6 +11,7 @@ mod passthrough;
 mod providers;
 mod proxy;
 mod reach;
+mod reload;
 mod request;
 mod routed;
 mod routing;

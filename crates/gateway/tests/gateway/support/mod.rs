@@ -4,12 +4,20 @@ pub mod client;
 pub mod compress;
 pub mod upstream;
 
-use std::{fs, net::SocketAddr, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use trunkline_gateway::{
     config::Config,
+    gateway,
     server::{Server, Stop},
     snapshot::Snapshot,
 };
@@ -29,6 +37,8 @@ pub struct Gateway {
     pub address: SocketAddr,
     pub stop: Stop,
     spool: PathBuf,
+    config: Value,
+    shared: Weak<gateway::Gateway>,
 }
 
 impl Gateway {
@@ -69,7 +79,7 @@ impl Gateway {
         Self::known(Self::bound(config, more), &json!({}), Some(agent))
     }
 
-    fn known((server, spool): (Server, PathBuf), more: &Value, agent: Option<Value>) -> Self {
+    fn known((server, config): (Server, Value), more: &Value, agent: Option<Value>) -> Self {
         let mut key = json!({
             "hash": format!("{:x}", Sha256::digest(KEY)), "tenant": TENANT, "id": Uuid::now_v7(),
             "name": "test", "scopes": ["inference"], "agent": null, "team": null, "user": null, "models": null, "expires_at": null,
@@ -79,18 +89,18 @@ impl Gateway {
         let snapshot =
             json!({"revision": 1, "keys": [key], "teams": [], "agents": agent.into_iter().collect::<Vec<_>>(), "tenants_with_user_limits": []}).to_string();
         server.gateway().snapshots.replace(Snapshot::parse(&snapshot, &Snapshot::default()).unwrap());
-        Self::serve((server, spool))
+        Self::serve((server, config))
     }
 
-    fn bind(providers: &[(&str, SocketAddr)], models: &[(&str, &[&str])], timeouts: &Value) -> (Server, PathBuf) {
+    fn bind(providers: &[(&str, SocketAddr)], models: &[(&str, &[&str])], timeouts: &Value) -> (Server, Value) {
         Self::bound(Self::config(providers, models, timeouts), &json!({}))
     }
 
-    fn bound(mut config: Value, more: &Value) -> (Server, PathBuf) {
+    fn bound(mut config: Value, more: &Value) -> (Server, Value) {
         let spool = std::env::temp_dir().join(format!("trunkline-gateway-{}", Uuid::now_v7().simple()));
         config["spool_dir"] = json!(spool);
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        (Server::bind(Config::parse(&config.to_string()).unwrap()).unwrap(), spool)
+        (Server::bind(Config::parse(&config.to_string()).unwrap()).unwrap(), config)
     }
 
     fn config(providers: &[(&str, SocketAddr)], models: &[(&str, &[&str])], timeouts: &Value) -> Value {
@@ -122,10 +132,17 @@ impl Gateway {
         })
     }
 
-    fn serve((server, spool): (Server, PathBuf)) -> Self {
-        let (address, stop) = (server.address(), server.stopper());
+    fn serve((server, config): (Server, Value)) -> Self {
+        let (address, stop, shared) = (server.address(), server.stopper(), Arc::downgrade(server.gateway()));
         thread::spawn(move || server.serve().unwrap());
-        Self { address, stop, spool }
+        Self { address, stop, spool: config["spool_dir"].as_str().unwrap().into(), config, shared }
+    }
+
+    /// Has it take on its configuration with these keys.
+    pub fn reload(&self, more: &Value) -> Result<(), String> {
+        let mut config = self.config.clone();
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.shared.upgrade().unwrap().reload(Config::parse(&config.to_string())?)
     }
 
     /// In front of one upstream, which serves `gpt` over `OpenAI`'s wire and `claude` over Anthropic's.

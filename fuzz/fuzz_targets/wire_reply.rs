@@ -14,7 +14,7 @@ fn pass_on(from: Wire, body: &[u8]) {
     let _ = parse_usage(from, body);
     let Ok(reply) = parse_reply(from, body) else { return };
     for to in CLIENTS {
-        let written = write_reply(to, &reply, 7);
+        let written = write_reply(to, &reply, 7).expect("it is a client's wire");
         let again = parse_reply(to, &written)
             .unwrap_or_else(|error| panic!("{from} to {to}: {error} in {}", String::from_utf8_lossy(&written)));
         assert_eq!(again.text(), reply.text(), "{from} to {to}");

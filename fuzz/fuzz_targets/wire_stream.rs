@@ -44,7 +44,7 @@ fn events(from: Wire, frames: &[Frame]) -> Option<Vec<Event>> {
 }
 
 fn pass_on(from: Wire, to: Wire, events: &[Event]) {
-    let mut writer = StreamWriter::new(to, true, 7);
+    let mut writer = StreamWriter::new(to, true, 7).expect("it is a client's wire");
     let (mut out, mut heard) = (Vec::new(), Accumulator::default());
     for event in events {
         writer.write(event, &mut out);

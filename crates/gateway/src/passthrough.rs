@@ -49,9 +49,7 @@ pub fn host(worker: &Worker, path: &str) -> Option<Arc<Upstream>> {
 
 /// Passes a request on to a provider and its answer back.
 pub async fn pass_through(worker: &Arc<Worker>, host: Arc<Upstream>, request: Request<Incoming>) -> Response<Body> {
-    // Nobody's client speaks Bedrock's wire to us, so that it has no words for our errors.
-    let wire = if host.provider.wire == Wire::BedrockConverse { Wire::OpenaiChat } else { host.provider.wire };
-    let call = Call::of(wire, Route::PassThrough);
+    let call = Call::of(host.provider.wire, Route::PassThrough);
     let (wire, id) = (call.wire, call.id);
     answer::finish(worker, stages(worker, call, host, request).await, wire, id)
 }

@@ -11,6 +11,7 @@ use super::{
     echo::Echo,
     failed, joined,
     listener::Listener,
+    refused,
     relayed::{Hand, Relay, Relayed},
     response,
     source::{Seen, Source, broken},
@@ -59,7 +60,10 @@ pub async fn streamed(mut outbound: Outbound, mut record: Recorder) -> Result<Re
         };
         Box::pin(passed_on(passing, source, record, listener))
     } else {
-        let writer = StreamWriter::new(outbound.wire, include_usage, record.call().at_us / 1_000_000);
+        let writer = match StreamWriter::new(outbound.wire, include_usage, record.call().at_us / 1_000_000) {
+            Ok(writer) => writer,
+            Err(error) => return Err(record.refused(refused(error))),
+        };
         // A stream may last an hour; its request was sent.
         outbound.forget_body();
         Box::pin(rewritten(outbound, (answer.upstream, answer.busy), writer, source, record, listener))
@@ -127,7 +131,10 @@ async fn end(wire: Wire, ended: Ended, mut record: Recorder, listener: Listener)
         Err(Cut::Gone) => return,
         Err(Cut::Broken(refusal)) => record.refused(refusal),
     };
-    listener.end(Bytes::from(wire::error_event(wire, &refusal.body(&name))));
+    // Without words for it the response is cut short, which no client takes for a whole one.
+    if let Some(event) = wire::error_event(wire, &refusal.body(&name)) {
+        listener.end(Bytes::from(event));
+    }
 }
 
 fn unfinished() -> Cut {

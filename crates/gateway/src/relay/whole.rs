@@ -112,7 +112,7 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Fai
             let bytes = if from == outbound.wire {
                 named(outbound, Bytes::from(wire::rewrite_reply(from, &bytes, &reply).map_err(refused)?))
             } else {
-                Bytes::from(wire::write_reply(outbound.wire, &reply, record.call().at_us / 1_000_000))
+                Bytes::from(wire::write_reply(outbound.wire, &reply, record.call().at_us / 1_000_000).map_err(refused)?)
             };
             return Ok((bytes, head.headers, upstream));
         }

@@ -36,6 +36,11 @@ impl WireError {
         Self::new(format!("The provider's reply cannot be understood: {error}."))
     }
 
+    /// Of a client that would speak Bedrock's wire.
+    pub(super) fn no_client() -> Self {
+        Self::new("Bedrock's wire is spoken to providers only. Ask for the model in one of the other wires.")
+    }
+
     pub(super) fn untranslatable(path: &str) -> Self {
         let message = format!(
             "`{path}` has no equivalent with the provider of this model, which speaks another wire: leave it out, or choose \
@@ -84,6 +89,12 @@ struct OpenaiErrorFields<'a> {
     code: Option<&'a str>,
 }
 
+/// What Amazon's clients read of an error's body.
+#[derive(Serialize)]
+struct BedrockError<'a> {
+    message: &'a str,
+}
+
 #[derive(Serialize)]
 struct AnthropicError<'a> {
     r#type: &'static str,
@@ -103,21 +114,31 @@ pub fn error_body(wire: Wire, error: &ErrorBody) -> Vec<u8> {
         Wire::OpenaiChat | Wire::OpenaiResponses => json::bytes(&openai(error)),
         Wire::AnthropicMessages => json::bytes(&anthropic(error)),
         Wire::Gemini => gemini::error::body(error),
-        Wire::BedrockConverse => unreachable!("{}", super::NO_CLIENT),
+        Wire::BedrockConverse => json::bytes(&BedrockError { message: error.message }),
     }
 }
 
-/// The same as a server-sent event, for a stream that has begun.
-pub fn error_event(wire: Wire, error: &ErrorBody) -> Vec<u8> {
+/// The same as a server-sent event, for a stream that has begun; none in a wire whose streams are no such events.
+pub fn error_event(wire: Wire, error: &ErrorBody) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     match wire {
-        Wire::OpenaiChat => json::frame(&mut out, None, &openai(error)),
-        Wire::AnthropicMessages => json::frame(&mut out, Some("error"), &anthropic(error)),
+        Wire::OpenaiChat => openai_frame(error, &mut out),
+        Wire::AnthropicMessages => anthropic_frame(error, &mut out),
         Wire::OpenaiResponses => openai_responses::error::frame(error, 0, &mut out),
         Wire::Gemini => gemini::error::frame(error, &mut out),
-        Wire::BedrockConverse => unreachable!("{}", super::NO_CLIENT),
+        Wire::BedrockConverse => return None,
     }
-    out
+    Some(out)
+}
+
+/// An error as an event of `OpenAI`'s chat wire.
+pub(super) fn openai_frame(error: &ErrorBody, out: &mut Vec<u8>) {
+    json::frame(out, None, &openai(error));
+}
+
+/// The same in Anthropic's.
+pub(super) fn anthropic_frame(error: &ErrorBody, out: &mut Vec<u8>) {
+    json::frame(out, Some("error"), &anthropic(error));
 }
 
 /// The body of a provider's error response in the client's wire; the provider's own message is kept. Within one wire a body

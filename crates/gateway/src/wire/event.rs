@@ -133,15 +133,15 @@ pub enum StreamWriter {
 
 impl StreamWriter {
     /// A writer at the beginning of a reply. `include_usage`: the client asked for it, which only `OpenAI`'s wire makes it
-    /// do; `created_unix` in seconds.
-    pub fn new(wire: Wire, include_usage: bool, created_unix: u64) -> Self {
-        match wire {
+    /// do; `created_unix` in seconds. An error for `BedrockConverse`, which is no client's wire.
+    pub fn new(wire: Wire, include_usage: bool, created_unix: u64) -> Result<Self, WireError> {
+        Ok(match wire {
             Wire::OpenaiChat => Self::OpenaiChat(openai_chat::StreamWriter::new(include_usage, created_unix)),
             Wire::AnthropicMessages => Self::AnthropicMessages(anthropic_messages::StreamWriter::default()),
             Wire::OpenaiResponses => Self::OpenaiResponses(openai_responses::StreamWriter::new(created_unix)),
             Wire::Gemini => Self::Gemini(gemini::StreamWriter::default()),
-            Wire::BedrockConverse => unreachable!("{}", super::NO_CLIENT),
-        }
+            Wire::BedrockConverse => return Err(WireError::no_client()),
+        })
     }
 
     /// Add the whole frames that say `event` to `out`; may be none.

@@ -47,9 +47,6 @@ pub enum Wire {
     BedrockConverse,
 }
 
-/// Why nothing is written for a client of `BedrockConverse`.
-const NO_CLIENT: &str = "no route of the gateway has clients of Bedrock's wire";
-
 impl Wire {
     const ALL: [Self; 5] =
         [Self::OpenaiChat, Self::AnthropicMessages, Self::OpenaiResponses, Self::Gemini, Self::BedrockConverse];
@@ -128,7 +125,7 @@ fn parse_request(wire: Wire, body: &[u8]) -> Result<request::Request, WireError>
         Wire::AnthropicMessages => anthropic_messages::request::parse(body),
         Wire::OpenaiResponses => openai_responses::request::parse(body),
         Wire::Gemini => gemini::request::parse(body),
-        Wire::BedrockConverse => Err(WireError::new("Requests in Bedrock's wire are not taken.")),
+        Wire::BedrockConverse => Err(WireError::no_client()),
     }
 }
 
@@ -194,15 +191,15 @@ fn member<'b>(body: &'b [u8], name: &[u8]) -> Option<&'b [u8]> {
     found
 }
 
-/// A whole reply for the client; `created_unix` in seconds.
-pub fn write_reply(wire: Wire, reply: &Reply, created_unix: u64) -> Vec<u8> {
-    match wire {
+/// A whole reply for the client; `created_unix` in seconds. An error for `BedrockConverse`, which is no client's wire.
+pub fn write_reply(wire: Wire, reply: &Reply, created_unix: u64) -> Result<Vec<u8>, WireError> {
+    Ok(match wire {
         Wire::OpenaiChat => openai_chat::reply::write(reply, created_unix),
         Wire::AnthropicMessages => anthropic_messages::reply::write(reply),
         Wire::OpenaiResponses => openai_responses::reply::write(reply, created_unix),
         Wire::Gemini => gemini::reply::write(reply),
-        Wire::BedrockConverse => unreachable!("{NO_CLIENT}"),
-    }
+        Wire::BedrockConverse => return Err(WireError::no_client()),
+    })
 }
 
 /// The provider's reply `body` with id, model, content, tool calls, stop reason and usage of `reply`, and with all else it
@@ -216,6 +213,6 @@ pub fn rewrite_reply(wire: Wire, body: &[u8], reply: &Reply) -> Result<Vec<u8>, 
         Wire::AnthropicMessages => anthropic_messages::reply::rewrite(body, reply),
         Wire::OpenaiResponses => openai_responses::reply::rewrite(body, reply),
         Wire::Gemini => gemini::reply::rewrite(body, reply),
-        Wire::BedrockConverse => unreachable!("{NO_CLIENT}"),
+        Wire::BedrockConverse => Err(WireError::no_client()),
     }
 }

@@ -321,6 +321,18 @@ fn bedrocks_messages_are_counted_as_they_go_by() {
 }
 
 #[test]
+fn amazons_clients_are_refused_in_amazons_words() {
+    let upstream = Upstream::answering(answer(200, "", "{}"));
+    let provider = json!({
+        "name": "bedrock", "wire": "bedrock_converse", "base_url": format!("http://{}", upstream.address), "api_key": PROVIDER_KEY,
+    });
+    let gateway = Gateway::configured(&json!({"providers": [provider]}), &json!({}));
+    let refused = Request::post("/bedrock/model/m/converse", "{}").without_key().send(gateway.address);
+    assert_eq!(refused.status, 401);
+    assert!(refused.json()["message"].as_str().is_some_and(|message| message.contains("key")), "{}", refused.text());
+}
+
+#[test]
 fn a_form_that_streams_is_recorded_with_the_model_that_it_begins_with() {
     let upstream = Upstream::answering(answer(200, "", CHAT_REPLY));
     let gateway = before(&upstream, &everything());

@@ -133,7 +133,7 @@ fn no_more_fields_are_dropped_than_can_be_afforded() {
 #[test]
 fn replies() {
     for (wire, to) in pairs(&PROVIDERS, &CLIENTS) {
-        let convert = |_: &Path, body: &[u8]| write_reply(to, &parse_reply(wire, body).unwrap(), CREATED);
+        let convert = |_: &Path, body: &[u8]| write_reply(to, &parse_reply(wire, body).unwrap(), CREATED).unwrap();
         let count = each_case(wire, to.name(), ("reply", "json"), convert);
         assert!(count >= 5, "{wire}: {count} cases");
     }
@@ -143,7 +143,7 @@ fn replies() {
 fn streamed_replies() {
     for (wire, to) in pairs(&PROVIDERS, &CLIENTS) {
         let convert = |_: &Path, stream: &[u8]| {
-            let mut writer = StreamWriter::new(to, true, CREATED);
+            let mut writer = StreamWriter::new(to, true, CREATED).unwrap();
             let mut out = Vec::new();
             for event in read(wire, stream) {
                 writer.write(&event, &mut out);
@@ -342,7 +342,7 @@ fn errors_of_our_own() {
         json!({"type": "error", "error": {"type": "not_found_error", "message": "No model `x`."}, "request_id": "req_1"})
     );
     for wire in CLIENTS {
-        let event = read(wire, &error_event(wire, &error));
+        let event = read(wire, &error_event(wire, &error).unwrap());
         let Some([Event::Error { kind, message }]) = event.first_chunk() else { panic!("{event:?}") };
         assert_eq!((kind.as_str(), message.as_str()), ("not_found_error", "No model `x`."));
     }
@@ -376,7 +376,7 @@ fn a_writer_joins_rounds() {
         Event::End,
     ];
     for wire in CLIENTS {
-        let mut writer = StreamWriter::new(wire, true, CREATED);
+        let mut writer = StreamWriter::new(wire, true, CREATED).unwrap();
         let mut out = Vec::new();
         for event in &events {
             writer.write(event, &mut out);

@@ -56,7 +56,7 @@ fn read(wire: Wire, stream: &[u8], size: usize) -> Vec<Event> {
 }
 
 fn written(wire: Wire, events: &[Event]) -> Vec<u8> {
-    let mut writer = StreamWriter::new(wire, true, CREATED);
+    let mut writer = StreamWriter::new(wire, true, CREATED).unwrap();
     let mut out = Vec::new();
     for event in events {
         writer.write(event, &mut out);
@@ -141,7 +141,7 @@ fn errors_of_our_own() {
         let error = ErrorBody { status, kind, message: "Why.", param: None, code: None, request_id: "r" };
         let body = json!({"error": {"code": status, "message": "Why.", "status": name}});
         assert_eq!(parsed(&error_body(Wire::Gemini, &error)), body);
-        let events = read(Wire::Gemini, &error_event(Wire::Gemini, &error), usize::MAX);
+        let events = read(Wire::Gemini, &error_event(Wire::Gemini, &error).unwrap(), usize::MAX);
         assert_eq!(events, [Event::Error { kind: kind.to_owned(), message: "Why.".to_owned() }]);
         // Within the wire a provider's own error is the client's.
         let sent = body.to_string();
@@ -271,7 +271,7 @@ proptest! {
 
     #[test]
     fn replies_survive(reply in reply()) {
-        let body = write_reply(Wire::Gemini, &reply, 1);
+        let body = write_reply(Wire::Gemini, &reply, 1).unwrap();
         let read = parse_reply(Wire::Gemini, &body).unwrap();
         prop_assert_eq!(parse_usage(Wire::Gemini, &body), reply.usage);
         prop_assert_eq!(signatures(&read).len(), signatures(&reply).len());
@@ -290,8 +290,8 @@ proptest! {
     #[test]
     fn replies_survive_other_wires(reply in reply(), piece in 1..9usize) {
         for wire in CLIENTS {
-            let there = parse_reply(wire, &write_reply(wire, &reply, 1)).unwrap();
-            let back = parse_reply(Wire::Gemini, &write_reply(Wire::Gemini, &there, 1)).unwrap();
+            let there = parse_reply(wire, &write_reply(wire, &reply, 1).unwrap()).unwrap();
+            let back = parse_reply(Wire::Gemini, &write_reply(Wire::Gemini, &there, 1).unwrap()).unwrap();
             prop_assert_eq!(back.text(), reply.text());
             prop_assert_eq!(back.tool_calls().collect::<Vec<_>>(), reply.tool_calls().collect::<Vec<_>>());
             prop_assert_eq!(back.usage, reply.usage);
@@ -310,7 +310,7 @@ proptest! {
         for of in [Wire::Gemini, Wire::AnthropicMessages] {
             let thinking = Part::Thinking { text: "Hm.".to_owned(), signature: Some(Signature { of, text: signature.clone() }) };
             let reply = Reply { parts: vec![thinking, Part::ToolCall(call.clone())], stop: StopReason::ToolUse, ..Reply::default() };
-            let shown = parsed(&write_reply(wire, &reply, 1));
+            let shown = parsed(&write_reply(wire, &reply, 1).unwrap());
             let body = if wire == Wire::AnthropicMessages {
                 json!({"model": "m", "max_tokens": 9, "messages": [
                     {"role": "user", "content": "Hi"}, {"role": "assistant", "content": shown["content"]},

@@ -153,7 +153,7 @@ fn events(wire: Wire, reply: &Reply, piece: usize) -> Vec<Event> {
 }
 
 fn written(wire: Wire, events: &[Event]) -> Vec<u8> {
-    let mut writer = StreamWriter::new(wire, events.iter().any(|event| matches!(event, Event::Usage(_))), 1);
+    let mut writer = StreamWriter::new(wire, events.iter().any(|event| matches!(event, Event::Usage(_))), 1).unwrap();
     let mut out = Vec::new();
     for event in events {
         writer.write(event, &mut out);
@@ -237,17 +237,17 @@ proptest! {
 
     #[test]
     fn openai_replies(reply in openai_reply()) {
-        prop_assert_eq!(parse_reply(OPENAI, &write_reply(OPENAI, &reply, 1)).unwrap(), reply);
+        prop_assert_eq!(parse_reply(OPENAI, &write_reply(OPENAI, &reply, 1).unwrap()).unwrap(), reply);
     }
 
     #[test]
     fn anthropic_replies(reply in anthropic_reply()) {
-        prop_assert_eq!(parse_reply(ANTHROPIC, &write_reply(ANTHROPIC, &reply, 1)).unwrap(), reply);
+        prop_assert_eq!(parse_reply(ANTHROPIC, &write_reply(ANTHROPIC, &reply, 1).unwrap()).unwrap(), reply);
     }
 
     #[test]
     fn responses_replies(reply in responses_reply()) {
-        prop_assert_eq!(parse_reply(RESPONSES, &write_reply(RESPONSES, &reply, 1)).unwrap(), reply);
+        prop_assert_eq!(parse_reply(RESPONSES, &write_reply(RESPONSES, &reply, 1).unwrap()).unwrap(), reply);
     }
 
     #[test]
@@ -269,7 +269,7 @@ proptest! {
                 calls.map(|call| (call.name.clone(), serde_json::from_str(&call.arguments).unwrap())).collect()
             };
             for said in [
-                parse_reply(wire, &write_reply(wire, &reply, 1)).unwrap(),
+                parse_reply(wire, &write_reply(wire, &reply, 1).unwrap()).unwrap(),
                 accumulated(read(wire, &written(wire, &events(wire, &reply, piece)), usize::MAX)),
             ] {
                 prop_assert_eq!(said.text(), reply.text(), "{}", wire);

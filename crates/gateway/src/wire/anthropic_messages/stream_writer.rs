@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::stop_fields_of;
 use super::usage::UsageOut;
-use crate::wire::{ErrorBody, Event, StopReason, Usage, Wire, error_event, json};
+use crate::wire::{ErrorBody, Event, StopReason, Usage, Wire, error, json};
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -191,7 +191,7 @@ impl StreamWriter {
             Event::Error { kind, message } => {
                 self.failed = true;
                 let error = ErrorBody { status: 500, kind, message, param: None, code: None, request_id: "" };
-                out.extend_from_slice(&error_event(Wire::AnthropicMessages, &error));
+                error::anthropic_frame(&error, out);
             }
             Event::Ping => emit(&Out::Ping {}, out),
             Event::End => self.end(out),

@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 
 use super::reply::{CandidateOut, ContentOut, PartOut, ResponseOut};
 use super::{finish_reason_of, signature_out};
-use crate::wire::{ErrorBody, Event, Signature, StopReason, ToolCall, Usage, Wire, error_event, json};
+use crate::wire::{ErrorBody, Event, Signature, StopReason, ToolCall, Usage, Wire, gemini::error, json};
 
 /// A tool call whose arguments may still come.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl StreamWriter {
             Event::Error { kind, message } => {
                 self.failed = true;
                 let error = ErrorBody { status: 500, kind, message, param: None, code: None, request_id: "" };
-                out.extend_from_slice(&error_event(Wire::Gemini, &error));
+                error::frame(&error, out);
             }
             // Google's Python SDK takes every line for data, comments too.
             Event::Ping => {}

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::finish_reason_of;
 use super::reply::extra_content;
 use super::usage::UsageOut;
-use crate::wire::{ErrorBody, Event, StopReason, Usage, Wire, error_event, json};
+use crate::wire::{ErrorBody, Event, StopReason, Usage, error, json};
 
 #[derive(Serialize)]
 struct Chunk<'a> {
@@ -137,7 +137,7 @@ impl StreamWriter {
             Event::Error { kind, message } => {
                 self.failed = true;
                 let error = ErrorBody { status: 500, kind, message, param: None, code: None, request_id: "" };
-                out.extend_from_slice(&error_event(Wire::OpenaiChat, &error));
+                error::openai_frame(&error, out);
             }
             Event::Ping => out.extend_from_slice(b": ping\n\n"),
             Event::End => self.end(out),

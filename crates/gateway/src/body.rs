@@ -10,7 +10,6 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::Full;
-use tokio::sync::mpsc;
 
 use crate::{connections::Received, relay::Relayed};
 
@@ -18,10 +17,7 @@ use crate::{connections::Received, relay::Relayed};
 pub enum Body {
     /// Bytes at hand.
     Full(Full<Bytes>),
-    /// Pieces that a relay sends. An empty one is the body's end; a relay that ends without it cuts the response short, so
-    /// that a client never takes a broken answer for a whole one.
-    Channel(mpsc::Receiver<Bytes>),
-    /// The events of a stream, relayed as they are asked for.
+    /// An answer that is relayed as it is asked for.
     Relayed(Relayed),
     /// Another server's body, passed on.
     Received(Received),
@@ -55,11 +51,6 @@ impl http_body::Body for Body {
             Self::Full(full) => Pin::new(full)
                 .poll_frame(context)
                 .map(|frame| frame.map(|result| result.map_err(|error: Infallible| match error {}))),
-            Self::Channel(pieces) => pieces.poll_recv(context).map(|piece| match piece {
-                Some(end) if end.is_empty() => None,
-                Some(bytes) => Some(Ok(Frame::data(bytes))),
-                None => Some(Err("the relay ended before the answer did".into())),
-            }),
             Self::Relayed(relayed) => relayed.poll_piece(context).map(|piece| piece.map(|piece| piece.map(Frame::data))),
             Self::Received(received) => Pin::new(received).poll_frame(context),
         }
@@ -68,7 +59,6 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(full) => full.is_end_stream(),
-            Self::Channel(_) => false,
             Self::Relayed(relayed) => relayed.is_at_end(),
             Self::Received(received) => received.is_end_stream(),
         }
@@ -77,7 +67,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(full) => full.size_hint(),
-            Self::Channel(_) | Self::Relayed(_) => SizeHint::default(),
+            Self::Relayed(_) => SizeHint::default(),
             Self::Received(received) => received.size_hint(),
         }
     }

@@ -18,7 +18,6 @@ use crate::{
     providers::Operation,
     record::Call,
     relay::collect,
-    remember::State,
     request::{Scan, scan},
     routing::Upstream,
     told::{self, Figures},
@@ -47,7 +46,12 @@ async fn stages(worker: &Arc<Worker>, call: &Call, request: Request<Incoming>) -
     let counts = |upstream: &&Arc<Upstream>| {
         upstream.provider.wire == Wire::AnthropicMessages && upstream.endpoint.serves(Operation::CountTokens)
     };
-    let Some(upstream) = target.group.upstreams.iter().find(counts) else { return Ok(estimated(&body, &scan)) };
+    let Some(upstream) = target.group.upstreams.iter().find(counts) else {
+        let mut response = estimated(&body, &scan);
+        let figures = Figures { retries: 0, overhead: call.begun.elapsed(), cost: Some(0.0) };
+        told::tell(response.headers_mut(), call.name(), None, None, &figures);
+        return Ok(response);
+    };
     let outgoing = Outgoing {
         wire: Wire::AnthropicMessages,
         operation: Operation::CountTokens,
@@ -66,12 +70,18 @@ async fn stages(worker: &Arc<Worker>, call: &Call, request: Request<Incoming>) -
             let bytes = collect(&worker.gateway, &head.headers, body).await?;
             let mut response = json(head.status, bytes);
             let figures = Figures { retries: answer.retries, overhead, cost: Some(0.0) };
-            told::tell(response.headers_mut(), call.id, &answer.upstream, State::None, &figures);
+            told::tell(response.headers_mut(), call.name(), answer.upstream.title.as_ref(), None, &figures);
             Ok(response)
         }
         Err(failed) => match failed.words {
             Words::Ours(refusal) => Err(refusal.after(failed.retries)),
-            Words::Provider(_, head, bytes) => Ok(json(head.status, bytes)),
+            Words::Provider(upstream, head, bytes) => {
+                let overhead = call.begun.elapsed().saturating_sub(failed.waited);
+                let figures = Figures { retries: failed.retries, overhead, cost: Some(0.0) };
+                let mut response = json(head.status, bytes);
+                told::tell(response.headers_mut(), call.name(), upstream.title.as_ref(), None, &figures);
+                Ok(response)
+            }
         },
     }
 }

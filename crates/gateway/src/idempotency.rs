@@ -6,7 +6,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -21,7 +21,7 @@ use crate::{
     metrics::Route,
     passthrough::{content_type, multipart},
     principal::Key,
-    record::{Given, Recorder, write_hex},
+    record::{CallName, Given, Recorder, write_hex},
     relay::unrecorded,
     routing::{AGENT, SESSION, USER},
     told,
@@ -41,6 +41,9 @@ pub struct Asked {
     key: [u8; 32],
     request: [u8; 32],
 }
+
+/// An answer that is given again, and who gave it first.
+type Replay = (Response<Body>, Option<HeaderValue>);
 
 /// A key that a call has to itself.
 pub struct Reserves {
@@ -129,19 +132,19 @@ pub async fn begin(worker: &Worker, mut record: Recorder, key: &Key, asked: &Ask
             record.reserves(Reserves { key: asked.key });
             Ok(Begun::First(Box::new(record)))
         }
-        Ok(Some(mut response)) => {
-            if let Ok(name) = HeaderValue::try_from(record.call().name()) {
-                response.headers_mut().insert("x-trunkline-call", name);
-            }
+        Ok(Some((mut response, upstream))) => {
             record.replays();
             let status = response.status().as_u16();
+            // No provider was asked: it costs nothing.
+            record.reckon(status);
+            told::tell(response.headers_mut(), record.call().name(), upstream.as_ref(), None, &record.figures());
             if record.end(status, None) { Ok(Begun::Again(Box::new(response))) } else { Err(unrecorded()) }
         }
         Err(refusal) => Err(record.refused(refusal)),
     }
 }
 
-async fn reserve(worker: &Worker, call: Uuid, key: &Key, asked: &Asked) -> Result<Option<Response<Body>>, Refusal> {
+async fn reserve(worker: &Worker, call: Uuid, key: &Key, asked: &Asked) -> Result<Option<Replay>, Refusal> {
     let gateway = &worker.gateway;
     let limit = gateway.settings().config.timeouts.total();
     let wanted = Reservation {
@@ -182,8 +185,8 @@ async fn reserve(worker: &Worker, call: Uuid, key: &Key, asked: &Asked) -> Resul
     }
 }
 
-fn replay(call: Uuid, answer: &str) -> Result<Response<Body>, Refusal> {
-    let name = format!("call_{}", call.simple());
+fn replay(call: Uuid, answer: &str) -> Result<Replay, Refusal> {
+    let name = CallName::of(call);
     let Some((answer, body)) = serde_json::from_str::<Answer>(answer).ok().and_then(Answer::whole) else {
         let message =
             format!("This call was carried out as {name}, but its answer was too large to be kept. It is not carried out again.");
@@ -194,15 +197,14 @@ fn replay(call: Uuid, answer: &str) -> Result<Response<Body>, Refusal> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or_default();
     let headers = response.headers_mut();
-    let mut set = |header: HeaderName, text: Option<String>| {
-        text.and_then(|text| HeaderValue::try_from(text).ok()).map(|value| headers.insert(header, value));
-    };
-    set(header::CONTENT_TYPE, Some(answer.content_type).filter(|kind| !kind.is_empty()));
-    set(HeaderName::from_static(REPLAYED), Some(name));
-    set(told::UPSTREAM, answer.upstream);
-    set(SESSION, answer.session.map(|session| format!("sesn_{}", session.simple())));
-    headers.insert(told::COST, told::usd(0.0));
-    Ok(response)
+    if let Some(kind) = HeaderValue::try_from(answer.content_type).ok().filter(|kind| !kind.is_empty()) {
+        headers.insert(header::CONTENT_TYPE, kind);
+    }
+    headers.insert(REPLAYED, name.header());
+    if let Some(session) = answer.session {
+        headers.insert(SESSION, told::session(session));
+    }
+    Ok((response, answer.upstream.and_then(|upstream| HeaderValue::try_from(upstream).ok())))
 }
 
 impl Answer {

@@ -1,14 +1,11 @@
 //! Stage 7, record: the turn and its usage, into the spool before the client sees the last byte.
 
+mod call;
 mod given;
 mod row;
 mod turn;
 
-use std::{
-    borrow::Cow,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
@@ -16,6 +13,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 pub use self::{
+    call::{Call, CallName},
     given::Given,
     row::{CallRows, write_hex},
 };
@@ -30,7 +28,6 @@ use crate::{
     error::Refusal,
     gateway::Gateway,
     idempotency::{self, Reserves},
-    metrics::Route,
     principal::{Key, Scopes},
     remember::Memory,
     routing::{Target, Upstream},
@@ -39,49 +36,11 @@ use crate::{
     told::Figures,
     traces::{Place, Said, Told, Traces},
     usage::estimate,
-    wire::{self, Part, Reply, StopReason, ToolCall, ToolResult, Usage, Wire},
+    wire::{self, Part, Reply, StopReason, ToolCall, ToolResult, Usage},
 };
 
 /// The status of a call whose client went away before the end (nginx' number for it).
 pub const CLIENT_GONE: u16 = 499;
-
-/// One model call through the gateway: its identity, and what is measured of it.
-pub struct Call {
-    /// Its id, made here.
-    pub id: Uuid,
-    /// When it came.
-    pub begun: Instant,
-    /// The same on the wall clock, in microseconds since 1970.
-    pub at_us: u64,
-    /// The wire that its client speaks.
-    pub wire: Wire,
-    /// What it came for.
-    pub route: Route,
-}
-
-impl Call {
-    /// A call that begins now.
-    pub fn begin(wire: Wire) -> Self {
-        Self::of(wire, Route::of(wire))
-    }
-
-    /// One that begins now on a route that is not its wire's own.
-    pub fn of(wire: Wire, route: Route) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
-        Self { id: Uuid::now_v7(), begun: Instant::now(), at_us, wire, route }
-    }
-
-    /// Its id as clients see it.
-    pub fn name(&self) -> String {
-        format!("call_{}", self.id.simple())
-    }
-
-    /// The id of its response, where the client goes on by that.
-    pub fn response_name(&self) -> String {
-        format!("resp_{}", self.id.simple())
-    }
-}
 
 /// What a call comes to.
 #[derive(Clone, Copy)]
@@ -257,13 +216,16 @@ impl Recorder {
 
     /// What the head of the answer tells.
     pub fn figures(&self) -> Figures {
-        Figures { retries: self.retries, overhead: self.before, cost: self.sum.and_then(|sum| sum.cost) }
+        // What no provider was asked for is all ours.
+        let overhead =
+            if self.first_byte.is_some() { self.before } else { self.call.begun.elapsed().saturating_sub(self.waited) };
+        Figures { retries: self.retries, overhead, cost: self.sum.and_then(|sum| sum.cost) }
     }
 
     /// Names an answer that its provider left nameless, as Bedrock does: by our call, and by the model that was asked.
     pub fn name(&self, id: &mut String, model: &mut String) {
         if id.is_empty() {
-            *id = self.call.name();
+            *id = self.call.name().to_string();
         }
         if let (true, Some(upstream)) = (model.is_empty(), &self.upstream) {
             model.clone_from(&upstream.model);
@@ -577,7 +539,7 @@ impl Recorder {
             self.gateway.spool.append(&line)
         });
         if let Err(error) = &written {
-            tracing::error!(%error, call = self.call.name(), "a call could not be recorded");
+            tracing::error!(%error, call = %self.call.name(), "a call could not be recorded");
         }
         written.is_ok()
     }

@@ -26,8 +26,10 @@ use uuid::Uuid;
 use self::echo::Echo;
 pub use self::{
     cached::{cached, tell},
-    relayed::Relayed,
-    streamed::streamed,
+    listener::{Listener, Patience},
+    relayed::{Hand, Relayed},
+    source::broken,
+    streamed::{Cut, streamed},
     whole::{collect, whole},
 };
 use crate::{
@@ -42,7 +44,7 @@ use crate::{
     record::Recorder,
     remember::{Memory, State},
     request::Scan,
-    routing::{SESSION, Target, Upstream},
+    routing::{Target, Upstream},
     snapshot::{Agent, Tools},
     told,
     upstream::{self, Answer, Failed, Outgoing, Words},
@@ -244,20 +246,13 @@ fn response(
     headers.remove(header::CONTENT_TYPE);
     // Ours are what holds for the client; a provider's hold for us.
     record.admission().headers(outbound.worker.gateway.nanos(), headers);
-    let state = outbound.memory.as_ref().map_or(State::None, |memory| memory.state);
-    told::tell(headers, record.call().id, upstream, state, &record.figures());
-    if let Some(recalled) = outbound.memory.as_ref().and_then(|memory| memory.recalled) {
-        headers.insert("x-trunkline-recall", recalled.header());
-    }
-    let mut set = |name: HeaderName, text: String| HeaderValue::try_from(text).map(|value| headers.insert(name, value));
+    told::tell(headers, record.call().name(), upstream.title.as_ref(), outbound.memory.as_ref(), &record.figures());
     if upstream.provider.wire != outbound.wire
         && let Ok(dropped) = outbound.dropped.lock()
         && !dropped.is_empty()
+        && let Ok(value) = HeaderValue::try_from(dropped.join(", "))
     {
-        let _ = set(DROPPED, dropped.join(", "));
-    }
-    if let Some(memory) = &outbound.memory {
-        let _ = set(SESSION, format!("sesn_{}", memory.session.simple()));
+        headers.insert(DROPPED, value);
     }
     response
 }

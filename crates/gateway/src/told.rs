@@ -5,7 +5,15 @@ use std::{io::Write as _, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use uuid::Uuid;
 
-use crate::{body::Body, error::Refusal, gateway::Worker, remember::State, routing::Upstream, wire::Wire};
+use crate::{
+    body::Body,
+    error::Refusal,
+    gateway::Worker,
+    record::CallName,
+    remember::{Memory, State},
+    routing::SESSION,
+    wire::Wire,
+};
 
 /// The call's id.
 pub const CALL: HeaderName = HeaderName::from_static("x-trunkline-call");
@@ -13,6 +21,8 @@ pub const CALL: HeaderName = HeaderName::from_static("x-trunkline-call");
 pub const UPSTREAM: HeaderName = HeaderName::from_static("x-trunkline-upstream");
 /// Where the call's memory came from.
 pub const MEMORY: HeaderName = HeaderName::from_static("x-trunkline-memory");
+/// How passages were looked for.
+pub const RECALL: HeaderName = HeaderName::from_static("x-trunkline-recall");
 /// US dollars, as the call's usage has them. Left out where they are not known yet when the head is sent, as of streams, and
 /// where the model has no price.
 pub const COST: HeaderName = HeaderName::from_static("x-trunkline-cost");
@@ -32,13 +42,21 @@ pub struct Figures {
     pub cost: Option<f64>,
 }
 
-/// Puts them into an answer's head.
-pub fn tell(headers: &mut HeaderMap, call: Uuid, upstream: &Upstream, memory: State, figures: &Figures) {
-    headers.insert(CALL, name(call));
-    if let Some(title) = &upstream.title {
-        headers.insert(UPSTREAM, title.clone());
+/// Puts into an answer's head what every answer tells, whoever gave it. `upstream` is who did, where somebody did; `memory` what
+/// went into the call, where something did.
+pub fn tell(headers: &mut HeaderMap, call: CallName, upstream: Option<&HeaderValue>, memory: Option<&Memory>, figures: &Figures) {
+    headers.insert(CALL, call.header());
+    if let Some(upstream) = upstream {
+        headers.insert(UPSTREAM, upstream.clone());
     }
-    headers.insert(MEMORY, HeaderValue::from_static(memory.name()));
+    let state = memory.map_or(State::None, |memory| memory.state);
+    headers.insert(MEMORY, HeaderValue::from_static(state.name()));
+    if let Some(memory) = memory {
+        headers.insert(SESSION, session(memory.session));
+        if let Some(recalled) = memory.recalled {
+            headers.insert(RECALL, recalled.header());
+        }
+    }
     headers.insert(OVERHEAD, HeaderValue::from(u64::try_from(figures.overhead.as_micros()).unwrap_or(u64::MAX)));
     headers.insert(RETRIES, count(figures.retries));
     if let Some(cost) = figures.cost {
@@ -46,22 +64,23 @@ pub fn tell(headers: &mut HeaderMap, call: Uuid, upstream: &Upstream, memory: St
     }
 }
 
+/// A session's id as clients see it.
+pub fn session(id: Uuid) -> HeaderValue {
+    let mut text = *b"sesn_................................";
+    id.simple().encode_lower(&mut text[5..]);
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
 /// The answer to a call that the gateway itself refuses, in the client's wire.
 pub fn refused(worker: &Worker, refusal: &Refusal, wire: Wire, call: Uuid) -> Response<Body> {
     worker.gateway.metrics.refused(refusal.reason);
-    let mut response = refusal.response(wire, &format!("call_{}", call.simple()));
-    response.headers_mut().insert(CALL, name(call));
+    let name = CallName::of(call);
+    let mut response = refusal.response(wire, &name);
+    response.headers_mut().insert(CALL, name.header());
     if refusal.retries > 0 {
         response.headers_mut().insert(RETRIES, count(refusal.retries));
     }
     response
-}
-
-/// A call's id as clients see it.
-pub fn name(call: Uuid) -> HeaderValue {
-    let mut text = *b"call_................................";
-    call.simple().encode_lower(&mut text[5..]);
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
 fn count(retries: u32) -> HeaderValue {
@@ -103,11 +122,5 @@ mod tests {
         ] {
             assert_eq!(usd(cost), text);
         }
-    }
-
-    #[test]
-    fn a_call_goes_by_its_id() {
-        let id = Uuid::now_v7();
-        assert_eq!(name(id), format!("call_{}", id.simple()));
     }
 }

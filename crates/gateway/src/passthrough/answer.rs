@@ -1,13 +1,13 @@
 //! A provider's answer passed on as it comes. What it tells of its usage is read on the way, and recorded before its end is sent.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response, StatusCode, header, response::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{headers, usage};
@@ -18,9 +18,8 @@ use crate::{
     gateway::Worker,
     metrics::UnderWay,
     providers::Endpoint,
-    record::Recorder,
-    relay::unrecorded,
-    remember::State,
+    record::{CallName, Recorder},
+    relay::{Cut, Hand, Listener, Patience, Relayed, broken, unrecorded},
     routing::{Busy, Upstream},
     sse::Parser,
     told::{self, Figures},
@@ -28,12 +27,8 @@ use crate::{
     wire::{Usage, Wire, event_stream},
 };
 
-/// Pieces that may wait for a slow client before the provider is read no further.
-const QUEUE: usize = 32;
 /// How much of a JSON answer is kept to be read at its end.
 const KEPT: usize = 1 << 20;
-/// The piece that ends a response in order.
-const END: Bytes = Bytes::new();
 
 /// How an answer is read.
 #[derive(Clone, Copy)]
@@ -48,7 +43,7 @@ pub struct Reading {
 pub fn finish(worker: &Worker, result: Result<Response<Body>, Refusal>, wire: Wire, call: Uuid) -> Response<Body> {
     match result {
         Ok(mut response) => {
-            response.headers_mut().insert(told::CALL, told::name(call));
+            response.headers_mut().insert(told::CALL, CallName::of(call).header());
             response
         }
         Err(refusal) => told::refused(worker, &refusal, wire, call),
@@ -86,22 +81,22 @@ pub fn pass_on(
         head.headers.remove(header::CONTENT_LENGTH);
     }
     record.heads(status, &head.headers);
-    let listener = Listener::new(&head.headers, reading);
+    let reader = Reader::new(&head.headers, reading);
     let failed = status.is_client_error() || status.is_server_error();
     let end = End { status, error: failed.then_some("provider_refused"), model_call: reading.model_call && !failed };
-    let (call, figures) = (record.call().id, record.figures());
+    let (call, figures) = (record.call().name(), record.figures());
     let body = if body.is_end_stream() {
         if !end.write(record, None) {
             return Err(unrecorded());
         }
         Body::empty()
     } else {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let hand = Arc::new(Hand::default());
+        let timeouts = worker.gateway.settings().config.timeouts;
+        let listener = Listener::quiet(&timeouts, Arc::clone(&hand));
         let masks = failed.then(|| Arc::clone(&upstream.endpoint));
-        let worker = Arc::clone(worker);
-        let relay = Relay { worker, body, listener, masks, record, end, _under_way: under_way, _busy: busy };
-        tokio::spawn(relay.run(sender));
-        Body::Channel(receiver)
+        let relay = Relay { idle: timeouts.idle(), body, reader, masks, record, end, _under_way: under_way, _busy: busy };
+        Body::Relayed(Relayed::new(hand, Box::pin(relay.run(listener))))
     };
     Ok(written(head, &upstream, body, call, &figures))
 }
@@ -127,7 +122,7 @@ pub fn failed(mut record: Recorder, failed: Failed) -> Result<Response<Body>, Re
             record.gives(&bytes);
             // Nothing was promised: a refusal that could not be recorded is still the provider's.
             record.reckon(head.status.as_u16());
-            let (call, figures) = (record.call().id, record.figures());
+            let (call, figures) = (record.call().name(), record.figures());
             let _ = record.end(head.status.as_u16(), Some("provider_refused"));
             Ok(written(*head, &upstream, Body::from(bytes), call, &figures))
         }
@@ -148,11 +143,11 @@ fn redirected(record: Recorder, upstream: &Upstream, status: StatusCode) -> Refu
 }
 
 /// A provider's head with a body, and what we tell of the call.
-fn written(head: Parts, upstream: &Upstream, body: Body, call: Uuid, figures: &Figures) -> Response<Body> {
+fn written(head: Parts, upstream: &Upstream, body: Body, call: CallName, figures: &Figures) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = headers::to_client(head.headers, &upstream.endpoint);
-    told::tell(response.headers_mut(), call, upstream, State::None, figures);
+    told::tell(response.headers_mut(), call, upstream.title.as_ref(), None, figures);
     response
 }
 
@@ -173,9 +168,10 @@ impl End {
 
 /// An answer on its way.
 struct Relay {
-    worker: Arc<Worker>,
+    /// How long the provider may be silent.
+    idle: Duration,
     body: Decoded<Received>,
-    listener: Listener,
+    reader: Reader,
     /// Whose credentials are masked: a refusal may repeat what was sent.
     masks: Option<Arc<Endpoint>>,
     record: Recorder,
@@ -185,68 +181,48 @@ struct Relay {
 }
 
 impl Relay {
-    async fn run(mut self, sender: mpsc::Sender<Bytes>) {
-        let total = self.worker.gateway.settings().config.timeouts.total();
-        match timeout(total, self.relay(&sender)).await {
-            Ok(Ok(last)) => {
-                let usage = self.listener.usage();
+    async fn run(mut self, mut listener: Listener) {
+        match self.relay(&mut listener).await {
+            Ok(last) => {
+                let usage = self.reader.usage();
                 self.record.gives(&last);
                 if self.end.write(self.record, usage) {
-                    for piece in [last, END] {
-                        let _ = sender.send(piece).await;
-                    }
+                    listener.end(last);
                 }
             }
             // Dropping the record writes that the client went away.
-            Ok(Err(Cut::Gone)) => {}
-            // Dropping the sender cuts the response short: nobody takes it for a whole one.
-            Ok(Err(Cut::Broken)) => {
-                let _ = self.record.end(StatusCode::BAD_GATEWAY.as_u16(), Some("upstream_broke_off"));
-            }
-            Err(_) => {
-                let _ = self.record.end(StatusCode::GATEWAY_TIMEOUT.as_u16(), Some("call_timeout"));
-            }
+            Err(Cut::Gone) => {}
+            // Without an end the response is cut short: nobody takes it for a whole one.
+            Err(Cut::Broken(refusal)) => drop(self.record.refused(refusal)),
         }
     }
 
     /// Relays all pieces but the last, which is returned. A piece is known to be the last where the answer told its length.
-    async fn relay(&mut self, sender: &mpsc::Sender<Bytes>) -> Result<Bytes, Cut> {
-        let idle = self.worker.gateway.settings().config.timeouts.idle();
+    async fn relay(&mut self, listener: &mut Listener) -> Result<Bytes, Cut> {
         loop {
-            let frame = tokio::select! {
-                biased;
-                frame = timeout(idle, self.body.frame()) => frame,
-                () = sender.closed() => return Err(Cut::Gone),
-            };
+            let patience = Patience { from: Instant::now(), time: self.idle };
+            let frame = listener.during(Some(patience), self.body.frame()).await?;
             let piece = match frame {
-                Ok(None) => return Ok(self.listener.rest()),
-                Ok(Some(Ok(frame))) => match frame.into_data() {
+                None => return Ok(self.reader.rest()),
+                Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         let data = if let Some(endpoint) = &self.masks { endpoint.masked(data) } else { data };
-                        self.listener.hear(data, &mut self.record)?
+                        self.reader.hear(data, &mut self.record)?
                     }
                     Err(_trailers) => continue,
                 },
-                Ok(Some(Err(error))) => {
+                Some(Err(error)) => {
                     tracing::warn!(%error, "a provider's answer broke off");
-                    return Err(Cut::Broken);
+                    return Err(broken("upstream_broke_off", "The provider's answer broke off."));
                 }
-                Err(_) => return Err(Cut::Broken),
             };
             if self.body.is_end_stream() {
                 return Ok(piece);
             }
-            if !piece.is_empty() {
-                self.record.gives(&piece);
-                sender.send(piece).await.map_err(|_| Cut::Gone)?;
-            }
+            self.record.gives(&piece);
+            listener.give(piece, Instant::now()).await?;
         }
     }
-}
-
-enum Cut {
-    Gone,
-    Broken,
 }
 
 /// Notes what an event of a stream tells.
@@ -262,7 +238,7 @@ fn note(value: &Value, usage: &mut Option<Usage>, record: &mut Recorder) {
 }
 
 /// Reads an answer while it goes past.
-enum Listener {
+enum Reader {
     /// Nothing in it that could be read.
     Deaf,
     /// The end of a JSON text, or all of it.
@@ -273,7 +249,7 @@ enum Listener {
     Messages { parser: Option<event_stream::Parser>, usage: Option<Usage> },
 }
 
-impl Listener {
+impl Reader {
     fn new(headers: &HeaderMap, reading: Reading) -> Self {
         match super::content_type(headers).as_str() {
             "text/event-stream" => Self::Events { parser: Parser::new(), usage: None, hides: reading.hides_usage },
@@ -298,7 +274,9 @@ impl Listener {
             }
             Self::Events { parser, usage, hides } => {
                 let mut frames = Vec::new();
-                parser.push(data.clone(), &mut frames).map_err(|_| Cut::Broken)?;
+                parser
+                    .push(data.clone(), &mut frames)
+                    .map_err(|_| broken("upstream_unreadable", "The provider sent an event that is too large."))?;
                 let mut shown = BytesMut::new();
                 for frame in frames {
                     let value: Value = serde_json::from_slice(&frame.data).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! An answer from the response cache, as its own call's: recorded at no cost, and in the session's log where there is one.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::unrecorded;
 use crate::{
@@ -10,7 +10,6 @@ use crate::{
     gateway::Gateway,
     record::Recorder,
     remember::Memory,
-    routing::SESSION,
     sse::Parser,
     told,
     wire::{self, Accumulator, Reply, StreamReader, Wire},
@@ -31,19 +30,15 @@ pub fn cached(
     let mut response = Response::new(Body::from(entry.body.clone()));
     let headers = response.headers_mut();
     record.admission().headers(gateway.nanos(), headers);
-    headers.insert(told::COST, told::usd(0.0));
-    headers.insert(told::CALL, told::name(record.call().id));
-    let mut set = |name: HeaderName, text: String| {
-        if let Ok(value) = HeaderValue::try_from(text) {
-            headers.insert(name, value);
-        }
-    };
-    set(header::CONTENT_TYPE, entry.content_type.clone());
-    set(told::UPSTREAM, entry.upstream.clone());
-    set(HeaderName::from_static(cache::HEADER), State::Hit.name().to_owned());
-    if let Some(memory) = memory {
-        set(told::MEMORY, memory.state.name().to_owned());
-        set(SESSION, format!("sesn_{}", memory.session.simple()));
+    // No provider was asked: it costs nothing.
+    record.reckon(StatusCode::OK.as_u16());
+    let upstream = HeaderValue::try_from(&entry.upstream).ok();
+    told::tell(headers, record.call().name(), upstream.as_ref(), memory, &record.figures());
+    if let Ok(kind) = HeaderValue::try_from(&entry.content_type) {
+        headers.insert(header::CONTENT_TYPE, kind);
+    }
+    headers.insert(cache::HEADER, HeaderValue::from_static(State::Hit.name()));
+    if memory.is_some() {
         let reply = reply(record.call().wire, entry.content_type.starts_with("text/event-stream"), &entry);
         record.answered_with(&reply.unwrap_or_default());
     }

@@ -20,7 +20,9 @@ use crate::{
 /// How long a provider may be silent, and from when on.
 #[derive(Clone, Copy)]
 pub struct Patience {
+    /// Since then.
     pub from: Instant,
+    /// For so long.
     pub time: Duration,
 }
 
@@ -48,7 +50,15 @@ pub struct Listener {
 impl Listener {
     /// A listener in `wire`, to whom pieces are given by `hand`.
     pub fn new(wire: Wire, timeouts: &Timeouts, hand: Arc<Hand>) -> Self {
-        let sign = wire::sign_of_life(wire);
+        Self::given(wire::sign_of_life(wire), timeouts, hand)
+    }
+
+    /// One that is told nothing between the pieces: nobody knows of what they are.
+    pub fn quiet(timeouts: &Timeouts, hand: Arc<Hand>) -> Self {
+        Self::given(b"", timeouts, hand)
+    }
+
+    fn given(sign: &'static [u8], timeouts: &Timeouts, hand: Arc<Hand>) -> Self {
         let silence = timeouts.ping().filter(|_| !sign.is_empty());
         let (told, total) = (Instant::now(), timeouts.total());
         let over = told + total;

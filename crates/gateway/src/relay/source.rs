@@ -105,6 +105,7 @@ pub struct Source<B> {
     pub waited: Duration,
 }
 
+/// What the client is told of a provider that failed in the middle of its answer.
 pub fn broken(code: &'static str, message: impl Into<String>) -> Cut {
     Cut::Broken(Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message.into()).code(code))
 }

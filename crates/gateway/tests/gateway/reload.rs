@@ -67,13 +67,12 @@ fn a_call_under_way_goes_on_with_the_times_it_began_with() {
         None => vec![Step::AwaitClose(upstream::gate().0)],
     });
     let gateway = Gateway::before(&upstream);
-    let first = Request::post("/v1/chat/completions", CALL).open(gateway.address);
+    let mut first = Request::post("/v1/chat/completions", CALL).open(gateway.address);
     upstream.wait_for_requests(1);
     gateway.reload(&json!({"timeouts": {"connect_ms": 5000, "first_byte_ms": 20, "idle_ms": 20000, "total_ms": 60000}})).unwrap();
     // The second is held to the new time, after which the first, which began long before, is still waited for.
     assert_eq!(gateway.post("/v1/chat/completions", CALL).status, 504);
     open.send(()).unwrap();
-    let mut first = first;
     assert_eq!(first.response().status, 200);
 }
 
@@ -88,6 +87,12 @@ fn a_cache_is_put_on_keeps_what_it_holds_and_is_taken_off() {
     let cache = |ttl: u32, bytes: u32| json!({"cache": {"store": "memory", "ttl_seconds": ttl, "max_bytes": bytes, "namespace": "key", "models": null, "routes": ["openai_chat"]}});
     gateway.reload(&cache(600, 1 << 20)).unwrap();
     assert_eq!([state(), state()], [Some("miss".to_owned()), Some("hit".to_owned())]);
+    let hit = gateway.post("/v1/chat/completions", CALL);
+    for (name, value) in [("retries", "0"), ("memory", "none"), ("cost", "0"), ("upstream", "oai/gpt")] {
+        assert_eq!(hit.header(&format!("x-trunkline-{name}")), Some(value), "as on every answer");
+    }
+    assert!(hit.header("x-trunkline-call").is_some_and(|call| call.starts_with("call_")));
+    assert!(hit.header("x-trunkline-overhead-us").is_some_and(|micros| micros.parse::<u64>().is_ok()));
     gateway.reload(&cache(60, 1 << 20)).unwrap();
     assert_eq!(state(), Some("hit".to_owned()), "the answers stay where only their time changes");
     gateway.reload(&cache(60, 1 << 21)).unwrap();

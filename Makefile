@@ -65,10 +65,14 @@ FUZZ_SECONDS := 60
 
 fuzz: ## feed each parser with made-up bytes for a minute (FUZZ_SECONDS); needs a nightly toolchain
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	$(call say,cargo fuzz build)
+	@cd fuzz && cargo +nightly fuzz build
+	$(call say,Fuzzing each target for $(FUZZ_SECONDS) s)
 	@cd fuzz && for target in $$(cargo +nightly fuzz list); do \
-		printf '\033[1m==> Fuzzing %s\033[0m\n' "$$target"; \
-		mkdir -p corpus/$$target; \
-		cargo +nightly fuzz run "$$target" corpus/$$target ../crates/gateway/tests/fixtures -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -verbosity=0 -print_final_stats=1; \
+		mkdir -p corpus/$$target; log=corpus/$$target.log; \
+		cargo +nightly fuzz run "$$target" corpus/$$target ../crates/gateway/tests/fixtures -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -verbosity=0 -print_final_stats=1 >$$log 2>&1 \
+			|| { tail -n 40 $$log; echo "$$target: a finding; the input is in fuzz/artifacts/$$target" >&2; exit 1; }; \
+		echo "$$target: $$(sed -n 's/^stat::number_of_executed_units: *//p' $$log) inputs, no finding"; \
 	done
 
 lint: lint-python lint-rust ## formatting, lints, types, imports; warnings are errors

@@ -40,6 +40,11 @@ impl Doubt {
     pub fn is(&self, before: u64) -> bool {
         self.0.load(Relaxed) == before
     }
+
+    /// How many requests came before it; none while all can be read in one way only.
+    pub fn first(&self) -> Option<u64> {
+        Some(self.0.load(Relaxed)).filter(|first| *first != u64::MAX)
+    }
 }
 
 /// A client's connection.
@@ -132,7 +137,7 @@ enum Next {
 }
 
 /// Where the heads are in what a client sends.
-struct Heads {
+pub struct Heads {
     next: Next,
     /// The beginning of a line that is not all there, how long it is so far, and its last byte.
     line: [u8; LINE],
@@ -168,13 +173,23 @@ impl Default for Heads {
 }
 
 impl Heads {
+    /// How many heads have come to their end.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Which of them is the first in doubt.
+    pub fn doubt(&self) -> &Doubt {
+        &self.doubt
+    }
+
     /// Whether nothing of a request is to come that has begun.
     fn between_requests(&self) -> bool {
         self.next == Next::Head && !self.head.begun
     }
 
     /// Takes the next bytes, wherever they are cut.
-    fn push(&mut self, mut bytes: &[u8]) {
+    pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             match self.next {
                 Next::Nothing => return,
@@ -236,7 +251,11 @@ impl Heads {
             Some(_) if !head.begun => head.begun = true,
             Some(b'c' | b'C') => {
                 if let Some(value) = value(line, b"content-length:") {
-                    let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                    // Of a line that was cut only the beginning is known: one so long is no number, cut or not.
+                    let digits = std::str::from_utf8(value)
+                        .ok()
+                        .filter(|text| line.len() < LINE && text.bytes().all(|byte| byte.is_ascii_digit()));
+                    let length = digits.and_then(|text| text.parse().ok());
                     head.doubtful |= length.is_none() || head.chunked || head.length.is_some();
                     head.length = length;
                 }
@@ -294,7 +313,7 @@ mod tests {
         for piece in text.chunks(size) {
             heads.push(piece);
         }
-        (heads.count, Some(heads.doubt.0.load(Relaxed)).filter(|first| *first != u64::MAX))
+        (heads.count(), heads.doubt().first())
     }
 
     const PLAIN: &str = "GET / HTTP/1.1\r\nhost: h\r\nx: Content-Length: 3\r\ncontent-lengthy: 3\r\n\r\n";
@@ -313,6 +332,9 @@ mod tests {
 
     #[test]
     fn a_head_that_can_be_read_in_two_ways_is_found_wherever_it_is_cut() {
+        // Cut, it would seem to be a nought, and the body to be the next request.
+        let zeros = format!("content-length: {}5\r\n", "0".repeat(100));
+        let spaces = format!("content-length: {}5\r\n", " ".repeat(100));
         let long = format!("content-length: {}5\r\ncontent-length: 5\r\n", " ".repeat(100));
         let cases = [
             "content-length: 5\r\ntransfer-encoding: chunked\r\n",
@@ -322,6 +344,9 @@ mod tests {
             "content-length: 0x5\r\n",
             "content-length: -5\r\n",
             "content-length:\r\n",
+            "content-length: +5\r\n",
+            &zeros,
+            &spaces,
             "content-length: 5\nx: y\r\n",
             "x: y\n",
             &long,

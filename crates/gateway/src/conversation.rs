@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use self::calls::Calls;
 use self::normal::{Part, each_normal, write};
+use crate::apart::is_long;
 use crate::request::text::escape_into;
 use crate::request::{Message as Source, Role, Scan};
 use crate::wire::Wire;
@@ -120,6 +121,11 @@ pub fn reply_message(before: Chain, text: &str, calls: &[Call]) -> Reply {
 }
 
 impl Conversation {
+    /// Whether it stands in a long body.
+    pub fn is_long(&self) -> bool {
+        is_long(&self.body)
+    }
+
     /// All messages, oldest first.
     pub fn messages(&self) -> &[Message] {
         &self.messages

@@ -58,9 +58,9 @@ async fn stages(worker: &Arc<Worker>, call: &Call, request: Request<Incoming>) -
         query: head.uri.query(),
         headers: &head.headers,
         content_type: None,
-        body: |upstream: &Upstream| {
+        body: |upstream: &Arc<Upstream>| {
             let additions = Additions { model: Some(&upstream.model), ..Additions::default() };
-            Ok(context::splice(Wire::AnthropicMessages, &body, &scan, &additions))
+            context::splice(Wire::AnthropicMessages, &body, &scan, &additions).into()
         },
     };
     match upstream::send_to(worker, &target.group, upstream, &outgoing).await {

@@ -7,9 +7,9 @@ use http::StatusCode;
 use tokio::sync::watch;
 
 use crate::{
-    bodies::Bodies, config::Config, connections::Tls, database::Readers, decode::DecodeError, error::Refusal, leases::Leases,
-    metrics::Metrics, query_vector::QueryVectors, remember::Memories, settings::Settings, snapshot::Snapshots, spool::Spool,
-    upstream::Client, usage::PriceList,
+    apart::Apart, bodies::Bodies, config::Config, connections::Tls, database::Readers, decode::DecodeError, error::Refusal,
+    leases::Leases, metrics::Metrics, query_vector::QueryVectors, remember::Memories, settings::Settings, snapshot::Snapshots,
+    spool::Spool, upstream::Client, usage::PriceList,
 };
 
 /// What all threads share.
@@ -28,6 +28,8 @@ pub struct Gateway {
     pub spool: Spool,
     /// Counters and times.
     pub metrics: Metrics,
+    /// Where work on long bodies is done.
+    pub apart: Apart,
     /// How much of request bodies is held.
     pub bodies: Arc<Bodies>,
     /// Copies of memory.

@@ -11,6 +11,7 @@
 
 pub mod accepted;
 pub mod admit;
+pub mod apart;
 pub mod auth;
 pub mod bodies;
 pub mod body;

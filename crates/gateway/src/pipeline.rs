@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use crate::{
     admit::{self, Admission, Ask},
+    apart::is_long,
     auth, bodies,
     body::Body,
     cache::{self, Looked},
@@ -58,7 +59,13 @@ async fn stages(
     let (mut body, room) =
         bodies::read(worker, &head.headers, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     // 2. What is it for? One validating pass finds what the later stages need.
-    let mut scan = scan(wire, &body)
+    let found = if is_long(&body) {
+        let body = body.clone();
+        gateway.apart.run(move || scan(wire, &body)).await.inspect_err(|refusal| count(worker, &call, refusal))?
+    } else {
+        scan(wire, &body)
+    };
+    let mut scan = found
         .map_err(|malformed| Refusal::invalid(format!("{}.", malformed.message), malformed.param))
         .inspect_err(|refusal| count(worker, &call, refusal))?;
     if let Some(asked) = asked {
@@ -96,11 +103,21 @@ async fn stages(
     let memory = match &target.agent {
         None => None,
         Some(agent) => {
-            let conversation = conversation(wire, &body, &scan);
+            let conversation = if is_long(&body) {
+                let (body, scan) = (body.clone(), scan.clone());
+                match gateway.apart.run(move || conversation(wire, &body, &scan)).await {
+                    Ok(conversation) => conversation,
+                    Err(refusal) => return Err(record.refused(refusal)),
+                }
+            } else {
+                conversation(wire, &body, &scan)
+            };
             let searched = query_vector::of_newest(worker, &key, agent, target.user.as_deref(), &conversation).await;
             match remember(&gateway.memories, &gateway.spool, &worker.readers, agent, &target, &conversation, searched).await {
                 Ok(memory) => {
-                    record.with_turn(agent, &memory, &conversation, !scan.kept.forget);
+                    if let Err(refusal) = record.with_turn(agent, &memory, conversation, !scan.kept.forget).await {
+                        return Err(record.refused(refusal));
+                    }
                     Some(memory)
                 }
                 Err(refusal) => return Err(record.refused(refusal)),

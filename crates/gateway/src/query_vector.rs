@@ -193,9 +193,9 @@ async fn made(worker: &Arc<Worker>, key: &Arc<Key>, target: &Target, text: &str)
         query: None,
         headers: &HeaderMap::new(),
         content_type: None,
-        body: |upstream: &Upstream| {
+        body: |upstream: &Arc<Upstream>| {
             let body = json!({"model": upstream.model, "input": [text], "encoding_format": "float"});
-            Ok(Bytes::from(body.to_string()))
+            Bytes::from(body.to_string()).into()
         },
     };
     let answer = match upstream::send(worker, &target.group, || None, &outgoing).await {

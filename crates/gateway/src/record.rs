@@ -193,12 +193,25 @@ impl Recorder {
 
     /// Adds the session's side. Our own runtime writes its sessions' logs itself; for it only usage is recorded.
     /// `keep` is false where the client asked for nothing to be kept.
-    pub fn with_turn(&mut self, agent: &Arc<Agent>, memory: &Memory, conversation: &Conversation, keep: bool) {
-        if !keep || self.key.scopes.has(Scopes::RUNTIME) {
-            self.turn = Some(Turn::empty(agent, memory.session, memory.parent));
-            return;
-        }
-        self.turn = Some(Turn::new(agent, memory, conversation));
+    ///
+    /// # Errors
+    /// 500 where the conversation cannot be put into words.
+    pub async fn with_turn(
+        &mut self,
+        agent: &Arc<Agent>,
+        memory: &Memory,
+        conversation: Conversation,
+        keep: bool,
+    ) -> Result<(), Refusal> {
+        self.turn = Some(if !keep || self.key.scopes.has(Scopes::RUNTIME) {
+            Turn::empty(agent, memory.session, memory.parent)
+        } else if conversation.is_long() {
+            let (agent, memory) = (Arc::clone(agent), memory.clone());
+            self.gateway.apart.run(move || Turn::new(&agent, &memory, &conversation)).await?
+        } else {
+            Turn::new(agent, memory, &conversation)
+        });
+        Ok(())
     }
 
     /// Notes an answer's head: from where, after how long, in which attempt.

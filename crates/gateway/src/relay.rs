@@ -4,6 +4,7 @@
 mod affinity;
 mod cached;
 mod defaults;
+mod draft;
 mod echo;
 mod listener;
 mod member;
@@ -23,7 +24,6 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use uuid::Uuid;
 
-use self::echo::Echo;
 pub use self::{
     cached::{cached, tell},
     listener::{Listener, Patience},
@@ -32,10 +32,11 @@ pub use self::{
     streamed::{Cut, streamed},
     whole::{collect, whole},
 };
+use self::{draft::Draft, echo::Echo};
 use crate::{
+    apart::is_long,
     bodies::Held,
     body::Body,
-    context::{self, Additions},
     error::{Reason, Refusal},
     gateway::Worker,
     memory_tools::{self, Subject},
@@ -47,7 +48,7 @@ use crate::{
     routing::{Target, Upstream},
     snapshot::{Agent, Tools},
     told,
-    upstream::{self, Answer, Failed, Outgoing, Words},
+    upstream::{self, Answer, Failed, Outgoing, Words, Written},
     wire::{self, Reply, ToolCall, ToolResult, Wire, WireError},
 };
 
@@ -97,58 +98,59 @@ impl Outbound {
         }
     }
 
-    /// The memory tools on offer: where the agent has them and its memory can be reached.
+    /// The memory tools on offer.
     fn tools(&self) -> Option<&Tools> {
-        let reachable = self.memory.as_ref().is_some_and(|memory| memory.state != State::Unavailable);
-        self.agent().filter(|_| reachable).and_then(|agent| agent.tools.as_ref())
+        tools(self.agent(), self.memory.as_ref())
+    }
+
+    /// What is to be written for an upstream.
+    fn draft(&self) -> Draft<'_> {
+        Draft { wire: self.wire, body: &self.body, scan: &self.scan, agent: self.agent(), memory: self.memory.as_ref() }
     }
 
     /// The request as `upstream` is to get it.
     fn request(&self, upstream: &Upstream) -> Result<Bytes, Refusal> {
-        let provider = &upstream.provider;
-        let same = provider.wire == self.wire;
-        let unchanged = self.scan.model.as_ref().is_some_and(|model| model.name == upstream.model);
-        let wrapped = self.memory.as_ref().and_then(|memory| memory.blocks.as_deref());
-        let blocks = wrapped.map(|blocks| format!("<trunkline-memory>\n{blocks}\n</trunkline-memory>"));
-        let recall = self.memory.as_ref().and_then(|memory| memory.recall.as_deref());
-        let recall = recall.map(|lines| format!("<trunkline-recall>\n{lines}\n</trunkline-recall>\n\n"));
-        let additions = Additions {
-            model: Some(upstream.model.as_str()).filter(|_| same && !unchanged),
-            instructions: self.agent().and_then(|agent| agent.instructions.as_deref()),
-            blocks: blocks.as_deref(),
-            recall: recall.as_deref(),
-            tools: self.tools().map(|tools| tools.text(self.wire)),
-            include_usage: same && self.scan.stream && provider.quirks.stream_options(),
-        };
-        let spliced = context::splice(self.wire, &self.body, &self.scan, &additions);
-        let written = if same {
-            spliced
-        } else {
-            let (from, to) = (self.wire, provider.wire);
-            let drop = upstream.drop_params;
-            let translated =
-                wire::translate_request(from, to, &spliced, &upstream.model, self.scan.stream, drop).map_err(refused)?;
-            if let Ok(mut dropped) = self.dropped.lock() {
-                *dropped = translated.dropped;
-            }
-            Bytes::from(translated.body)
-        };
-        Ok(defaults::filled(provider.quirks.applied(written), &upstream.body))
+        self.draft().written(upstream).map(|(bytes, dropped)| self.without(bytes, dropped))
+    }
+
+    /// The same, elsewhere where it is long.
+    fn written(&self, upstream: &Arc<Upstream>) -> Written<'_> {
+        if !is_long(&self.body) {
+            return Written::Now(self.request(upstream));
+        }
+        let (wire, body, scan, upstream) = (self.wire, self.body.clone(), self.scan.clone(), Arc::clone(upstream));
+        let (agent, memory) = (self.target.agent.clone(), self.memory.clone());
+        Written::Later(Box::pin(async move {
+            let work = move || {
+                let draft = Draft { wire, body: &body, scan: &scan, agent: agent.as_deref(), memory: memory.as_ref() };
+                draft.written(&upstream)
+            };
+            let (bytes, dropped) = self.worker.gateway.apart.run(work).await??;
+            Ok(self.without(bytes, dropped))
+        }))
+    }
+
+    /// Notes what was left out of a request.
+    fn without(&self, bytes: Bytes, dropped: Vec<String>) -> Bytes {
+        if let Ok(mut noted) = self.dropped.lock() {
+            *noted = dropped;
+        }
+        bytes
     }
 
     /// Sends the first round.
     async fn send(&self) -> Result<Answer, Failed> {
-        let outgoing = self.outgoing(|upstream: &Upstream| self.request(upstream));
+        let outgoing = self.outgoing(|upstream: &Arc<Upstream>| self.written(upstream));
         upstream::send(&self.worker, &self.target.group, || self.conversation(), &outgoing).await
     }
 
     /// Sends a further round to the upstream that the call is with.
     async fn send_round(&self, upstream: &Arc<Upstream>, body: &Bytes) -> Result<Answer, Failed> {
-        let outgoing = self.outgoing(|_: &Upstream| Ok(body.clone()));
+        let outgoing = self.outgoing(|_: &Arc<Upstream>| Written::from(body.clone()));
         upstream::send_to(&self.worker, &self.target.group, upstream, &outgoing).await
     }
 
-    fn outgoing<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(&self, body: Body) -> Outgoing<'_, Body> {
+    fn outgoing<'a, Body: Fn(&Arc<Upstream>) -> Written<'a>>(&'a self, body: Body) -> Outgoing<'a, Body> {
         Outgoing {
             wire: self.wire,
             operation: Operation::Chat { streamed: self.scan.stream },
@@ -210,6 +212,12 @@ impl Outbound {
         let Some(tools) = self.tools() else { return Vec::new() };
         reply.tool_calls().filter(|call| tools.has(&call.name)).cloned().collect()
     }
+}
+
+/// The memory tools on offer: where the agent has them and its memory can be reached.
+fn tools<'a>(agent: Option<&'a Agent>, memory: Option<&Memory>) -> Option<&'a Tools> {
+    let reachable = memory.is_some_and(|memory| memory.state != State::Unavailable);
+    agent.filter(|_| reachable).and_then(|agent| agent.tools.as_ref())
 }
 
 /// Header: what was left out of the request because the provider's wire has no words for it.

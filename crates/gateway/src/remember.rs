@@ -47,6 +47,7 @@ impl State {
 }
 
 /// What a call goes on with.
+#[derive(Clone)]
 pub struct Memory {
     /// The session.
     pub session: Uuid,

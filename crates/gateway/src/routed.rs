@@ -124,7 +124,7 @@ async fn stages(
         query: head.uri.query(),
         headers: &head.headers,
         content_type: head.headers.get(header::CONTENT_TYPE).filter(|_| named.form),
-        body: |upstream: &Upstream| Ok(named.written(upstream, path == "completions")),
+        body: |upstream: &Arc<Upstream>| named.written(upstream, path == "completions").into(),
     };
     // There is no conversation whose prompt cache could be lost.
     let response = match upstream::send(worker, &target.group, || None, &outgoing).await {

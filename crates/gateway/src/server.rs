@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     accepted::Accepted,
+    apart::Apart,
     bodies::Bodies,
     body::Body,
     config::Config,
@@ -127,6 +128,7 @@ impl Server {
         }
         let prices = PriceList::default();
         prices.configure(&config.prices);
+        let apart = Apart::new(config.threads);
         let gateway = Arc::new(Gateway {
             leases: Leases::new(begun, config.lease()),
             query_vectors: config.embedder.as_ref().map(QueryVectors::new),
@@ -136,6 +138,7 @@ impl Server {
             prices,
             spool,
             metrics,
+            apart,
             bodies: Arc::new(Bodies::default()),
             memories: Memories::default(),
             tls,

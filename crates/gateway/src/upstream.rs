@@ -3,7 +3,7 @@
 mod failure;
 mod send;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -78,8 +78,35 @@ impl From<Refusal> for Failed {
     }
 }
 
+/// A body for an upstream.
+pub enum Written<'a> {
+    /// At hand, or why it cannot be written.
+    Now(Result<Bytes, Refusal>),
+    /// Being written elsewhere, as long ones are.
+    Later(Pin<Box<dyn Future<Output = Result<Bytes, Refusal>> + Send + 'a>>),
+}
+
+impl Written<'_> {
+    /// When it is there.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub async fn bytes(self) -> Result<Bytes, Refusal> {
+        match self {
+            Self::Now(written) => written,
+            Self::Later(written) => written.await,
+        }
+    }
+}
+
+impl From<Bytes> for Written<'_> {
+    fn from(bytes: Bytes) -> Self {
+        Self::Now(Ok(bytes))
+    }
+}
+
 /// What is sent: how to write the body for an upstream, and what of the client's request goes with it.
-pub struct Outgoing<'a, Body: Fn(&Upstream) -> Result<Bytes, Refusal>> {
+pub struct Outgoing<'a, Body: Fn(&Arc<Upstream>) -> Written<'a>> {
     /// The client's wire.
     pub wire: Wire,
     /// What is asked.

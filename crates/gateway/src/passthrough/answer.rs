@@ -7,7 +7,7 @@ use http::{HeaderMap, Response, StatusCode, header, response::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 use uuid::Uuid;
 
 use super::{headers, usage};
@@ -193,7 +193,11 @@ impl Relay {
             // Dropping the record writes that the client went away.
             Err(Cut::Gone) => {}
             // Without an end the response is cut short: nobody takes it for a whole one.
-            Err(Cut::Broken(refusal)) => drop(self.record.refused(refusal)),
+            Err(Cut::Broken(refusal)) => {
+                drop(self.record.refused(refusal));
+                // What was given before is sent once there is nothing at hand: a connection that is cut at once loses it.
+                yield_now().await;
+            }
         }
     }
 

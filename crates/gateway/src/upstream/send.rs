@@ -7,11 +7,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
 use http::{Response, StatusCode};
 use tokio::time::{sleep, timeout};
 
-use super::{Answer, Failed, Failure, Outgoing, Received, Words, failure::retry_after, unreachable};
+use super::{Answer, Failed, Failure, Outgoing, Received, Words, Written, failure::retry_after, unreachable};
 use crate::{
     config::RetryPolicy,
     connections::Kept,
@@ -37,11 +36,11 @@ const WORDS: Duration = Duration::from_secs(10);
 /// # Errors
 /// The provider's refusal; our own where none could be reached (502) or one did not answer in time (504). Of several models' failures
 /// the first model's is told: it is the one that the client asked for.
-pub async fn send<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
+pub async fn send<'a, Body: Fn(&Arc<Upstream>) -> Written<'a>>(
     worker: &Worker,
     group: &Group,
     conversation: impl FnOnce() -> Option<u64>,
-    outgoing: &Outgoing<'_, Body>,
+    outgoing: &Outgoing<'a, Body>,
 ) -> Result<Answer, Failed> {
     let mut attempts = Attempts { worker, outgoing, conversation: None, begun: None, made: 0 };
     if group.upstreams.len() > 1 {
@@ -65,20 +64,20 @@ pub async fn send<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
 ///
 /// # Errors
 /// As [`send`].
-pub async fn send_to<Body: Fn(&Upstream) -> Result<Bytes, Refusal>>(
+pub async fn send_to<'a, Body: Fn(&Arc<Upstream>) -> Written<'a>>(
     worker: &Worker,
     group: &Group,
     upstream: &Arc<Upstream>,
-    outgoing: &Outgoing<'_, Body>,
+    outgoing: &Outgoing<'a, Body>,
 ) -> Result<Answer, Failed> {
     let mut attempts = Attempts { worker, outgoing, conversation: None, begun: None, made: 0 };
     attempts.within(group, slice::from_ref(upstream)).await
 }
 
 /// The attempts to have one call answered.
-struct Attempts<'a, Body: Fn(&Upstream) -> Result<Bytes, Refusal>> {
-    worker: &'a Worker,
-    outgoing: &'a Outgoing<'a, Body>,
+struct Attempts<'s, 'a, Body: Fn(&Arc<Upstream>) -> Written<'a>> {
+    worker: &'s Worker,
+    outgoing: &'s Outgoing<'a, Body>,
     conversation: Option<u64>,
     /// When the first of them was sent: what went before is our own work.
     begun: Option<Instant>,
@@ -89,7 +88,7 @@ struct Attempts<'a, Body: Fn(&Upstream) -> Result<Bytes, Refusal>> {
 /// An attempt that came to nothing, and for how long the upstream asked to be left alone.
 type Missed = (Failure, Words, Option<Duration>);
 
-impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
+impl<'a, Body: Fn(&Arc<Upstream>) -> Written<'a>> Attempts<'_, 'a, Body> {
     /// Milliseconds on the process's clock.
     fn now(&self) -> u64 {
         millis(self.worker.gateway.begun.elapsed())
@@ -245,7 +244,7 @@ impl<Body: Fn(&Upstream) -> Result<Bytes, Refusal>> Attempts<'_, Body> {
             client: Some(outgoing.headers).filter(|_| same),
             content_type: outgoing.content_type,
         };
-        let body = (outgoing.body)(upstream).map_err(invalid)?;
+        let body = (outgoing.body)(upstream).bytes().await.map_err(invalid)?;
         let request = upstream.endpoint.request(&outline, body).map_err(invalid)?;
         let streamed = outgoing.operation == Operation::Chat { streamed: true };
         let limit = upstream.first_byte[usize::from(streamed)].unwrap_or_else(|| gateway.settings().config.timeouts.first_byte());

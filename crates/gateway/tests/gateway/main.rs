@@ -1,6 +1,7 @@
 //! The tests of the gateway as a whole, one program: each file is a part of it, and linking happens once.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
+mod apart;
 mod codings;
 mod connections;
 mod conversation;

@@ -67,7 +67,7 @@ fn a_call_under_way_goes_on_with_the_times_it_began_with() {
         None => vec![Step::AwaitClose(upstream::gate().0)],
     });
     let gateway = Gateway::before(&upstream);
-    let mut first = Request::post("/v1/chat/completions", CALL).open(gateway.address);
+    let first = Request::post("/v1/chat/completions", CALL).open(gateway.address);
     upstream.wait_for_requests(1);
     gateway.reload(&json!({"timeouts": {"connect_ms": 5000, "first_byte_ms": 20, "idle_ms": 20000, "total_ms": 60000}})).unwrap();
     // The second is held to the new time, after which the first, which began long before, is still waited for.

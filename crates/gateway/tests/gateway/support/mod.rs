@@ -138,6 +138,14 @@ impl Gateway {
         Self { address, stop, spool: config["spool_dir"].as_str().unwrap().into(), config, shared }
     }
 
+    /// What `then` comes to while there is no core for work on long bodies.
+    pub fn without_cores<T>(&self, then: impl FnOnce() -> T) -> T {
+        let shared = self.shared.upgrade().unwrap();
+        let cores = &shared.apart.cores;
+        let _held = cores.try_acquire_many(u32::try_from(cores.available_permits()).unwrap()).unwrap();
+        then()
+    }
+
     /// Has it take on its configuration with these keys.
     pub fn reload(&self, more: &Value) -> Result<(), String> {
         let mut config = self.config.clone();

@@ -147,7 +147,7 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Received> {
     let length = headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, value)| value.parse().unwrap());
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Received { line, headers, body: String::from_utf8(body).unwrap() })
+    Some(Received { line, headers, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
 /// A whole response.

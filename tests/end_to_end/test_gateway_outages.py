@@ -221,6 +221,12 @@ def test_postgres_away_for_a_while_under_load(world: World, outage: str) -> None
     assert not (world.spool / "rejected.jsonl").exists()
 
 
+def metric(stack: Stack, name: str) -> float:
+    """Return what a metric without labels says."""
+    lines = httpx.get(f"{stack.base_url}/metrics", timeout=20).text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
 @pytest.mark.parametrize("outage", ["killed", "frozen"])
 def test_limits_while_postgres_is_away(world: World, outage: str) -> None:
     stack = world.stack
@@ -245,6 +251,7 @@ def test_limits_while_postgres_is_away(world: World, outage: str) -> None:
         refused = next(answer for _ in range(500) if (answer := call(limited, limited_id)).status_code != 200)
         assert refused.status_code == 503, refused.text
         assert refused.json()["error"]["code"] == "limits_unavailable"
+        assert metric(stack, "trunkline_lease_failures_total") > 0, "the operator sees why"
         assert [call(free, free_id).status_code for _ in range(3)] == [200] * 3, "a key without limits notices nothing"
         assert call(limited, limited_id).status_code == 503
     finally:
@@ -438,6 +445,8 @@ def test_a_killed_gateway_loses_no_call_that_it_answered(world: World, postgres:
 
     assert eventually(all_there), "a call that was answered is not in the books"
     assert set(recorded(stack, key_id).values()) == {1}
+    if postgres == "away":
+        assert eventually(lambda: metric(stack, "trunkline_spool_replayed_bytes_total") > 0), "the replay is seen"
     # What the dead process left is gone, and only the living one's file stays.
     assert eventually(lambda: len(list(world.spool.glob("*.jsonl"))) == 1)
 

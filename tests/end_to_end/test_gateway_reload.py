@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -100,10 +101,28 @@ def test_prices_timeouts_and_what_is_kept_are_taken_on_under_load(stack: Stack, 
         assert eventually(lambda: float(headers()["x-trunkline-cost"]) > 2 * cost), "the price is the new one"
         write(stack, tmp_path, more="cache: {store: memory}\ntimeouts: {ping_ms: 0}\nrecord: {bodies: all}\n")
         assert eventually(lambda: headers().get("x-trunkline-cache") == "hit")
-        write(stack, tmp_path, more="listen: 127.0.0.1:1\n")
-        assert eventually(lambda: "a restart takes on listen" in (tmp_path / "gateway.log").read_text())
+        write(stack, tmp_path, more="ca_file: other.pem\n")
+        assert eventually(lambda: "a restart takes on ca_file" in (tmp_path / "gateway.log").read_text())
         assert "x-trunkline-cache" not in headers()
     assert set(statuses) == {200}
+
+
+def test_what_a_new_wildcard_serves_is_listed_and_answers(stack: Stack, tmp_path: Path) -> None:
+    with stack.openai() as client:
+
+        def listed() -> set[str]:
+            return {model.id for model in client.models.list()}
+
+        assert "mine/gpt-scripted" not in listed()
+        write(stack, tmp_path, "  mine/*: {provider: oai, model: '*'}\n")
+        assert eventually(lambda: "mine/gpt-scripted" in listed()), "of what a pattern serves, priced models are known"
+        assert not any("*" in name for name in listed())
+        assert client.models.retrieve("mine/gpt-scripted").id == "mine/gpt-scripted"
+        messages: Any = [{"role": "user", "content": "hello"}]
+        assert client.chat.completions.create(model="mine/gpt-scripted", messages=messages).choices
+    limited, _ = stack.inference_key(models=["gpt"])
+    with stack.openai(limited) as client:
+        assert "mine/gpt-scripted" not in {model.id for model in client.models.list()}, "a key sees what it may use"
 
 
 def test_a_hang_up_asks_for_the_settings(stack: Stack, tmp_path: Path) -> None:

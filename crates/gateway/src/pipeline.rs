@@ -5,6 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 
@@ -14,9 +15,9 @@ use crate::{
     auth, bodies,
     body::Body,
     cache::{self, Looked},
-    conversation::conversation,
+    conversation::{Conversation, conversation},
     error::{Reason, Refusal},
-    gateway::Worker,
+    gateway::{Gateway, Worker},
     gemini_path, history,
     idempotency::{self, Begun},
     metrics::UnderWay,
@@ -59,15 +60,7 @@ async fn stages(
     let (mut body, room) =
         bodies::read(worker, &head.headers, body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     // 2. What is it for? One validating pass finds what the later stages need.
-    let found = if is_long(&body) {
-        let body = body.clone();
-        gateway.apart.run(move || scan(wire, &body)).await.inspect_err(|refusal| count(worker, &call, refusal))?
-    } else {
-        scan(wire, &body)
-    };
-    let mut scan = found
-        .map_err(|malformed| Refusal::invalid(format!("{}.", malformed.message), malformed.param))
-        .inspect_err(|refusal| count(worker, &call, refusal))?;
+    let mut scan = scanned(gateway, wire, &body).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     if let Some(asked) = asked {
         asked.say(&mut scan);
     }
@@ -103,14 +96,9 @@ async fn stages(
     let memory = match &target.agent {
         None => None,
         Some(agent) => {
-            let conversation = if is_long(&body) {
-                let (body, scan) = (body.clone(), scan.clone());
-                match gateway.apart.run(move || conversation(wire, &body, &scan)).await {
-                    Ok(conversation) => conversation,
-                    Err(refusal) => return Err(record.refused(refusal)),
-                }
-            } else {
-                conversation(wire, &body, &scan)
+            let conversation = match hashed(gateway, wire, &body, &scan).await {
+                Ok(conversation) => conversation,
+                Err(refusal) => return Err(record.refused(refusal)),
             };
             let searched = query_vector::of_newest(worker, &key, agent, target.user.as_deref(), &conversation).await;
             match remember(&gateway.memories, &gateway.spool, &worker.readers, agent, &target, &conversation, searched).await {
@@ -164,6 +152,26 @@ async fn stages(
     };
     let response = if streams { streamed(outbound, record).await? } else { whole(&outbound, record).await? };
     Ok(tell(response, state))
+}
+
+/// Where the parts of a request are.
+async fn scanned(gateway: &Gateway, wire: Wire, body: &Bytes) -> Result<Scan, Refusal> {
+    let found = if is_long(body) {
+        let body = body.clone();
+        gateway.apart.run(move || scan(wire, &body)).await?
+    } else {
+        scan(wire, body)
+    };
+    found.map_err(|malformed| Refusal::invalid(format!("{}.", malformed.message), malformed.param))
+}
+
+/// What the client says, as the session's log knows it.
+async fn hashed(gateway: &Gateway, wire: Wire, body: &Bytes, scan: &Scan) -> Result<Conversation, Refusal> {
+    if !is_long(body) {
+        return Ok(conversation(wire, body, scan));
+    }
+    let (body, scan) = (body.clone(), scan.clone());
+    gateway.apart.run(move || conversation(wire, &body, &scan)).await
 }
 
 /// What stores a call's bodies, if they are to be stored.

@@ -198,7 +198,7 @@ async fn accept(gateway: Arc<Gateway>, listener: TcpListener, mut stop: watch::R
     let settings = gateway.settings.load_full();
     let readers = Readers::new(&settings.config.database, READERS);
     let client = Connections::new(&settings.config.timeouts, gateway.tls.clone());
-    let worker = Arc::new(Worker { client, readers, gateway });
+    let worker = Arc::new(Worker { gateway, client, readers });
     tokio::spawn(tend(Arc::clone(&worker)));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
@@ -396,7 +396,7 @@ async fn while_in_force(reloaded: &mut watch::Receiver<()>, work: Option<impl Fu
         if let Some(work) = work {
             work.await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         () = work => {}

@@ -52,6 +52,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/agents/{agent}/memory/{block}/restore"): {"user_id": "cus_1", "version": 1},
     ("POST", "/v1/agents/{agent}/memory/{block}/operations"): SET,
     ("POST", "/v1/agents/{agent}/memory_tools"): {"name": "memory_read", "input": {}, "user_id": "cus_1"},
+    ("POST", "/mcp"): {"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
     ("POST", "/v1/sessions"): {"agent": "nobody"},
     ("POST", "/v1/sessions/{session_id}"): {"title": "Taken over."},
     ("PATCH", "/v1/sessions/{session_id}"): {"title": "Taken over."},
@@ -248,7 +249,7 @@ def call(world: World, method: str, path: str, key: str | None) -> httpx.Respons
 
 
 def scope_of(path: str) -> str:
-    if path.endswith("/memory_tools"):
+    if path == "/mcp" or path.endswith("/memory_tools"):
         return "inference"
     if path == "/v1/tenants":
         return "operator"

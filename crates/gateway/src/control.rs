@@ -55,7 +55,7 @@ pub async fn relay(worker: &Worker, request: Request<Incoming>) -> Result<Respon
     }
     let (mut head, body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    let changes_memory = !head.method.is_safe() && path.contains("/memor");
+    let changes_memory = !head.method.is_safe() && (path.contains("/memor") || path.starts_with("/mcp"));
     head.uri = format!("{}{path}", gateway.settings().config.control_url)
         .parse::<Uri>()
         .map_err(|_| Refusal::invalid("The URL cannot be passed on.", None))?;

@@ -20,6 +20,7 @@ use crate::{
     gateway::{Gateway, Worker},
     gemini_path, history,
     idempotency::{self, Begun},
+    memory_tools::MemoryTool,
     metrics::UnderWay,
     principal::Key,
     query_vector,
@@ -136,6 +137,7 @@ async fn stages(
     // 6. to 8. Send it, relay the answer, and record both before the client sees the last byte.
     let query = head.uri.query().map(str::to_owned);
     let streams = scan.stream;
+    let memory_tool = MemoryTool::of(wire, &body, &scan, target.agent.as_deref(), memory.as_ref());
     let outbound = Outbound {
         worker: Arc::clone(worker),
         wire,
@@ -147,6 +149,7 @@ async fn stages(
         memory,
         response_id,
         dropped: Mutex::default(),
+        memory_tool,
         room,
         under_way,
     };

@@ -39,7 +39,7 @@ use crate::{
     body::Body,
     error::{Reason, Refusal},
     gateway::Worker,
-    memory_tools::{self, Subject},
+    memory_tools::{self, MemoryTool, Subject},
     metrics::UnderWay,
     providers::Operation,
     record::Recorder,
@@ -49,7 +49,7 @@ use crate::{
     snapshot::{Agent, Tools},
     told,
     upstream::{self, Answer, Failed, Outgoing, Words, Written},
-    wire::{self, Reply, ToolCall, ToolResult, Wire, WireError},
+    wire::{self, Reply, ToolCall, ToolResult, Wire, WireError, memory_tool},
 };
 
 /// A call that is ready to go: all that relaying it needs.
@@ -74,6 +74,8 @@ pub struct Outbound {
     pub response_id: Option<String>,
     /// What was left out of the request, as the client names it.
     pub dropped: Mutex<Vec<String>>,
+    /// Whether Anthropic's memory tool is carried out here.
+    pub memory_tool: MemoryTool,
     /// Counts its body against the limit for all.
     pub room: Held,
     /// Counts it as under way for as long as it is relayed.
@@ -92,7 +94,7 @@ impl Outbound {
 
     /// Lets go of the client's request, where nothing is made of it any more: no further round, no echo of what it asked.
     fn forget_body(&mut self) {
-        if self.tools().is_none() && self.response_id.is_none() {
+        if !self.carries_out() && self.response_id.is_none() {
             self.body = Bytes::new();
             self.room.release();
         }
@@ -105,7 +107,19 @@ impl Outbound {
 
     /// What is to be written for an upstream.
     fn draft(&self) -> Draft<'_> {
-        Draft { wire: self.wire, body: &self.body, scan: &self.scan, agent: self.agent(), memory: self.memory.as_ref() }
+        let (agent, memory) = (self.agent(), self.memory.as_ref());
+        Draft { wire: self.wire, body: &self.body, scan: &self.scan, agent, memory, memory_tool: self.memory_tool }
+    }
+
+    /// Whether the model may call a tool that is carried out here.
+    fn carries_out(&self) -> bool {
+        self.memory_tool != MemoryTool::None || self.tools().is_some()
+    }
+
+    /// Whether a tool of this name is. Anthropic's also where memory cannot be reached, which the model is told then: its client
+    /// does not expect the call.
+    fn is_ours(&self, name: &str) -> bool {
+        (self.memory_tool != MemoryTool::None && name == memory_tool::NAME) || self.tools().is_some_and(|tools| tools.has(name))
     }
 
     /// The request as `upstream` is to get it.
@@ -119,10 +133,11 @@ impl Outbound {
             return Written::Now(self.request(upstream));
         }
         let (wire, body, scan, upstream) = (self.wire, self.body.clone(), self.scan.clone(), Arc::clone(upstream));
-        let (agent, memory) = (self.target.agent.clone(), self.memory.clone());
+        let (agent, memory, memory_tool) = (self.target.agent.clone(), self.memory.clone(), self.memory_tool);
         Written::Later(Box::pin(async move {
             let work = move || {
-                let draft = Draft { wire, body: &body, scan: &scan, agent: agent.as_deref(), memory: memory.as_ref() };
+                let (agent, memory) = (agent.as_deref(), memory.as_ref());
+                let draft = Draft { wire, body: &body, scan: &scan, agent, memory, memory_tool };
                 draft.written(&upstream)
             };
             let (bytes, dropped) = self.worker.gateway.apart.run(work).await??;
@@ -195,6 +210,7 @@ impl Outbound {
             agent: agent.id,
             user: self.target.user.as_deref(),
             session: memory.session,
+            parent: memory.parent,
         };
         let mut results = Vec::with_capacity(ours.len());
         for call in ours {
@@ -209,8 +225,7 @@ impl Outbound {
 
     /// The memory tool calls of a reply.
     fn ours(&self, reply: &Reply) -> Vec<ToolCall> {
-        let Some(tools) = self.tools() else { return Vec::new() };
-        reply.tool_calls().filter(|call| tools.has(&call.name)).cloned().collect()
+        reply.tool_calls().filter(|call| self.is_ours(&call.name)).cloned().collect()
     }
 }
 

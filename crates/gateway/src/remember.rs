@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use memchr::memmem;
 use quick_cache::sync::Cache;
 use uuid::Uuid;
 
@@ -97,6 +98,8 @@ pub struct Memories {
     ends: Cache<Uuid, Chain>,
     /// How far the spool was written after the last turn of an agent and user.
     told: Cache<(Uuid, Box<str>), u64>,
+    /// Sessions that stores are attached to: what they are given is no copy for others, nor the other way round.
+    attached: Cache<Uuid, ()>,
 }
 
 impl Default for Memories {
@@ -108,6 +111,7 @@ impl Default for Memories {
             heads: Cache::new(20_000),
             ends: Cache::new(20_000),
             told: Cache::new(20_000),
+            attached: Cache::new(20_000),
         }
     }
 }
@@ -168,6 +172,15 @@ impl Memories {
         self.ends.insert(session, chain);
     }
 
+    /// Whether stores are attached to a session, which is remembered: its `blocks` tell.
+    fn attach(&self, session: Uuid, blocks: Option<&str>) -> bool {
+        let attached = blocks.is_some_and(shows_stores);
+        if attached {
+            self.attached.insert(session, ());
+        }
+        attached
+    }
+
     /// Remembers that a turn of an agent and user stands in the spool before `end`.
     pub fn wrote(&self, agent: Uuid, user: &str, end: u64) {
         self.told.insert((agent, user.into()), end);
@@ -203,12 +216,14 @@ pub async fn remember(
     let recall_tokens = if user.is_some() { agent.recall_tokens } else { 0 };
     let subject = Subject { tenant: agent.tenant, agent: agent.id, user: user.map(Into::into) };
     if let Some(session) = known {
-        let none = !agent.remembers || (!agent.has_blocks && recall_tokens == 0);
+        let attached = agent.remembers && memories.attached.get(&session).is_some();
+        let none = !agent.remembers || (!agent.has_blocks && recall_tokens == 0 && !attached);
         if none {
             let state = State::None;
             return Ok(Memory { session, parent: session, at_head: true, blocks: None, recall: None, recalled: None, state });
         }
-        let may_copy = !agent.refresh && !agent.has_session_blocks && recall_tokens == 0 && memories.listening.load(SeqCst);
+        let shared = !agent.refresh && !agent.has_session_blocks && !attached;
+        let may_copy = shared && recall_tokens == 0 && memories.listening.load(SeqCst);
         if let Some(copy) = memories.copies.get(&subject).filter(|_| may_copy)
             && copy.version == agent.version
             && copy.read_at.elapsed() < MAX_AGE
@@ -250,10 +265,11 @@ pub async fn remember(
         }),
         Ok(context) => {
             let blocks: Option<Arc<str>> = context.blocks.map(Into::into);
-            if !agent.refresh && !agent.has_session_blocks && memories.changes.load(SeqCst) == changes {
+            let parent = known.or(context.session).or(target.session).unwrap_or_else(Uuid::now_v7);
+            let attached = memories.attach(parent, blocks.as_deref());
+            if !agent.refresh && !agent.has_session_blocks && !attached && memories.changes.load(SeqCst) == changes {
                 memories.keep((agent.tenant, agent.id, user), agent.version, blocks.clone());
             }
-            let parent = known.or(context.session).or(target.session).unwrap_or_else(Uuid::now_v7);
             let at_head = known.is_some() || context.at_head;
             // A log that ends elsewhere goes on only if its end is in the client's history.
             let ends_in = |head: &Vec<u8>| conversation.messages().iter().any(|message| message.chain[..] == head[..]);
@@ -288,6 +304,12 @@ pub async fn remember(
         }
         Err(error) => without(agent, known.or(target.session).or(left), (known.is_some(), left.is_some()), &error),
     }
+}
+
+/// Whether a prompt's memory tells of stores that are attached to the session. No value can look like it: the renderer escapes
+/// angle brackets.
+pub fn shows_stores(blocks: &str) -> bool {
+    memmem::find(blocks.as_bytes(), b"<memory store=").is_some()
 }
 
 /// Recalls by a text and, where there is one, its vector. A call goes on without passages where that fails.

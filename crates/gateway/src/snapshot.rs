@@ -90,21 +90,36 @@ impl Tools {
         let mut tools = Self::default();
         for tool in definitions {
             let separator = if tools.names.is_empty() { "" } else { "," };
-            let (name, description) =
-                (serde_json::Value::from(tool.name.as_str()), serde_json::Value::from(tool.description.as_str()));
-            let schema = tool.input_schema.get();
-            let function = format!(r#"{{"name":{name},"description":{description},"parameters":{schema}}}"#);
-            tools.openai += &format!(r#"{separator}{{"type":"function","function":{function}}}"#);
-            // Strict is what this wire takes where nothing is said; our schemas have optional fields.
-            tools.responses += &format!(
-                r#"{separator}{{"type":"function","name":{name},"description":{description},"parameters":{schema},"strict":false}}"#
-            );
-            tools.gemini +=
-                &format!(r#"{separator}{{"name":{name},"description":{description},"parametersJsonSchema":{schema}}}"#);
-            tools.anthropic += &format!(r#"{separator}{{"name":{name},"description":{description},"input_schema":{schema}}}"#);
+            for (wire, text) in [
+                (Wire::OpenaiChat, &mut tools.openai),
+                (Wire::OpenaiResponses, &mut tools.responses),
+                (Wire::Gemini, &mut tools.gemini),
+                (Wire::AnthropicMessages, &mut tools.anthropic),
+            ] {
+                *text += separator;
+                *text += &function(wire, &tool.name, &tool.description, tool.input_schema.get());
+            }
             tools.names.push(tool.name.clone());
         }
         Some(tools)
+    }
+}
+
+/// A function as `wire` declares it to the model.
+pub fn function(wire: Wire, name: &str, description: &str, schema: &str) -> String {
+    let (name, description) = (serde_json::Value::from(name), serde_json::Value::from(description));
+    match wire {
+        Wire::OpenaiChat => {
+            format!(r#"{{"type":"function","function":{{"name":{name},"description":{description},"parameters":{schema}}}}}"#)
+        }
+        // Strict is what this wire takes where nothing is said; our schemas have optional fields.
+        Wire::OpenaiResponses => {
+            format!(r#"{{"type":"function","name":{name},"description":{description},"parameters":{schema},"strict":false}}"#)
+        }
+        Wire::Gemini => format!(r#"{{"name":{name},"description":{description},"parametersJsonSchema":{schema}}}"#),
+        Wire::AnthropicMessages | Wire::BedrockConverse => {
+            format!(r#"{{"name":{name},"description":{description},"input_schema":{schema}}}"#)
+        }
     }
 }
 

@@ -37,6 +37,7 @@ from trunkline.api import (
     imports,
     ingest,
     keys,
+    mcp,
     memories,
     memory_stores,
     memory_tools,
@@ -104,7 +105,7 @@ def create_app(
     app = FastAPI(
         title="Trunkline", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None, redirect_slashes=False
     )
-    for noun in (agents, blocks, memory_tools, sessions, session_resources, events, threads):
+    for noun in (agents, blocks, memory_tools, mcp, sessions, session_resources, events, threads):
         app.include_router(noun.router)
     for noun in (environments, vaults, credentials, files, deployments, deployment_runs):
         app.include_router(noun.router)

@@ -72,7 +72,7 @@ async def list_blocks(
     Blocks kept for each user or session are there when `user_id` or `session_id` is given; `left_out` names the others.
     """
     memory = await agent_memory(caller.connection, caller.principal, agent)
-    who = subject(user_id, session_id)
+    who = subject(caller.principal, user_id, session_id)
     has, lacks = readable(memory, who)
     if lacks and not has:
         needs = " and ".join(sorted({f"{block.scope}_id" for block in lacks}))
@@ -102,7 +102,7 @@ async def retrieve(
     """Get one block, with its schema; as it is, or as it was at the moment `as_of`."""
     memory = await agent_memory(caller.connection, caller.principal, agent)
     declared = declared_block(memory, block)
-    states = await _read(caller, memory, [declared], subject(user_id, session_id), as_of)
+    states = await _read(caller, memory, [declared], subject(caller.principal, user_id, session_id), as_of)
     return JSONResponse(states[0].to_wire(as_of) | {"schema": stored_block(declared).schema})
 
 
@@ -137,7 +137,7 @@ async def _carry_out(
     operations: list[Operation],
 ) -> list[BlockState]:
     principal, connection = caller.principal, caller.connection
-    who = subject(given.user_id, given.session_id)
+    who = subject(caller.principal, given.user_id, given.session_id)
     source = Source(session_id=who.session_id)
     key = given.idempotency_key or request.headers.get("idempotency-key")
     if key is None:
@@ -178,7 +178,7 @@ async def history(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> JSONResponse:
     """List the block's versions, newest first; `before_version` goes on from there."""
-    stored = await _stored(caller, agent, block, subject(user_id, session_id))
+    stored = await _stored(caller, agent, block, subject(caller.principal, user_id, session_id))
     found = (
         []
         if stored is None
@@ -206,7 +206,7 @@ async def diff(
     session_id: str | None = None,
 ) -> JSONResponse:
     """Tell what changed from one version to another (the current one), field by field."""
-    stored = await _written(caller, agent, block, subject(user_id, session_id))
+    stored = await _written(caller, agent, block, subject(caller.principal, user_id, session_id))
     tenant_id, numbers = caller.principal.tenant_id, (from_version, to_version or stored.version)
     before, after = [
         await memory_versions.of_number(caller.connection, tenant_id, stored.store_id, stored.id, number)
@@ -218,7 +218,7 @@ async def diff(
 @router.post("/{block}/restore")
 async def restore_block(agent: str, block: str, given: Restoration, caller: MemoryCaller) -> JSONResponse:
     """Make the block say again what it said at `version`: a new version, unless it says so already."""
-    who = subject(given.user_id, given.session_id)
+    who = subject(caller.principal, given.user_id, given.session_id)
     stored = await _written(caller, agent, block, who)
     version = await memory_versions.of_number(
         caller.connection, caller.principal.tenant_id, stored.store_id, stored.id, given.version

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from trunkline.api import paging
 from trunkline.api.deps import Manager
-from trunkline.api.memory_caller import UserId, subject
+from trunkline.api.memory_caller import UserId, named
 from trunkline.domain import ids
 from trunkline.domain.times import now, to_wire
 from trunkline.errors import InvalidRequest
@@ -89,7 +89,7 @@ async def erase(given: Erase, caller: Manager) -> JSONResponse:
     `erased` counts what went, by kind. Needs the scopes `manage` and `memory`.
     """
     caller.principal.require("memory")
-    whose = subject(given.user_id, given.session_id)
+    whose = named(given.user_id, given.session_id)
     return JSONResponse(_to_wire(await erasures.erase(caller.connection, caller.principal, whose, now())))
 
 
@@ -107,7 +107,7 @@ async def list_erasures(
     if sum(each is not None for each in (user_id, session_id, memory_store_id)) > 1:
         raise InvalidRequest("Give one of user_id, session_id and memory_store_id.", param="session_id")
     store_id = None if memory_store_id is None else ids.decode("memstore", memory_store_id)
-    whose = subject(user_id, session_id)
+    whose = named(user_id, session_id)
     after = paging.read_time(page)
     found = await erasures.page(caller.connection, caller.principal, whose, after, limit + 1, store_id=store_id)
     return JSONResponse(paging.page(found, limit, _to_wire, lambda one: paging.at_time(one.erased_at, one.id)))

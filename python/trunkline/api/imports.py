@@ -94,7 +94,7 @@ async def into_agent(
     not read.
     """
     declared = await agent_memory(caller.connection, caller.principal, agent)
-    whose = subject(user_id, session_id)
+    whose = subject(caller.principal, user_id, session_id)
     if _media_type(request) == "application/json":
         file = agent_files.read(json.loads(await request.body()), name=from_agent)
         return JSONResponse(await _put_agent_file(caller, agent, declared, file, whose, declare=declare))

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, StringConstraints
 from trunkline.api.deps import Caller, calling_with
 from trunkline.domain import ids
 from trunkline.domain.memory import Actor, Subject
+from trunkline.domain.principal import Principal
 
 MemoryCaller = Annotated[Caller, Depends(calling_with("memory"), scope="function")]
 BlockWriter = Annotated[Caller, Depends(calling_with("memory", pipelined=True), scope="function")]
@@ -40,6 +41,11 @@ def actor(caller: Caller) -> Actor:
     return Actor("api_key", ids.encode("key", caller.principal.key_id))
 
 
-def subject(user_id: str | None, session_id: str | None) -> Subject:
-    """Return whose memory is meant. Raises NotFound for a session id that is none."""
+def subject(principal: Principal, user_id: str | None, session_id: str | None) -> Subject:
+    """Return whose memory is meant: a key of one user speaks for that user. Raises NotFound for a bad session id."""
+    return named(user_id if principal.user_id is None else principal.user_id, session_id)
+
+
+def named(user_id: str | None, session_id: str | None) -> Subject:
+    """Return the subject that a request names. Raises NotFound for a session id that is none."""
     return Subject(user_id, None if session_id is None else ids.decode("sesn", session_id))

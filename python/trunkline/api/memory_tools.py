@@ -25,6 +25,8 @@ class ToolCall(BaseModel):
     input: Any = None
     user_id: UserId | None = None
     session_id: str | None = None
+    parent_session_id: str | None = None
+    """The session that this one parts from, where it does with the turn under way."""
     event_id: str | None = None
 
 
@@ -41,7 +43,8 @@ async def call(agent: str, given: ToolCall, caller: InferenceCaller) -> JSONResp
         memory,
         given.name,
         {} if given.input is None else given.input,
-        subject=subject(given.user_id, given.session_id),
+        subject=subject(caller.principal, given.user_id, given.session_id),
         event_id=None if given.event_id is None else ids.decode("sevt", given.event_id),
+        parent=None if given.parent_session_id is None else ids.decode("sesn", given.parent_session_id),
     )
     return JSONResponse({"content": result.content, "is_error": result.is_error})

@@ -187,6 +187,15 @@ class MemoryStore:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachedStore:
+    """A store that is attached to a session: its files stand in the directory `name` of the session's."""
+
+    name: str
+    id: UUID
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """The current state at a path. A block (`block` is its name) has `states`.
 

@@ -25,6 +25,8 @@ class Principal:
     """The only agent that the key may act for; None: any agent of the tenant."""
     models: tuple[str, ...] | None = None
     """The only models that the key may ask for; None: any."""
+    user_id: str | None = None
+    """The only end user that the key speaks for, whatever a request says; None: whom the request names."""
 
     def require(self, scope: str) -> None:
         """Raise Forbidden unless the key has this scope."""

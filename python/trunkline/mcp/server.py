@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal, Protocol
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, ConfigDict, Field
 
 from trunkline.client import AsyncTrunkline
-from trunkline.client.memory_of_subjects import AsyncMemory
 from trunkline.errors import TrunklineError
 
 _INSTRUCTIONS = (
@@ -28,13 +28,29 @@ class Operation(BaseModel):
     expect_sha256: str | None = Field(None, description="Only write if the block still has this content_sha256.")
 
 
-def memory_server(memory: AsyncMemory, agent: str, *, user: str | None, session: str | None) -> MCPServer:
-    """Return a server with the tools `search`, `read` and `update` over the memory of an agent (name or id)."""
+class Answer(Protocol):
+    """What a memory tool told the model; `is_error` when the call was refused."""
+
+    @property
+    def content(self) -> str:
+        """The text."""
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it says what was wrong."""
+
+
+CarryOut = Callable[[str, dict[str, Any]], Awaitable[Answer]]
+"""Carries out a memory tool by its name, with its input. May raise TrunklineError."""
+
+
+def memory_server(carry_out: CarryOut) -> MCPServer:
+    """Return a server with the tools `search`, `read` and `update` over the memory that `carry_out` reaches."""
     server = MCPServer("trunkline", instructions=_INSTRUCTIONS)
 
     async def call(name: str, given: dict[str, Any]) -> str:
         try:
-            answer = await memory.call_tool(agent, name, given, user=user, session=session)
+            answer = await carry_out(name, given)
         except TrunklineError as error:
             raise ToolError(error.message) from error
         if answer.is_error:
@@ -79,4 +95,8 @@ def memory_server(memory: AsyncMemory, agent: str, *, user: str | None, session:
 async def serve(agent: str, *, user: str | None, session: str | None) -> None:
     """Answer on standard input and output until the input ends. Raises SetupError where there is no Trunkline."""
     async with AsyncTrunkline() as client:
-        await memory_server(client.memory, agent, user=user, session=session).run_stdio_async()
+
+        async def carry_out(name: str, given: dict[str, Any]) -> Answer:
+            return await client.memory.call_tool(agent, name, given, user=user, session=session)
+
+        await memory_server(carry_out).run_stdio_async()

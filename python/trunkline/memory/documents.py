@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from trunkline.domain import ids
-from trunkline.domain.memory import Actor, AgentBlock, Memory, MemoryPreconditionFailed, MemoryStore, sha256
+from trunkline.domain.memory import Actor, AgentBlock, Memory, MemoryPreconditionFailed, MemoryStore, Source, sha256
 from trunkline.domain.principal import Principal
 from trunkline.domain.times import now
 from trunkline.errors import InvalidRequest, Unavailable
@@ -27,7 +27,14 @@ from trunkline.store.pool import Connection
 
 
 async def create_document(
-    connection: Connection, principal: Principal, store_id: UUID, path: str, content: str, *, actor: Actor
+    connection: Connection,
+    principal: Principal,
+    store_id: UUID,
+    path: str,
+    content: str,
+    *,
+    actor: Actor,
+    source: Source = Source(),  # noqa: B008 - frozen
 ) -> Memory:
     """Make a memory at a path that is free.
 
@@ -43,9 +50,11 @@ async def create_document(
     written = (
         text_memory(store.id, path, content, None)
         if declared is None
-        else next_state(declared, store.id, None, block_value(stored_block(declared), content), actor=actor)
+        else next_state(
+            declared, store.id, None, block_value(stored_block(declared), content), actor=actor, source=source
+        )
     )
-    if not await put(connection, principal.tenant_id, written, actor=actor):
+    if not await put(connection, principal.tenant_id, written, actor=actor, source=source):
         raise Unavailable(f"{path} is being written by others; try again.")
     return written.memory
 
@@ -60,6 +69,7 @@ async def update_document(
     path: str | None,
     expect_sha256: str | None,
     actor: Actor,
+    source: Source = Source(),  # noqa: B008 - frozen
 ) -> Memory:
     """Replace a memory's content, its path, or both. What is so already makes no version, whatever was expected.
 
@@ -90,10 +100,10 @@ async def update_document(
     if target != memory.path:
         await memories.refuse_overlap(connection, tenant_id, store.id, target, memory.id)
     if declared is not None and value is not None:
-        written = next_state(declared, store.id, memory, value, actor=actor)
+        written = next_state(declared, store.id, memory, value, actor=actor, source=source)
     else:
         written = text_memory(store.id, target, memory.content if content is None else content, memory)
-    await put(connection, tenant_id, written, actor=actor)
+    await put(connection, tenant_id, written, actor=actor, source=source)
     return written.memory
 
 
@@ -105,6 +115,7 @@ async def delete_document(
     *,
     expect_sha256: str | None,
     actor: Actor,
+    source: Source = Source(),  # noqa: B008 - frozen
 ) -> None:
     """Delete a memory; its versions stay. Archived stores allow it.
 
@@ -114,7 +125,7 @@ async def delete_document(
     memory = await memories.lock(connection, principal.tenant_id, store.id, memory_id)
     if expect_sha256 not in (None, memory.content_sha256):
         raise precondition_failed(memory)
-    await delete(connection, principal.tenant_id, memory, actor=actor)
+    await delete(connection, principal.tenant_id, memory, actor=actor, source=source)
 
 
 def precondition_failed(memory: Memory) -> MemoryPreconditionFailed:

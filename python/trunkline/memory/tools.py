@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from trunkline.domain import ids
+from trunkline.domain import ids, memory_tool
 from trunkline.domain.agents import DeclaredBlock
-from trunkline.domain.memory import Actor, AgentMemory, MemoryPreconditionFailed, Source, Subject
+from trunkline.domain.memory import Actor, AgentMemory, MemoryPreconditionFailed, Source, Subject, store_owner
 from trunkline.domain.principal import Principal
 from trunkline.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from trunkline.memory.blocks import MemoryDefinition, stored_block
 from trunkline.memory.descriptions import block_words
+from trunkline.memory.files import Files
 from trunkline.memory.operations import MAX_OPERATIONS, OPS, parse_operations
 from trunkline.memory.reads import BlockState, declared_block, read_blocks, readable
 from trunkline.memory.recall import MAX_PASSAGES, listed, recall
 from trunkline.memory.values import check_text, shown
 from trunkline.memory.writes import apply_operations
+from trunkline.store import memory_stores
 from trunkline.store.pool import Connection
 
 SEARCH_TOKENS: Final = 2000
@@ -141,14 +143,19 @@ async def carry_out(
     *,
     subject: Subject,
     event_id: UUID | None = None,
+    parent: UUID | None = None,
 ) -> ToolResult:
     """Carry out a memory tool that a model called with the input `given`.
 
-    What the model did wrong is in the result. Raises NotFound for a tool that is none of the three, and Unavailable.
+    `parent` is the session that the subject's parts from, where it is a fork that is not in the log yet. What the model
+    did wrong is in the result. Raises NotFound for a tool that there is not, and Unavailable.
     """
+    if name == memory_tool.NAME:
+        return await _files(connection, principal, agent, given, subject=subject, event_id=event_id, parent=parent)
     tools = {"memory_update": _update, "memory_search": _search, "memory_read": _read}
     if name not in tools:
-        raise NotFound(f"There is no memory tool {shown(name)}; there are {', '.join(tools)}.", param="name")
+        there = ", ".join([*tools, memory_tool.NAME])
+        raise NotFound(f"There is no memory tool {shown(name)}; there are {there}.", param="name")
     if not isinstance(given, dict):
         return ToolResult(f"The input must be an object, got {shown(given)}.", is_error=True)
     try:
@@ -161,6 +168,35 @@ async def carry_out(
         if isinstance(error, MemoryPreconditionFailed) and error.details:
             refusal += f"\nThe block now:\n{error.details['current']['rendered']}"
         return ToolResult(refusal, is_error=True)
+
+
+async def _files(
+    connection: Connection,
+    principal: Principal,
+    agent: AgentMemory,
+    given: Any,
+    *,
+    subject: Subject,
+    event_id: UUID | None,
+    parent: UUID | None,
+) -> ToolResult:
+    """Carry out Anthropic's memory tool: all of a command, or nothing."""
+    if subject.user_id is None and subject.session_id is None:
+        return ToolResult("Error: Memory is kept for a user or a session, and this call names neither.", is_error=True)
+    try:
+        async with connection.transaction():
+            files = Files(
+                connection,
+                principal,
+                store_owner("session" if subject.user_id is None else "user", agent.agent_id, subject),
+                await memory_stores.attached(connection, principal.tenant_id, agent.agent_id, subject, parent),
+                actor=Actor("agent", ids.encode("agent", agent.agent_id)),
+                source=Source(subject.session_id, event_id),
+            )
+            return ToolResult(await files.carry_out(given))
+    except memory_tool.CommandRefused as error:
+        # It may repeat half a surrogate pair of the model's, which no answer can carry.
+        return ToolResult(str(error).encode(errors="replace").decode(), is_error=True)
 
 
 async def _update(

@@ -222,11 +222,18 @@ async def put(
     return await memories.write(connection, tenant_id, written, version)
 
 
-async def delete(connection: Connection, tenant_id: UUID, memory: Memory, *, actor: Actor) -> None:
+async def delete(
+    connection: Connection,
+    tenant_id: UUID,
+    memory: Memory,
+    *,
+    actor: Actor,
+    source: Source = Source(),  # noqa: B008 - frozen
+) -> None:
     """Delete a memory that is locked, and write the version that says so."""
     gone = replace(memory, version=memory.version + 1, version_id=ids.new(), updated_at=now())
     await memories.delete(connection, tenant_id, memory)
-    version = version_of(gone, "deleted", actor=actor, source=Source(), operations=None)
+    version = version_of(gone, "deleted", actor=actor, source=source, operations=None)
     emptied = replace(version, content=None, content_sha256=None, content_bytes=None, block=False, states=None)
     await memory_versions.insert(connection, tenant_id, emptied)
 

@@ -33,6 +33,7 @@ async def authenticate(connection: Connection, digest: bytes) -> Principal | Non
         scopes=frozenset(row["scopes"]),
         agent_id=row["agent_id"],
         models=None if row["models"] is None else tuple(row["models"]),
+        user_id=row["user_id"],
     )
 
 

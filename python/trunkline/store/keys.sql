@@ -2,7 +2,7 @@
 
 -- name: authenticate
 -- Who a key is, by its hash; the rest of the transaction then sees that tenant's rows.
-select k.tenant_id, k.key_id, k.name, k.scopes, k.agent_id, k.models,
+select k.tenant_id, k.key_id, k.name, k.scopes, k.agent_id, k.models, k.user_id,
        set_config('trunkline.tenant', k.tenant_id::text, true)
   from trunkline.authenticate_key($1) k;
 

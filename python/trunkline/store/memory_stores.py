@@ -9,7 +9,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from trunkline.domain import ids
-from trunkline.domain.memory import MemoryStore, StoreOwner
+from trunkline.domain.memory import AttachedStore, MemoryStore, StoreOwner, Subject
 from trunkline.domain.principal import Principal
 from trunkline.errors import InvalidRequest, NotFound, Unavailable
 from trunkline.store.pool import Connection
@@ -49,6 +49,23 @@ async def find_managed(connection: Connection, tenant_id: UUID, owner: StoreOwne
     cursor = await connection.execute(queries("memory_stores")["select_managed"], (tenant_id, owner.key))
     row = await cursor.fetchone()
     return None if row is None else row["id"]
+
+
+async def attached(
+    connection: Connection, tenant_id: UUID, agent_id: UUID, subject: Subject, parent: UUID | None = None
+) -> list[AttachedStore]:
+    """Return the stores attached to the subject's session with this agent, in the order in which they were attached.
+
+    `parent` is the session that it parts from, where it is a fork that is not in the log yet. Nothing where there is
+    no such session of this agent and user.
+    """
+    if subject.session_id is None:
+        return []
+    cursor = await connection.execute(
+        queries("memory_stores")["select_attached"],
+        (tenant_id, agent_id, subject.user_id, subject.session_id, parent),
+    )
+    return [AttachedStore(**row) for row in await cursor.fetchall()]
 
 
 async def create(connection: Connection, tenant_id: UUID, store: MemoryStore) -> None:

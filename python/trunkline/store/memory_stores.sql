@@ -16,6 +16,16 @@ on conflict (tenant_id, owner_key) where managed do nothing;
 -- The id of the managed store of an owner.
 select id from trunkline.memory_stores where tenant_id = $1 and managed and owner_key = $2;
 
+-- name: select_attached
+-- The stores attached to a session ($4) of an agent ($2) and user ($3), in the order in which they were attached; where it
+-- is a fork that is not there yet, to the session that it parts from ($5).
+select a.name, a.id, a.writable
+  from (select s.id from trunkline.sessions s
+         where s.tenant_id = $1 and s.agent_id = $2 and s.user_id is not distinct from $3::text and s.id in ($4, $5::uuid)
+         order by s.id = $4 desc limit 1) as session,
+       trunkline.attached_stores($1, session.id) as a
+ order by a.nth;
+
 -- name: insert_store
 -- Insert a store that is not managed.
 insert into trunkline.memory_stores (tenant_id, id, name, description, metadata, scope, agent_id, created_at,

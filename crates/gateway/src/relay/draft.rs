@@ -6,6 +6,7 @@ use super::{defaults, refused, tools};
 use crate::{
     context::{self, Additions},
     error::Refusal,
+    memory_tools::MemoryTool,
     remember::Memory,
     request::Scan,
     routing::Upstream,
@@ -25,6 +26,8 @@ pub struct Draft<'a> {
     pub agent: Option<&'a Agent>,
     /// What goes into it.
     pub memory: Option<&'a Memory>,
+    /// Whether Anthropic's memory tool is offered.
+    pub memory_tool: MemoryTool,
 }
 
 impl Draft<'_> {
@@ -40,12 +43,13 @@ impl Draft<'_> {
         let blocks = wrapped.map(|blocks| format!("<trunkline-memory>\n{blocks}\n</trunkline-memory>"));
         let recall = self.memory.and_then(|memory| memory.recall.as_deref());
         let recall = recall.map(|lines| format!("<trunkline-recall>\n{lines}\n</trunkline-recall>\n\n"));
+        let offered = self.memory_tool.added(self.wire, tools(self.agent, self.memory));
         let additions = Additions {
             model: Some(upstream.model.as_str()).filter(|_| same && !unchanged),
             instructions: self.agent.and_then(|agent| agent.instructions.as_deref()),
             blocks: blocks.as_deref(),
             recall: recall.as_deref(),
-            tools: tools(self.agent, self.memory).map(|tools| tools.text(self.wire)),
+            tools: offered.as_deref(),
             include_usage: same && self.scan.stream && provider.quirks.stream_options(),
         };
         let spliced = context::splice(self.wire, self.body, self.scan, &additions);

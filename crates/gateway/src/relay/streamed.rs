@@ -49,7 +49,7 @@ pub async fn streamed(mut outbound: Outbound, mut record: Recorder) -> Result<Re
     let source = source(&outbound, answer.upstream.provider.wire, answer.response);
     let include_usage = outbound.scan.include_usage(&outbound.body);
     // Each in a box of its own, so that none takes the room of the other.
-    let relay: Relay = if answer.upstream.provider.wire == outbound.wire && outbound.tools().is_none() {
+    let relay: Relay = if answer.upstream.provider.wire == outbound.wire && !outbound.carries_out() {
         let passing = Passing {
             wire: outbound.wire,
             hides_usage: outbound.wire == Wire::OpenaiChat && !include_usage,
@@ -349,7 +349,6 @@ async fn read_round(
     (writer, shown): (&mut StreamWriter, &mut usize),
     first: bool,
 ) -> Result<wire::Reply, Cut> {
-    let tools = outbound.tools();
     let mut heard = Accumulator::default();
     // Where each of this answer's tool calls stands in what the client sees; a memory tool, nowhere.
     let mut places: Vec<Option<usize>> = Vec::new();
@@ -377,7 +376,7 @@ async fn read_round(
                     Event::Stop(_) | Event::Usage(_) | Event::End => {}
                     Event::Error { kind, message } => return Err(ended_badly(upstream, kind, message)),
                     Event::ToolStart { index, id, name } => {
-                        let hidden = tools.is_some_and(|tools| tools.has(name));
+                        let hidden = outbound.is_ours(name);
                         if places.len() <= *index {
                             places.resize(index + 1, None);
                         }

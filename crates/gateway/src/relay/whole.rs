@@ -72,7 +72,6 @@ pub async fn whole(outbound: &Outbound, mut record: Recorder) -> Result<Response
 type Final = (Bytes, http::HeaderMap, Arc<Upstream>);
 
 async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Failed> {
-    let tools = outbound.tools();
     let mut answer = outbound.send().await?;
     let mut request = None;
     let mut lead: Vec<Part> = Vec::new();
@@ -85,7 +84,7 @@ async fn rounds(outbound: &Outbound, record: &mut Recorder) -> Result<Final, Fai
         let bytes = collect(&outbound.worker.gateway, &head.headers, body).await?;
         record.waited(reading.elapsed());
 
-        if from == outbound.wire && tools.is_none() {
+        if from == outbound.wire && !outbound.carries_out() {
             let log = outbound.target.agent.is_some() || record.tells();
             note_untouched(record, from, log, &bytes)?;
             return Ok((named(outbound, bytes), head.headers, upstream));

@@ -22,6 +22,7 @@ pub mod transcript;
 
 use serde::{Deserialize, Serialize};
 
+pub use anthropic_messages::memory_tool;
 pub use bedrock_converse::event_stream;
 pub use cause::{Cause, cause};
 pub use error::{ErrorBody, WireError, error_body, error_event, translate_error};

@@ -1,5 +1,6 @@
 //! Anthropic's messages.
 
+pub mod memory_tool;
 pub(super) mod reply;
 pub(super) mod request;
 mod request_messages;

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Number, Value, json};
 
-use super::CACHE_CONTROL;
 use super::request_messages::{self, Conversation};
+use super::{CACHE_CONTROL, memory_tool};
 use crate::wire::fields::Fields;
 use crate::wire::request::{Output, Param, Request, Tool, ToolChoice};
 use crate::wire::{WireError, json};
@@ -62,13 +62,21 @@ pub(in crate::wire) fn parse(body: &[u8]) -> Result<Request, WireError> {
 fn tools(fields: &mut Fields) -> Result<Vec<Tool>, WireError> {
     let mut tools = Vec::new();
     for mut tool in fields.objects("tools")? {
-        // Other types are tools that Anthropic runs or that its models were trained on.
-        if tool.string("type")?.is_some_and(|kind| kind != "custom") {
-            return Err(tool.untranslatable_by("type"));
-        }
+        let kind = tool.string("type")?;
         // How the arguments are streamed; and who may call, where it is only the model.
         tool.ignore(&[CACHE_CONTROL, "eager_input_streaming"]);
         tool.only("allowed_callers", &[json!(["direct"])])?;
+        match kind.as_deref() {
+            None | Some("custom") => {}
+            Some(memory_tool::TYPE) => {
+                tool.ignore(&["name", "input_examples"]);
+                tools.push(memory_tool::function(tool.boolean("strict")?));
+                tool.finish()?;
+                continue;
+            }
+            // Tools that Anthropic runs or that its models were trained on.
+            Some(_) => return Err(tool.untranslatable_by("type")),
+        }
         tools.push(Tool {
             name: tool.required_string("name")?,
             description: tool.string("description")?,

@@ -156,3 +156,37 @@ def test_stores_of_one_name_are_told_apart(http: httpx.Client) -> None:
         assert not answer["is_error"], answer
     for store in stores:
         assert len(ok(http.get(f"/v1/memory_stores/{store}/memories"))["data"]) == 1
+
+
+def test_a_search_looks_into_attached_stores(attached: Attached) -> None:
+    body = {"passages": [{"text": "The warehouse is closed on Mondays."}]}
+    ok(attached.http.post(f"/v1/memory_stores/{attached.notes}/passages", json=body))
+
+    def search(query: str, **more: Any) -> str:
+        given = {"name": "memory_search", "user_id": "cus_42", "session_id": attached.session, **more}
+        path = f"/v1/agents/{attached.agent}/memory_tools"
+        answer = ok(attached.http.post(path, json={**given, "input": {"query": query}}))
+        assert not answer["is_error"]
+        return str(answer["content"])
+
+    assert search("when is the warehouse closed?") == "- [notes] The warehouse is closed on Mondays."
+    assert search("how many days") == "- [/memories/the-handbook/returns/rule.md] 30 days"
+    assert "rule.md" in search("returns"), "by its path"
+    for more in ({"user_id": "cus_43"}, {"session_id": "sesn_" + uuid4().hex}):
+        assert search("warehouse days", **more).startswith("Nothing in earlier conversations")
+
+
+def test_a_key_of_one_user_speaks_for_that_user(attached: Attached, plane: ControlPlane) -> None:
+    write = {"operations": [{"op": "set", "block": "customer", "field": "name", "value": "Ada"}]}
+    call = {"name": "memory_update", "input": write, "user_id": "cus_42"}
+    assert not ok(attached.http.post(f"/v1/agents/{attached.agent}/memory_tools", json=call))["is_error"]
+    key = plane.new_key(scopes=["inference", "memory"], user_id="cus_43")
+    with plane.http(key) as http:
+        read = {"name": "memory_read", "input": {}, "user_id": "cus_42", "session_id": attached.session}
+        assert "Ada" not in ok(http.post(f"/v1/agents/{attached.agent}/memory_tools", json=read))["content"]
+        found = ok(http.get(f"/v1/agents/{attached.agent}/memory/customer", params={"user_id": "cus_42"}))
+        assert found["value"] == {}
+        view = {"command": "view", "path": "/memories"}
+        files = {"name": "memory", "input": view, "user_id": "cus_42", "session_id": attached.session}
+        told = ok(http.post(f"/v1/agents/{attached.agent}/memory_tools", json=files))["content"]
+        assert told == HEAD.format("/memories") + "0B\t/memories"

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from support.control_plane import ControlPlane, running
-from support.memory import ok
+from support.memory import new_agent, ok, tool, write
 from support.postgres import DatabaseUrls
 from trunkline import AsyncTrunkline, Trunkline
 from trunkline.api.deps import Embedding
@@ -307,6 +307,38 @@ def test_a_search_is_hybrid_when_there_are_embeddings(database: DatabaseUrls) ->
         assert recall("lamp") == "lexical; reason=embedder_resting"
         again = ok(http.post(f"{path}/embeddings/restart"))
         assert (again["model"], again["waiting"]) == (None, 4)
+
+
+def test_so_is_a_models_own_search(database: DatabaseUrls) -> None:
+    embedder = Failing()
+
+    @contextlib.asynccontextmanager
+    async def opened(database: Database) -> AsyncIterator[Embedding]:
+        yield Embedding(QueryVectors(embedder, 5.0))
+
+    with running(database, open_embedding=opened) as plane, plane.http() as http:
+        in_background(database, lambda pool: embedding.configure(pool, "mini"))
+        agent = new_agent(plane)
+        named = {"op": "set", "field": "name", "value": "Ada"}
+        store = ok(write(http, agent, "customer", named, user_id="cus_42"))["store_id"]
+        ingest(http, store, turns=TURNS)
+
+        def search(query: str, **more: Any) -> tuple[str, str | None]:
+            answer = tool(http, agent, "memory_search", {"query": query}, **more)
+            return ok(answer)["content"], answer.headers.get("x-trunkline-recall")
+
+        assert search("kettle")[1] == "lexical; reason=not_embedded"
+        in_background(database, lambda pool: embedding.embed_batch(pool, embedder, 10))
+        told, how = search("kettle")
+        assert "kettle" in told
+        assert how == "hybrid"
+        assert "kettle" not in search("kettle", user_id="cus_43")[0]
+        embedder.fails = True
+        told, how = search("kettle grey")
+        assert "kettle" in told, "words alone find it too"
+        assert how == "lexical; reason=embedder_failed"
+        assert "names no session" in search("kettle", user_id=None, session_id=None)[0]
+        assert tool(http, agent, "memory_read", {}).headers.get("x-trunkline-recall") is None
 
 
 def test_a_file_is_kept_from_the_command_line(

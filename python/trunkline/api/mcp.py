@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from trunkline.api.deps import PartsDependency, PrincipalDependency
 from trunkline.api.memory_caller import UserId, subject
+from trunkline.api.memory_calls import carry_out_call
 from trunkline.domain import ids
 from trunkline.errors import Forbidden, InvalidRequest, NotServed
-from trunkline.memory.tools import ToolResult, carry_out
+from trunkline.memory.tools import ToolResult
 from trunkline.store.blocks import agent_memory
 
 router = APIRouter(prefix="/mcp", tags=["mcp"])
@@ -51,9 +52,8 @@ async def serve(
         await agent_memory(connection, principal, named)
 
     async def call(name: str, given: dict[str, Any]) -> ToolResult:
-        async with parts.database.tenant(principal.tenant_id) as connection:
-            memory = await agent_memory(connection, principal, named)
-            return await carry_out(connection, principal, memory, name, given, subject=who)
+        result, _ = await carry_out_call(parts, principal, named, name, given, subject=who)
+        return result
 
     try:
         from trunkline.mcp import HttpAnswer, memory_server  # noqa: PLC0415 - an extra, which may not be there

@@ -15,7 +15,6 @@ from trunkline.domain.principal import Principal
 
 MemoryCaller = Annotated[Caller, Depends(calling_with("memory"), scope="function")]
 BlockWriter = Annotated[Caller, Depends(calling_with("memory", pipelined=True), scope="function")]
-InferenceCaller = Annotated[Caller, Depends(calling_with("inference"), scope="function")]
 
 
 def no_controls(text: str) -> str:

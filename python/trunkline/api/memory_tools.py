@@ -8,10 +8,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse
 
-from trunkline.api.memory_caller import InferenceCaller, UserId, subject
+from trunkline.api.deps import PartsDependency, PrincipalDependency
+from trunkline.api.memory_caller import UserId, subject
+from trunkline.api.memory_calls import carry_out_call
 from trunkline.domain import ids
-from trunkline.memory.tools import carry_out
-from trunkline.store.blocks import agent_memory
 
 router = APIRouter(prefix="/v1/agents/{agent}/memory_tools", tags=["blocks"])
 
@@ -31,20 +31,22 @@ class ToolCall(BaseModel):
 
 
 @router.post("")
-async def call(agent: str, given: ToolCall, caller: InferenceCaller) -> JSONResponse:
+async def call(agent: str, given: ToolCall, principal: PrincipalDependency, parts: PartsDependency) -> JSONResponse:
     """Carry out a memory tool and return `{"content", "is_error"}` for the model.
 
-    What the model did wrong is 200 with `is_error`: it can read why, and try again.
+    What the model did wrong is 200 with `is_error`: it can read why, and try again. `x-trunkline-recall` says how
+    `memory_search` searched: `hybrid`, or by words alone, and why.
     """
-    memory = await agent_memory(caller.connection, caller.principal, agent)
-    result = await carry_out(
-        caller.connection,
-        caller.principal,
-        memory,
+    principal.require("inference")
+    result, by = await carry_out_call(
+        parts,
+        principal,
+        agent,
         given.name,
         {} if given.input is None else given.input,
-        subject=subject(caller.principal, given.user_id, given.session_id),
+        subject=subject(principal, given.user_id, given.session_id),
         event_id=None if given.event_id is None else ids.decode("sevt", given.event_id),
         parent=None if given.parent_session_id is None else ids.decode("sesn", given.parent_session_id),
     )
-    return JSONResponse({"content": result.content, "is_error": result.is_error})
+    headers = None if by is None else {"x-trunkline-recall": by.header}
+    return JSONResponse({"content": result.content, "is_error": result.is_error}, headers=headers)

@@ -6,9 +6,10 @@ A refused call is an answer to the model, with what to do, and leaves the memory
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,10 +20,11 @@ from trunkline.domain.principal import Principal
 from trunkline.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from trunkline.memory.blocks import MemoryDefinition, stored_block
 from trunkline.memory.descriptions import block_words
+from trunkline.memory.embedders.queries import QueryVector
 from trunkline.memory.files import Files
 from trunkline.memory.operations import MAX_OPERATIONS, OPS, parse_operations
 from trunkline.memory.reads import BlockState, declared_block, read_blocks, readable
-from trunkline.memory.recall import MAX_PASSAGES, listed, recall
+from trunkline.memory.recall import MAX_PASSAGES, WORDS, listed, recall, recall_attached
 from trunkline.memory.values import check_text, shown
 from trunkline.memory.writes import apply_operations
 from trunkline.store import memory_stores
@@ -144,15 +146,21 @@ async def carry_out(
     subject: Subject,
     event_id: UUID | None = None,
     parent: UUID | None = None,
+    by: QueryVector = WORDS,
 ) -> ToolResult:
     """Carry out a memory tool that a model called with the input `given`.
 
-    `parent` is the session that the subject's parts from, where it is a fork that is not in the log yet. What the model
-    did wrong is in the result. Raises NotFound for a tool that there is not, and Unavailable.
+    `by` is the vector of what `searched_for` returns. `parent` is the session that the subject's parts from, where it
+    is a fork that is not in the log yet. What the model did wrong is in the result. Raises NotFound for a tool that
+    there is not, and Unavailable.
     """
     if name == memory_tool.NAME:
         return await _files(connection, principal, agent, given, subject=subject, event_id=event_id, parent=parent)
-    tools = {"memory_update": _update, "memory_search": _search, "memory_read": _read}
+    tools: dict[str, Callable[..., Awaitable[str]]] = {
+        "memory_update": _update,
+        "memory_search": partial(_search, parent=parent, by=by),
+        "memory_read": _read,
+    }
     if name not in tools:
         there = ", ".join([*tools, memory_tool.NAME])
         raise NotFound(f"There is no memory tool {shown(name)}; there are {there}.", param="name")
@@ -168,6 +176,12 @@ async def carry_out(
         if isinstance(error, MemoryPreconditionFailed) and error.details:
             refusal += f"\nThe block now:\n{error.details['current']['rendered']}"
         return ToolResult(refusal, is_error=True)
+
+
+def searched_for(name: str, given: Any) -> str | None:
+    """Return the text that a call searches by, for a vector to be made of it; None where it is no such call."""
+    query = given.get("query") if name == "memory_search" and isinstance(given, dict) else None
+    return query[:MAX_QUERY] if isinstance(query, str) and query.strip() and "\0" not in query else None
 
 
 async def _files(
@@ -241,6 +255,8 @@ async def _search(
     *,
     subject: Subject,
     event_id: UUID | None,  # noqa: ARG001 - all tools are called alike
+    parent: UUID | None,
+    by: QueryVector,
 ) -> str:
     query, limit = given.get("query"), given.get("limit", 10)
     if agent.recall_tokens == 0:
@@ -262,8 +278,14 @@ async def _search(
         query[:MAX_QUERY],
         limit=min(limit, MAX_PASSAGES),
         token_budget=SEARCH_TOKENS,
+        by=by,
     )
-    return listed(found) or "Nothing in earlier conversations matches. Try other words, or ask the user."
+    stores = await memory_stores.attached(connection, principal.tenant_id, agent.agent_id, subject, parent)
+    lines = await recall_attached(connection, principal.tenant_id, stores, query[:MAX_QUERY], limit=limit)
+    return (
+        "\n".join(filter(None, [listed(found), *lines]))
+        or "Nothing in earlier conversations matches. Try other words, or ask the user."
+    )
 
 
 async def _read(

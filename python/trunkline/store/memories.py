@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from trunkline.domain import ids
 from trunkline.domain.memory import (
     AgentBlock,
+    AttachedStore,
     Memory,
     MemoryPathConflict,
     MemoryVersion,
@@ -216,6 +217,17 @@ async def page(
         entry = row.pop("entry")
         entries.append(entry if row["id"] is None else Memory(**row))
     return entries
+
+
+async def search(
+    connection: Connection, tenant_id: UUID, stores: Sequence[AttachedStore], query: str, *, limit: int
+) -> list[tuple[str, str, str]]:
+    """Return the store's name, the path and an excerpt of texts that have words of a query, best first."""
+    cursor = await connection.execute(
+        queries("memories")["search_texts"],
+        (tenant_id, [store.id for store in stores], [store.name for store in stores], query, limit),
+    )
+    return [(row["name"], row["path"], row["excerpt"]) for row in await cursor.fetchall()]
 
 
 async def blocks(

@@ -59,6 +59,21 @@ select p.entry, m.id, m.store_id, m.path, m.content, m.content_sha256, m.content
   left join trunkline.memories m on m.tenant_id = $1 and m.id = p.id
  order by p.entry;
 
+-- name: search_texts
+-- Texts that have words of $4 in what they say or in their path, best first: of the stores $2, by the names $3.
+select w.name, m.path,
+       case when length(m.content) <= 400 then m.content
+            else ts_headline('english', m.content, q.query, 'StartSel="", StopSel="", MaxFragments=2, MaxWords=40, MinWords=15')
+       end as excerpt
+  from unnest($2::uuid[], $3::text[]) as w(id, name)
+  join trunkline.memories m on m.tenant_id = $1 and m.store_id = w.id and m.block is null
+ cross join (select nullif(replace(plainto_tsquery('english', $4)::text, ' & ', ' | '), '')::tsquery as query) as q
+ cross join lateral (
+       select to_tsvector('english', regexp_replace(m.path, '[^[:alnum:]]+', ' ', 'g') || ' ' || m.content) as words) as d
+ where d.words @@ q.query
+ order by ts_rank(d.words, q.query) desc, w.name, m.path
+ limit $5;
+
 -- name: select_blocks
 -- The blocks at these owners ($2) and names ($3), those that have been written.
 select m.id, m.store_id, m.path, m.content, m.content_sha256, m.content_bytes, m.block, m.states, m.version,

@@ -15,7 +15,7 @@ say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 # The extension is built again only when one of these changed: an edit of Python alone rebuilds nothing.
 RUST := Cargo.toml Cargo.lock $(shell find crates -type f -not -path '*/tests/*')
 
-.PHONY: help build demo run test test-rust test-python bench bench-memory bench-recall instructions flamegraph fuzz lint lint-python lint-rust format lock clean
+.PHONY: help build demo run test test-rust test-python bench bench-memory bench-prompt-cache bench-recall instructions flamegraph fuzz lint lint-python lint-rust format lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -52,6 +52,9 @@ bench-recall: build ## measure recall on a set of conversations: make bench-reca
 bench-memory: build ## measure blocks, up to a million sessions, and recall in big stores and in many
 	@$(BIN)/python -m bench.memory
 	@$(BIN)/python -m bench.recall
+
+bench-prompt-cache: build ## count what memory leaves of providers' prompt caches (a few minutes)
+	@$(BIN)/python -m bench.prompt_cache
 
 instructions: ## count the gateway's instructions a call under valgrind; 5 % more than the reference is a failure
 	@command -v valgrind >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq valgrind >/dev/null; } || \

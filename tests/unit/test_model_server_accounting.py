@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from trunkline.model_server import embeddings, faults, tokens
+from trunkline.model_server import embeddings, faults, memory_view, tokens
+from trunkline.model_server.anthropic_messages import AnthropicMessages
 from trunkline.model_server.prompt import Answer, Message, Prompt, Segment, Usage
 from trunkline.model_server.prompt_cache import CacheUse, PromptCache
 from trunkline.model_server.record import MAX_REQUESTS, Entry, Record, masked
@@ -82,6 +83,35 @@ def test_breakpoint_moved_forward_finds_the_earlier_entry() -> None:
     assert cache.at_breakpoints("k", moved) == CacheUse(read=2010, written_1h=60)
     far = [piece(2000, "s"), piece(10, "u"), *[piece(10, "x")] * 25, piece(10, "w", 300)]
     assert cache.at_breakpoints("k", far) == CacheUse(read=0, written_5m=2270)
+
+
+def test_a_text_and_a_list_of_one_are_one_prompt_wherever_its_breakpoints_are() -> None:
+    def segments(content: object) -> list[bytes]:
+        body = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": content}]}
+        return [segment.data for segment in AnthropicMessages().parse(body).prompt.segments]
+
+    marked = [{"type": "text", "text": "hello", "cache_control": {"type": "ephemeral"}}]
+    assert segments("hello") == segments(marked) == segments([{"type": "text", "text": "hello"}])
+
+
+def test_a_model_takes_the_newest_of_what_user_messages_say_of_memory() -> None:
+    def block(name: str) -> str:
+        return f'<memory block="customer" scope="user">\nname: "{name}"\n</memory>'
+
+    def updated(name: str) -> Message:
+        text = f"<trunkline-memory-update>\nIt has changed.\n{block(name)}\n</trunkline-memory-update>\n\nhello"
+        return Message("user", text)
+
+    said = (
+        updated("Bob"),
+        Message("assistant", "hi"),
+        updated("Eve"),
+        Message("assistant", "hi"),
+        Message("user", "x"),
+    )
+    seen = memory_view.view(Prompt("m", said, (), system=block("Ada")))
+    assert [known.values for known in seen.blocks] == [{"name": "Eve"}]
+    assert Prompt("m", said[:3], ()).newest_user == "hello"
 
 
 def test_one_hour_entries_outlive_five_minute_ones() -> None:

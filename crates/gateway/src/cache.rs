@@ -113,7 +113,7 @@ pub struct Asked<'a> {
     /// What it is for.
     pub target: &'a Target,
     /// What memory adds to it.
-    pub added: [Option<&'a str>; 4],
+    pub added: Vec<Option<&'a str>>,
     /// The client's bytes.
     pub body: &'a [u8],
     /// The provider answers from what it keeps itself, and that changes.
@@ -253,7 +253,7 @@ impl Cache {
         }
         hash.part(&[]);
         hash.part(asked.target.agent.as_ref().map_or(&[][..], |agent| agent.id.as_bytes()));
-        for added in asked.added {
+        for added in &asked.added {
             hash.part(added.unwrap_or_default().as_bytes());
         }
         for name in ANSWERED_BY {

@@ -1,12 +1,26 @@
 //! Memory put into a request: insertions into the client's own bytes, which are otherwise left as they are.
 
+mod breakpoints;
+
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+pub use self::breakpoints::placed;
 use crate::request::contents::member;
 use crate::request::json::{Cursor, Fault};
 use crate::request::text::{decode, escape_into, escaped_bound};
 use crate::request::{Kind, Message, Role, Scan, Span, Value};
 use crate::wire::Wire;
+
+/// A text that belongs into a user message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// The message, of the same scan.
+    pub message: Message,
+    /// Brings its own separator.
+    pub text: Arc<str>,
+}
 
 /// What is to be put into a request. Empty texts count as absent.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,6 +31,8 @@ pub struct Additions<'a> {
     pub instructions: Option<&'a str>,
     /// The rendered memory blocks, after the client's system text.
     pub blocks: Option<&'a str>,
+    /// What was said of memory with user messages, put before their text, in the order of the messages.
+    pub deltas: &'a [Placed],
     /// Recalled passages, put before the text of the newest user message; brings its own separator.
     pub recall: Option<&'a str>,
     /// Tool definitions in the form of the wire: JSON objects joined by commas, without brackets.
@@ -49,6 +65,10 @@ pub fn splice(wire: Wire, body: &Bytes, scan: &Scan, additions: &Additions) -> B
             // No client speaks it: nothing of its wire is ever spliced.
             Wire::BedrockConverse => {}
         }
+    }
+    // Before what is recalled, which is not there the next time: up to here the request begins as the next one will.
+    for delta in additions.deltas {
+        edits.beside(wire, &delta.message, &delta.text);
     }
     if let Some(recall) = additions.recall.filter(|text| !text.is_empty()) {
         edits.recall(wire, scan, recall);
@@ -206,14 +226,18 @@ impl<'a> Edits<'a> {
     }
 
     fn recall(&mut self, wire: Wire, scan: &Scan, recall: &'a str) {
-        let newest = scan.messages.iter().rev().find(|message| message.role == Role::User);
-        let Some(Message { content: Some(content), .. }) = newest else {
-            return;
-        };
+        if let Some(newest) = scan.messages.iter().rev().find(|message| message.role == Role::User) {
+            self.beside(wire, newest, recall);
+        }
+    }
+
+    /// Puts a text before a user's own words.
+    fn beside(&mut self, wire: Wire, message: &Message, text: &'a str) {
+        let Some(content) = &message.content else { return };
         match content.kind {
-            Kind::String => self.insert(content.span.start + 1, [Text(recall)]),
+            Kind::String => self.insert(content.span.start + 1, [Text(text)]),
             Kind::Array => {
-                let part = [Json(text_part(wire)), Text(recall), Json("\"}")];
+                let part = [Json(text_part(wire)), Text(text), Json("\"}")];
                 if holds_tool_result(wire, self.body, *content) {
                     self.last(*content, part); // the API wants tool results first
                 } else {

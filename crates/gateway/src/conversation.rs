@@ -13,7 +13,7 @@ use self::calls::Calls;
 use self::normal::{Part, each_normal, write};
 use crate::apart::is_long;
 use crate::request::text::escape_into;
-use crate::request::{Message as Source, Role, Scan};
+use crate::request::{Kind, Message as Source, Role, Scan};
 use crate::wire::Wire;
 
 /// What a conversation was up to some message: `SHA-256(chain before || normal form of the message)`; zeros before the first.
@@ -134,6 +134,21 @@ impl Conversation {
     /// The chain of the last message: what a reply follows.
     pub fn head(&self) -> Chain {
         self.messages.last().map_or(EMPTY, |message| message.chain)
+    }
+
+    /// The user message that ends with this chain, as the client wrote it.
+    pub fn source_of(&self, chain: &Chain) -> Option<Source> {
+        let message = self.messages.iter().find(|message| message.chain == *chain && message.role == Role::User)?;
+        self.sources.get(message.sources.0).copied()
+    }
+
+    /// The chain of the newest message, if that is a user's and has text or a list of parts that more can be put beside.
+    pub fn newest_place(&self) -> Option<Chain> {
+        let new = &self.messages[self.tail_start()..];
+        let newest = new.iter().rev().find(|message| message.role == Role::User)?;
+        let content = self.sources.get(newest.sources.0)?.content?;
+        let list = content.kind == Kind::Array && !content.is_empty(&self.body);
+        (list || content.kind == Kind::String).then_some(newest.chain)
     }
 
     /// Index of the first message after the last assistant's: what is new in this call.

@@ -26,6 +26,8 @@ use crate::record::CallRows;
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long the memory of a call may be waited for before the call goes on without.
 const CONTEXT: Duration = Duration::from_secs(2);
+const CONTEXT_OF_CALL: &str = "select session_id, at_head, refused, head, blocks, recall, prefix, deltas, prompt_version, idle \
+    from trunkline.gateway_context($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 /// How long a lease may be waited for.
 const LEASE: Duration = Duration::from_secs(2);
 
@@ -88,6 +90,21 @@ pub struct Context {
     pub blocks: Option<String>,
     /// Passages that match the newest user message.
     pub recall: Option<String>,
+    /// What the session's prompts begin with.
+    pub prompt: Option<StoredPrompt>,
+}
+
+/// What a session's prompts begin with, as it is kept.
+#[derive(Debug)]
+pub struct StoredPrompt {
+    /// The blocks.
+    pub prefix: String,
+    /// A JSON array of `[hex of a message's chain, text]`.
+    pub deltas: String,
+    /// The agent's version that they are of.
+    pub version: i32,
+    /// How long ago the session was called last, in seconds.
+    pub idle: f64,
 }
 
 /// What the context is asked for.
@@ -108,6 +125,8 @@ pub struct ContextQuery<'a> {
     pub text: Option<&'a str>,
     /// How many tokens of passages are wanted; 0: none.
     pub recall_tokens: i32,
+    /// Whether what the session's prompts begin with is wanted.
+    pub prompt: bool,
 }
 
 /// What is recalled by.
@@ -333,6 +352,7 @@ impl Readers {
                     &query.chain,
                     &query.text,
                     &query.recall_tokens,
+                    &query.prompt,
                 ],
             )
             .await?;
@@ -343,6 +363,12 @@ impl Readers {
             head: row.try_get(3)?,
             blocks: row.try_get(4)?,
             recall: row.try_get(5)?,
+            prompt: match row.try_get(6)? {
+                Some(prefix) => {
+                    Some(StoredPrompt { prefix, deltas: row.try_get(7)?, version: row.try_get(8)?, idle: row.try_get(9)? })
+                }
+                None => None,
+            },
         })
     }
 
@@ -357,9 +383,7 @@ impl Readers {
         }
         let opened = async {
             let client = connect(&self.config).await?;
-            let context = client
-                .prepare("select session_id, at_head, refused, head, blocks, recall from trunkline.gateway_context($1, $2, $3, $4, $5, $6, $7, $8)")
-                .await?;
+            let context = client.prepare(CONTEXT_OF_CALL).await?;
             let history = client.prepare("select session_id, events from trunkline.gateway_history($1, $2, $3, $4, $5)").await?;
             Ok::<_, DatabaseError>(Reader { client, context, history })
         };

@@ -40,6 +40,7 @@ pub mod models;
 pub mod passthrough;
 pub mod pipeline;
 pub mod principal;
+pub mod prompt;
 pub mod providers;
 pub mod query_vector;
 pub mod record;

@@ -188,16 +188,18 @@ pub fn stored(worker: &Worker, headers: &HeaderMap) -> Result<Option<Arc<Stored>
 }
 
 /// What memory adds to a request, in the order of [`cache::Asked::added`].
-fn added<'a>(wire: Wire, target: &'a Target, memory: Option<&'a Memory>) -> [Option<&'a str>; 4] {
+fn added<'a>(wire: Wire, target: &'a Target, memory: Option<&'a Memory>) -> Vec<Option<&'a str>> {
     let agent = target.agent.as_deref();
     let reachable = memory.is_some_and(|memory| memory.state != State::Unavailable);
     let tools = agent.filter(|_| reachable).and_then(|agent| agent.tools.as_ref());
-    [
+    let deltas = memory.map_or(&[][..], |memory| &memory.deltas);
+    let always = [
         agent.and_then(|agent| agent.instructions.as_deref()),
         memory.and_then(|memory| memory.blocks.as_deref()),
         memory.and_then(|memory| memory.recall.as_deref()),
         tools.map(|tools| tools.text(wire)),
-    ]
+    ];
+    always.into_iter().chain(deltas.iter().map(|delta| Some(&*delta.text))).collect()
 }
 
 /// Stage 1, the same for every route that costs money: the key, and room to record the call.

@@ -15,10 +15,10 @@ use uuid::Uuid;
 pub use self::{
     call::{Call, CallName},
     given::Given,
-    row::{CallRows, write_hex},
+    row::{CallRows, TurnRow, write_hex},
 };
 use self::{
-    row::{CallRow, Source, TurnRow, tokens},
+    row::{CallRow, Source, tokens},
     turn::{Hidden, Turn},
 };
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     gateway::Gateway,
     idempotency::{self, Reserves},
     principal::{Key, Scopes},
+    prompt::{Change, Prompt, PromptRow},
     remember::Memory,
     routing::{Target, Upstream},
     snapshot::Agent,
@@ -63,6 +64,8 @@ pub struct Recorder {
     request_bytes: usize,
     upstream: Option<Arc<Upstream>>,
     turn: Option<Turn>,
+    /// What its session's prompts begin with, and whether that is new.
+    prompt: Option<(Arc<Prompt>, Change)>,
     usage: Usage,
     /// What the round under way has told of its usage so far.
     heard: Option<Usage>,
@@ -138,6 +141,7 @@ impl Recorder {
             request_bytes,
             upstream: None,
             turn: None,
+            prompt: None,
             usage: Usage::default(),
             heard: None,
             rounds: 0,
@@ -203,6 +207,9 @@ impl Recorder {
         conversation: Conversation,
         keep: bool,
     ) -> Result<(), Refusal> {
+        if keep {
+            self.prompt.clone_from(&memory.prompt);
+        }
         self.turn = Some(if !keep || self.key.scopes.has(Scopes::RUNTIME) {
             Turn::empty(agent, memory.session, memory.parent)
         } else if conversation.is_long() {
@@ -420,10 +427,11 @@ impl Recorder {
         let turn = turn
             .filter(|turn| told && !turn.messages.is_empty())
             .map(|turn| turn.finish(&self.answer, self.user.as_deref(), status == CLIENT_GONE));
+        let prompt = self.prompt.take().filter(|_| told);
         if let Some((row, chain)) = &turn {
-            let (of, session) = ((row.agent, row.user.as_deref()), if row.forks { row.fork } else { row.session });
-            self.gateway.memories.ended(of, (row.prefix, *chain), session, row.fork);
+            self.gateway.memories.ended(row, *chain, prompt.as_ref().map(|(prompt, _)| prompt));
         }
+        let prompt = prompt.and_then(|prompt| prompt_row(&prompt, turn.as_ref().map(|(turn, _)| turn), session));
         let row = CallRow {
             tenant: self.key.tenant,
             call: self.call.id,
@@ -460,6 +468,7 @@ impl Recorder {
                 reserves.row(given, self.upstream_name(), session)
             }),
             bodies: self.bodies(status),
+            prompt,
         };
         let metrics = &self.gateway.metrics;
         metrics.ended(
@@ -556,6 +565,15 @@ impl Recorder {
         }
         written.is_ok()
     }
+}
+
+/// What its session's prompts begin with; a worker's call, which has no turn, says that it was made as well.
+fn prompt_row((prompt, change): &(Arc<Prompt>, Change), turn: Option<&TurnRow>, session: Option<Uuid>) -> Option<Box<RawValue>> {
+    let row = match turn {
+        Some(turn) => PromptRow::new(turn.session, Some(turn.fork), prompt, *change, false)?,
+        None => PromptRow::new(session?, None, prompt, *change, true)?,
+    };
+    serde_json::value::to_raw_value(&row).ok()
 }
 
 /// The content type of a wire's answers.

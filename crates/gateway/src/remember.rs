@@ -9,14 +9,17 @@ use std::{
 };
 
 use memchr::memmem;
-use quick_cache::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 use uuid::Uuid;
 
 use crate::{
+    context::Placed,
     conversation::{Chain, Conversation, EMPTY},
-    database::{ContextQuery, DatabaseError, Readers, RecallQuery},
+    database::{Context, ContextQuery, DatabaseError, Readers, RecallQuery},
     error::{Reason, Refusal},
+    prompt::{Change, Kept, Last, Prompt},
     query_vector::{QueryVector, Recalled, WordsAlone},
+    record::TurnRow,
     routing::{SESSION, Target},
     snapshot::Agent,
     spool::Spool,
@@ -56,14 +59,58 @@ pub struct Memory {
     pub parent: Uuid,
     /// Whether its log ends where the client's history does, so that only what is new need be recorded.
     pub at_head: bool,
-    /// The rendered blocks.
+    /// The rendered blocks, as the session's prompts begin with them.
     pub blocks: Option<Arc<str>>,
+    /// What was said since of how they have changed.
+    pub deltas: Vec<Placed>,
+    /// Both, where they are kept for the session, and whether that is to be recorded.
+    pub prompt: Option<(Arc<Prompt>, Change)>,
+    /// A hash of the agent's instructions and the blocks, where these are kept.
+    pub prefix_hash: Option<u64>,
     /// Passages that match the newest user message, each a line.
     pub recall: Option<String>,
     /// How passages were looked for; none where they were not.
     pub recalled: Option<Recalled>,
     /// Where it came from.
     pub state: State,
+}
+
+impl Memory {
+    /// Nothing but the session that goes on.
+    fn of(session: Uuid, state: State) -> Self {
+        Self {
+            session,
+            parent: session,
+            at_head: true,
+            blocks: None,
+            deltas: Vec::new(),
+            prompt: None,
+            prefix_hash: None,
+            recall: None,
+            recalled: None,
+            state,
+        }
+    }
+
+    /// With the blocks as they are `now`; where the session keeps what its prompts begin with, that and what has changed since.
+    fn with(mut self, agent: &Agent, now: Option<&Arc<Prompt>>, kept: Option<Kept>, conversation: &Conversation) -> Self {
+        let now = now.filter(|now| !now.prefix().is_empty());
+        let Some(settings) = &agent.prompt_cache else {
+            self.blocks = now.map(|now| Arc::clone(now.prefix()));
+            return self;
+        };
+        // Rotated, so that equal texts in both places do not cancel out.
+        let hash = |blocks: u64| Some(settings.instructions.rotate_left(1) ^ blocks);
+        self.prefix_hash = hash(0);
+        if let Some(now) = now {
+            let (prompt, change) = Prompt::next(kept, now, settings, conversation);
+            self.prefix_hash = hash(prompt.hash());
+            self.blocks = Some(Arc::clone(prompt.prefix()));
+            self.deltas = prompt.placed(conversation);
+            self.prompt = Some((prompt, change));
+        }
+        self
+    }
 }
 
 /// How long the store is given to take up the turns that this gateway has recorded, before the session is looked for.
@@ -81,8 +128,20 @@ struct Subject {
 
 struct Copy {
     version: i32,
-    blocks: Option<Arc<str>>,
+    blocks: Option<Arc<Prompt>>,
     read_at: Instant,
+}
+
+/// How much the prompts of sessions may take in all, in bytes.
+const PROMPTS_BYTES: u64 = 64 << 20;
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Uuid, Last> for Bytes {
+    fn weight(&self, _: &Uuid, last: &Last) -> u64 {
+        last.prompt.bytes() as u64 + size_of::<Last>() as u64
+    }
 }
 
 /// Copies of rendered blocks, and the heads of the sessions that went through this gateway.
@@ -96,6 +155,8 @@ pub struct Memories {
     heads: Cache<(Uuid, Option<Box<str>>, Chain), Uuid>,
     /// Where each session's log ends.
     ends: Cache<Uuid, Chain>,
+    /// What each session's prompts began with at its last call.
+    prompts: Cache<Uuid, Last, Bytes>,
     /// How far the spool was written after the last turn of an agent and user.
     told: Cache<(Uuid, Box<str>), u64>,
     /// Sessions that stores are attached to: what they are given is no copy for others, nor the other way round.
@@ -110,6 +171,7 @@ impl Default for Memories {
             listening: AtomicBool::new(false),
             heads: Cache::new(20_000),
             ends: Cache::new(20_000),
+            prompts: Cache::with_weighter(20_000, PROMPTS_BYTES, Bytes),
             told: Cache::new(20_000),
             attached: Cache::new(20_000),
         }
@@ -129,6 +191,8 @@ impl Memories {
             }
             // No copy is kept of what an agent with session blocks is given.
             (Some("session"), ..) => {}
+            // What was erased must not be said from a copy.
+            (Some("prompts"), ..) => self.prompts.clear(),
             _ => self.copies.clear(),
         }
     }
@@ -148,6 +212,11 @@ impl Memories {
     /// Keeps a copy of the blocks that one user of a tenant's agent is given, in the agent's version.
     pub fn keep(&self, (tenant, agent, user): (Uuid, Uuid, Option<&str>), version: i32, blocks: Option<Arc<str>>) {
         let subject = Subject { tenant, agent, user: user.map(Into::into) };
+        let blocks = blocks.map(|blocks| Arc::new(Prompt::of(version, blocks)));
+        self.keep_prompt(subject, version, blocks);
+    }
+
+    fn keep_prompt(&self, subject: Subject, version: i32, blocks: Option<Arc<Prompt>>) {
         self.copies.insert(subject, Arc::new(Copy { version, blocks, read_at: Instant::now() }));
     }
 
@@ -155,21 +224,38 @@ impl Memories {
     pub fn listening(&self, yes: bool) {
         if !yes {
             self.copies.clear();
+            self.prompts.clear();
         }
         self.listening.store(yes, SeqCst);
     }
 
     /// Remembers where a turn leaves its session. Where another call took the log on from `prefix` meanwhile, the store
-    /// makes `fork` of the turn, unless both say the same.
-    pub fn ended(&self, of: (Uuid, Option<&str>), (prefix, chain): (Chain, Chain), session: Uuid, fork: Uuid) {
-        let head = (of.0, of.1.map(Into::into), chain);
-        let overtaken = prefix != EMPTY && self.ends.get(&session).is_some_and(|end| end != prefix);
+    /// makes `fork` of the turn, unless both say the same. `prompt` is what it was asked with.
+    pub fn ended(&self, turn: &TurnRow, chain: Chain, prompt: Option<&Arc<Prompt>>) {
+        let session = if turn.forks { turn.fork } else { turn.session };
+        let head = (turn.agent, turn.user.as_deref().map(Into::into), chain);
+        let overtaken = turn.prefix != EMPTY && self.ends.get(&session).is_some_and(|end| end != turn.prefix);
         if overtaken && self.heads.get(&head).is_some() {
             return;
         }
-        let session = if overtaken { fork } else { session };
+        let session = if overtaken { turn.fork } else { session };
         self.heads.insert(head, session);
         self.ends.insert(session, chain);
+        if let Some(prompt) = prompt {
+            self.prompts.insert(session, Last { chain, at: Instant::now(), prompt: Arc::clone(prompt) });
+        }
+    }
+
+    /// The copy of the blocks as they are for this version, if it can be trusted.
+    fn copied(&self, subject: &Subject, version: i32) -> Option<Arc<Copy>> {
+        let copy = self.copies.get(subject).filter(|_| self.listening.load(SeqCst))?;
+        (copy.version == version && copy.read_at.elapsed() < MAX_AGE).then_some(copy)
+    }
+
+    /// What a session's prompts began with when its log ended with `chain`, if that was here and nothing was missed since.
+    fn kept(&self, session: Uuid, chain: Option<Chain>) -> Option<Kept> {
+        let last = self.prompts.get(&session).filter(|last| Some(last.chain) == chain && self.listening.load(SeqCst))?;
+        Some(Kept { idle: last.at.elapsed(), prompt: last.prompt })
     }
 
     /// Whether stores are attached to a session, which is remembered: its `blocks` tell.
@@ -215,21 +301,18 @@ pub async fn remember(
     };
     let recall_tokens = if user.is_some() { agent.recall_tokens } else { 0 };
     let subject = Subject { tenant: agent.tenant, agent: agent.id, user: user.map(Into::into) };
+    let mut kept = None;
     if let Some(session) = known {
         let attached = agent.remembers && memories.attached.get(&session).is_some();
-        let none = !agent.remembers || (!agent.has_blocks && recall_tokens == 0 && !attached);
-        if none {
-            let state = State::None;
-            return Ok(Memory { session, parent: session, at_head: true, blocks: None, recall: None, recalled: None, state });
+        if !agent.remembers || (!agent.has_blocks && recall_tokens == 0 && !attached) {
+            return Ok(Memory::of(session, State::None).with(agent, None, None, conversation));
         }
-        let shared = !agent.refresh && !agent.has_session_blocks && !attached;
-        let may_copy = shared && recall_tokens == 0 && memories.listening.load(SeqCst);
-        if let Some(copy) = memories.copies.get(&subject).filter(|_| may_copy)
-            && copy.version == agent.version
-            && copy.read_at.elapsed() < MAX_AGE
-        {
-            let (blocks, state) = (copy.blocks.clone(), State::Cached);
-            return Ok(Memory { session, parent: session, at_head: true, blocks, recall: None, recalled: None, state });
+        kept = memories.kept(session, history).filter(|_| agent.prompt_cache.is_some());
+        let may_copy = !agent.refresh && !agent.has_session_blocks && recall_tokens == 0 && !attached;
+        // A session that was begun elsewhere has its beginning there.
+        let begun_here = history.is_none() || kept.is_some() || agent.prompt_cache.is_none();
+        if let Some(copy) = memories.copied(&subject, agent.version).filter(|_| may_copy && begun_here) {
+            return Ok(Memory::of(session, State::Cached).with(agent, copy.blocks.as_ref(), kept, conversation));
         }
     }
 
@@ -257,6 +340,7 @@ pub async fn remember(
         // With an embedder, passages are asked for apart: the session that is left out is known after this.
         text: text.as_deref().filter(|_| searched.is_none()),
         recall_tokens,
+        prompt: agent.prompt_cache.is_some() && kept.is_none() && (history.is_some() || target.session.is_some()),
     };
     match readers.context(&query).await {
         Ok(context) if context.refused => Err(Refusal {
@@ -264,16 +348,14 @@ pub async fn remember(
             ..Refusal::not_found("There is no such session for this agent and user.", "session_not_found")
         }),
         Ok(context) => {
-            let blocks: Option<Arc<str>> = context.blocks.map(Into::into);
             let parent = known.or(context.session).or(target.session).unwrap_or_else(Uuid::now_v7);
-            let attached = memories.attach(parent, blocks.as_deref());
-            if !agent.refresh && !agent.has_session_blocks && !attached && memories.changes.load(SeqCst) == changes {
-                memories.keep((agent.tenant, agent.id, user), agent.version, blocks.clone());
-            }
+            let attached = memories.attach(parent, context.blocks.as_deref());
             let at_head = known.is_some() || context.at_head;
-            // A log that ends elsewhere goes on only if its end is in the client's history.
-            let ends_in = |head: &Vec<u8>| conversation.messages().iter().any(|message| message.chain[..] == head[..]);
-            let forks = !at_head && context.head.as_ref().is_some_and(|head| !ends_in(head));
+            let forks = !at_head && parts(&context, conversation);
+            let blocks = context.blocks.map(|blocks| Arc::new(Prompt::of(agent.version, blocks.into())));
+            if !agent.refresh && !agent.has_session_blocks && !attached && memories.changes.load(SeqCst) == changes {
+                memories.keep_prompt(subject, agent.version, blocks.clone());
+            }
             let (recall, recalled) = match (text, searched) {
                 (Some(text), Some(searched)) if agent.remembers => {
                     let user = user.unwrap_or_default();
@@ -292,15 +374,20 @@ pub async fn remember(
                 (Some(_), None) if agent.remembers => (context.recall, Some(Recalled::Lexical(None))),
                 _ => (None, None),
             };
-            Ok(Memory {
+            let memory = Memory {
                 session: if forks { Uuid::now_v7() } else { parent },
                 parent,
                 at_head,
-                blocks: blocks.filter(|_| agent.remembers),
                 recall,
                 recalled,
-                state: if agent.remembers { State::Fresh } else { State::None },
-            })
+                ..Memory::of(parent, if agent.remembers { State::Fresh } else { State::None })
+            };
+            Ok(memory.with(
+                agent,
+                blocks.as_ref().filter(|_| agent.remembers),
+                kept.or(context.prompt.and_then(Kept::stored)),
+                conversation,
+            ))
         }
         Err(error) => without(agent, known.or(target.session).or(left), (known.is_some(), left.is_some()), &error),
     }
@@ -310,6 +397,12 @@ pub async fn remember(
 /// angle brackets.
 pub fn shows_stores(blocks: &str) -> bool {
     memmem::find(blocks.as_bytes(), b"<memory store=").is_some()
+}
+
+/// Whether a log that ends elsewhere is left as it is: it goes on only if its end is in the client's history.
+fn parts(context: &Context, conversation: &Conversation) -> bool {
+    let ends_in = |head: &Vec<u8>| conversation.messages().iter().any(|message| message.chain[..] == head[..]);
+    context.head.as_ref().is_some_and(|head| !ends_in(head))
 }
 
 /// Recalls by a text and, where there is one, its vector. A call goes on without passages where that fails.
@@ -344,13 +437,5 @@ fn without(
         return Err(Refusal::unavailable(message).because(Reason::Memory).retry_after(1));
     }
     let parent = session.unwrap_or_else(Uuid::now_v7);
-    Ok(Memory {
-        session: if forks { Uuid::now_v7() } else { parent },
-        parent,
-        at_head,
-        blocks: None,
-        recall: None,
-        recalled: None,
-        state: State::Unavailable,
-    })
+    Ok(Memory { session: if forks { Uuid::now_v7() } else { parent }, parent, at_head, ..Memory::of(parent, State::Unavailable) })
 }

@@ -252,7 +252,7 @@ impl Found {
                 let name = text::decode(cursor.text(value)).into_owned();
                 once(&mut self.model, Model { span: value.span, name }, "model")
             }
-            (b"messages", Wire::OpenaiChat | Wire::AnthropicMessages) => {
+            (b"messages", Wire::OpenaiChat | Wire::AnthropicMessages | Wire::BedrockConverse) => {
                 let messages = messages(cursor)?;
                 once(&mut self.messages, messages, "messages")
             }
@@ -273,7 +273,7 @@ impl Found {
                 once(&mut self.user, user, "user")
             }
             (key, _) if bounds_answer(key) => self.bound(cursor, key),
-            (b"system", Wire::AnthropicMessages) => {
+            (b"system", Wire::AnthropicMessages | Wire::BedrockConverse) => {
                 let kinds = &[Kind::String, Kind::Array, Kind::Null];
                 let value = typed(cursor, kinds, "system", "must be a string or an array of text blocks")?;
                 once(&mut self.system, value, "system")

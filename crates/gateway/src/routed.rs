@@ -108,7 +108,7 @@ async fn stages(
             uri: &head.uri,
             headers: &head.headers,
             target: &target,
-            added: [None; 4],
+            added: Vec::new(),
             body: &named.body,
             moves: false,
         };

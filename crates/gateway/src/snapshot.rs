@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::{
     limits::Limits,
     principal::{Bounds, Key, Scopes},
+    prompt::hash,
     subject::{Name, Subject},
     wire::Wire,
 };
@@ -51,8 +52,22 @@ pub struct Agent {
     pub has_blocks: bool,
     /// Whether some of them belong to one session, so that no copy of them serves another.
     pub has_session_blocks: bool,
+    /// How what prompts begin with is kept for providers' caches; none: blocks are put as they stand at each call.
+    pub prompt_cache: Option<PromptCache>,
     /// The memory tools that it offers to the model.
     pub tools: Option<Tools>,
+}
+
+/// How what a session's prompts begin with is kept.
+pub struct PromptCache {
+    /// For how long a provider's cache holds after a call.
+    pub ttl: Duration,
+    /// How many tokens of changes may stand in a prompt before its beginning is rendered anew.
+    pub delta_tokens: usize,
+    /// Whether breakpoints are placed for providers that want to be told.
+    pub breakpoints: bool,
+    /// A hash of the agent's instructions, which come before the blocks.
+    pub instructions: u64,
 }
 
 /// Memory tools, in each wire's own form: the elements of a `tools` array (with Gemini, of its `functionDeclarations`) without
@@ -169,8 +184,17 @@ struct AgentRow {
     memory_fail: bool,
     recall_tokens: i32,
     memory_tools: Vec<ToolRow>,
+    #[serde(default)]
+    prompt_cache: Option<PromptCacheRow>,
     has_blocks: bool,
     has_session_blocks: bool,
+}
+
+#[derive(Deserialize)]
+struct PromptCacheRow {
+    ttl_seconds: u32,
+    delta_tokens: usize,
+    cache_control: bool,
 }
 
 #[derive(Deserialize)]
@@ -193,7 +217,8 @@ pub struct Snapshot {
     agents_by_name: HashMap<(Uuid, String), Arc<Agent>>,
 }
 
-fn bytes32(hex: &str) -> Option<[u8; 32]> {
+/// A hash of its 64 hexadecimal digits.
+pub fn bytes32(hex: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     if hex.len() != 64 {
         return None;
@@ -246,6 +271,12 @@ impl Snapshot {
         for row in rows.agents {
             let agent = Arc::new(Agent {
                 tools: Tools::new(&row.memory_tools),
+                prompt_cache: row.prompt_cache.map(|cache| PromptCache {
+                    ttl: Duration::from_secs(cache.ttl_seconds.into()),
+                    delta_tokens: cache.delta_tokens,
+                    breakpoints: cache.cache_control,
+                    instructions: hash(row.instructions.as_deref().unwrap_or_default()),
+                }),
                 tenant: row.tenant,
                 id: row.id,
                 name: row.name,

@@ -19,6 +19,8 @@ use crate::{
 pub const CALL: HeaderName = HeaderName::from_static("x-trunkline-call");
 /// The provider that answered, and its name for the model.
 pub const UPSTREAM: HeaderName = HeaderName::from_static("x-trunkline-upstream");
+/// A hash of what the session's prompts begin with: the agent's instructions and the blocks.
+pub const PREFIX: HeaderName = HeaderName::from_static("x-trunkline-prefix-hash");
 /// Where the call's memory came from.
 pub const MEMORY: HeaderName = HeaderName::from_static("x-trunkline-memory");
 /// How passages were looked for.
@@ -53,6 +55,7 @@ pub fn tell(headers: &mut HeaderMap, call: CallName, upstream: Option<&HeaderVal
     headers.insert(MEMORY, HeaderValue::from_static(state.name()));
     if let Some(memory) = memory {
         headers.insert(SESSION, session(memory.session));
+        prefix(headers, memory.prefix_hash);
         if let Some(recalled) = memory.recalled {
             headers.insert(RECALL, recalled.header());
         }
@@ -69,6 +72,16 @@ pub fn session(id: Uuid) -> HeaderValue {
     let mut text = *b"sesn_................................";
     id.simple().encode_lower(&mut text[5..]);
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Puts the hash of what the prompt begins with into an answer's head.
+fn prefix(headers: &mut HeaderMap, hash: Option<u64>) {
+    let Some(hash) = hash else { return };
+    let digits = |byte: u8| [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
+    let text = hash.to_be_bytes().map(digits);
+    if let Ok(value) = HeaderValue::from_bytes(text.as_flattened()) {
+        headers.insert(PREFIX, value);
+    }
 }
 
 /// The answer to a call that the gateway itself refuses, in the client's wire.

@@ -184,6 +184,8 @@ async def _version(caller: Caller, definition: AgentDefinition) -> AgentVersion:
         memory_fail=memory.on_unavailable == "fail",
         recall_tokens=memory.recall_tokens,
         memory_budget=memory.token_budget,
+        prompt_cache_ttl=memory.prompt_cache.ttl_seconds if memory.prompt_cache else None,
+        cache_control=memory.prompt_cache is not None and memory.prompt_cache.cache_control,
         memory_tools=tools,
         blocks=blocks,
     )

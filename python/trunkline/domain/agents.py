@@ -244,6 +244,8 @@ class AgentVersion:
     memory_fail: bool
     recall_tokens: int
     memory_budget: int
+    prompt_cache_ttl: int | None
+    cache_control: bool
     memory_tools: tuple[Mapping[str, Any], ...]
     blocks: tuple[DeclaredBlock, ...]
 

@@ -33,6 +33,7 @@ from trunkline.memory.values import canonical, check_value, shown
 MAX_BLOCKS: Final = 50
 MAX_FIELDS: Final = 200
 MAX_SCHEMA_BYTES: Final = 65_536
+MAX_PROMPT_CACHE_SECONDS: Final = 86_400  # what is redacted is looked for in sessions called within this
 
 Backend = Literal["postgres", "pgvector"]
 OnUnavailable = Literal["continue", "fail"]
@@ -44,6 +45,7 @@ _MEMORY_KEYS: Final = (
     "context_engine",
     "refresh_on_every_turn",
     "token_budget",
+    "prompt_cache",
     "on_unavailable",
     "tools",
     "recall",
@@ -62,6 +64,18 @@ _BLOCK_KEYS: Final = (
     "migrate",
 )
 _ORDINARY: Final = FieldRule()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCache:
+    """How a session's prompts are kept for the provider's cache.
+
+    What they begin with is rendered anew once the session was idle for `ttl_seconds`. `cache_control`: breakpoints are
+    placed in Anthropic's wire where the client has placed none.
+    """
+
+    ttl_seconds: int = 300
+    cache_control: bool = True
 
 
 @dataclass(frozen=True)
@@ -151,13 +165,15 @@ class BorrowedBlock:
 class MemoryDefinition:
     """An agent's memory as declared, defaults filled in. `blocks` are in the order of the prompt.
 
-    `token_budget` and `recall_tokens` are in tokens; `recall_tokens` is 0 when the agent does not recall.
+    `token_budget` and `recall_tokens` are in tokens; `recall_tokens` is 0 when the agent does not recall. Without a
+    `prompt_cache`, blocks are rendered anew on every call.
     """
 
     enabled: bool = True
     backends: tuple[Backend, ...] = ("postgres", "pgvector")
     refresh: bool = True
     token_budget: int = 2000
+    prompt_cache: PromptCache | None = PromptCache()
     recall_tokens: int = 500
     on_unavailable: OnUnavailable = "continue"
     tools: bool = True
@@ -225,7 +241,7 @@ def parse_memory(definition: Any, where: str = "memory") -> MemoryDefinition:
     what is wrong (`memory.blocks.customer.scope`) and what is allowed.
     """
     if definition is None:
-        return MemoryDefinition(enabled=False, recall_tokens=0, tools=False)
+        return MemoryDefinition(enabled=False, recall_tokens=0, tools=False, prompt_cache=None)
     given = _mapping(definition, where)
     if isinstance(given.get("blocks"), list | tuple):
         given = {**given, "blocks": _from_classes(given["blocks"], f"{where}.blocks")}
@@ -256,12 +272,28 @@ def parse_memory(definition: Any, where: str = "memory") -> MemoryDefinition:
         backends=tuple(backends),
         refresh=_boolean(given, "refresh_on_every_turn", True, where),
         token_budget=_integer(given, "token_budget", 2000, where),
+        prompt_cache=_prompt_cache(given.get("prompt_cache", True), f"{where}.prompt_cache"),
         recall_tokens=recall_tokens if recall else 0,
         on_unavailable="fail" if on_unavailable == "fail" else "continue",
         tools=_boolean(given, "tools", True, where),
         blocks=tuple(sorted(blocks, key=lambda block: SCOPES.index(block.scope))),
         borrowed=tuple(borrowed),
     )
+
+
+def _prompt_cache(given: Any, where: str) -> PromptCache | None:
+    if isinstance(given, bool):
+        return PromptCache() if given else None
+    if not isinstance(given, dict):
+        raise _invalid(where, f"must be true, false or a mapping, got {shown(given)}")
+    _known_keys(given, ("ttl_seconds", "cache_control"), where)
+    ttl = given.get("ttl_seconds", 300)
+    if not isinstance(ttl, int) or isinstance(ttl, bool) or not 1 <= ttl <= MAX_PROMPT_CACHE_SECONDS:
+        raise _invalid(
+            f"{where}.ttl_seconds",
+            f"must be a whole number of seconds from 1 to {MAX_PROMPT_CACHE_SECONDS}, got {shown(ttl)}",
+        )
+    return PromptCache(ttl, _boolean(given, "cache_control", True, where))
 
 
 def _borrowed(name: Any, given: Mapping[str, Any], where: str) -> BorrowedBlock:

@@ -64,8 +64,7 @@ class MemoryView:
 def view(prompt: Prompt) -> MemoryView:
     """Read the memory in a prompt. A block named twice is the later one: newer state follows older."""
     blocks: dict[str, Block] = {}
-    newer = [text for name, text in prompt.sections if name != "recall"]
-    for text in (prompt.system, *newer):
+    for text in (prompt.system, *prompt.memory_updates):
         blocks |= {block.name: block for block in _blocks(text)}
     recalled = [passage for name, text in prompt.sections if name == "recall" for passage in _recalled(text)]
     return MemoryView(tuple(blocks.values()), tuple(recalled))

@@ -87,6 +87,17 @@ class Prompt:
         return _split_sections(self._newest_user_raw)[0]
 
     @property
+    def memory_updates(self) -> tuple[str, ...]:
+        """What user messages say of how memory has changed, oldest first, wherever in them it stands."""
+        return tuple(
+            found[2]
+            for message in self.messages
+            if message.role == "user"
+            for found in _SECTION.finditer(message.text)
+            if found[1] == "memory-update"
+        )
+
+    @property
     def _newest_user_raw(self) -> str:
         return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
 

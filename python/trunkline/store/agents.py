@@ -151,6 +151,8 @@ async def _insert_version(
         Jsonb(list(version.memory_tools)),
         at,
         version.memory_budget,
+        version.prompt_cache_ttl,
+        version.cache_control,
     )
     await connection.execute(queries("agents")["insert_version"], parameters)
     if version.blocks:

@@ -156,6 +156,9 @@ pub struct CallRow<'a, Turn> {
     /// What is stored of its bodies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bodies: Option<Box<RawValue>>,
+    /// What its session's prompts begin with, where that has changed: a [`crate::prompt::PromptRow`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<Box<RawValue>>,
 }
 
 fn none<T>() -> Option<T> {
@@ -309,6 +312,7 @@ impl CallRow<'_, &RawValue> {
             "turn" => json(self.turn, out),
             "idempotency" => json(self.idempotency.as_deref(), out),
             "bodies" => json(self.bodies.as_deref(), out),
+            "prompt" => json(self.prompt.as_deref(), out),
             _ => Ok(IsNull::Yes),
         }
     }

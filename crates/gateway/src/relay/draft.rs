@@ -41,6 +41,7 @@ impl Draft<'_> {
         let unchanged = self.scan.model.as_ref().is_some_and(|model| model.name == upstream.model);
         let wrapped = self.memory.and_then(|memory| memory.blocks.as_deref());
         let blocks = wrapped.map(|blocks| format!("<trunkline-memory>\n{blocks}\n</trunkline-memory>"));
+        let deltas = self.memory.map_or(&[][..], |memory| &memory.deltas);
         let recall = self.memory.and_then(|memory| memory.recall.as_deref());
         let recall = recall.map(|lines| format!("<trunkline-recall>\n{lines}\n</trunkline-recall>\n\n"));
         let offered = self.memory_tool.added(self.wire, tools(self.agent, self.memory));
@@ -48,6 +49,7 @@ impl Draft<'_> {
             model: Some(upstream.model.as_str()).filter(|_| same && !unchanged),
             instructions: self.agent.and_then(|agent| agent.instructions.as_deref()),
             blocks: blocks.as_deref(),
+            deltas,
             recall: recall.as_deref(),
             tools: offered.as_deref(),
             include_usage: same && self.scan.stream && provider.quirks.stream_options(),
@@ -61,6 +63,8 @@ impl Draft<'_> {
                 wire::translate_request(from, to, &spliced, &upstream.model, self.scan.stream, drop).map_err(refused)?;
             (Bytes::from(translated.body), translated.dropped)
         };
-        Ok((defaults::filled(provider.quirks.applied(written), &upstream.body), dropped))
+        let filled = defaults::filled(provider.quirks.applied(written), &upstream.body);
+        let marks = self.agent.and_then(|agent| agent.prompt_cache.as_ref()).is_some_and(|cache| cache.breakpoints);
+        Ok((if marks { context::placed(provider.wire, &upstream.model, filled) } else { filled }, dropped))
     }
 }

@@ -9,6 +9,7 @@ mod endings;
 mod hostile;
 mod memory;
 mod passthrough;
+mod prompt;
 mod providers;
 mod proxy;
 mod reach;

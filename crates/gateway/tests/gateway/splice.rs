@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use trunkline_gateway::context::{Additions, splice};
-use trunkline_gateway::request::scan;
+use trunkline_gateway::context::{Additions, Placed, splice};
+use trunkline_gateway::request::{Kind, Message, Role, Scan, scan};
 use trunkline_gateway::wire::Wire::{self, AnthropicMessages, OpenaiChat};
 
 fn spliced(wire: Wire, body: &str, additions: &Additions) -> String {
@@ -220,7 +220,7 @@ fn usage_is_asked_for_in_openais_streams() {
 }
 
 /// The same edit made on a tree.
-fn expected(wire: Wire, mut tree: Value, additions: &Additions) -> Value {
+fn expected(wire: Wire, mut tree: Value, scan: &Scan, additions: &Additions) -> Value {
     let given = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
     let (instructions, blocks) = (given(additions.instructions), given(additions.blocks));
     if let Some(model) = additions.model {
@@ -233,12 +233,18 @@ fn expected(wire: Wire, mut tree: Value, additions: &Additions) -> Value {
         tree["tools"] = json!(all);
     }
     let messages = tree["messages"].as_array_mut().unwrap();
-    if let (Some(recall), Some(newest)) = (given(additions.recall), messages.iter_mut().rfind(|m| m["role"] == "user")) {
-        if let Value::String(text) = &newest["content"] {
-            newest["content"] = json!(format!("{recall}{text}"));
-        } else if let Some(parts) = newest["content"].as_array_mut() {
+    let newest = messages.iter().rposition(|message| message["role"] == "user");
+    for (at, message) in messages.iter_mut().enumerate() {
+        // As the caller has it: a delta in each user message.
+        let delta = additions.deltas.iter().find(|delta| delta.message == scan.messages[at]).map(|delta| delta.text.to_string());
+        let recall = given(additions.recall).filter(|_| newest == Some(at));
+        let texts: Vec<String> = delta.into_iter().chain(recall).collect();
+        if let Value::String(text) = &message["content"] {
+            message["content"] = json!(format!("{}{text}", texts.concat()));
+        } else if let Some(parts) = message["content"].as_array_mut() {
             let last = wire == AnthropicMessages && parts.iter().any(|part| part["type"] == "tool_result");
-            parts.insert(if last { parts.len() } else { 0 }, json!({"type": "text", "text": recall}));
+            let at = if last { parts.len() } else { 0 };
+            parts.splice(at..at, texts.into_iter().map(|text| json!({"type": "text", "text": text})));
         }
     }
     if wire == OpenaiChat {
@@ -267,6 +273,16 @@ fn expected(wire: Wire, mut tree: Value, additions: &Additions) -> Value {
         }
     }
     tree
+}
+
+/// A delta in each of the user's messages that has room for one.
+fn deltas(body: &[u8], scan: &Scan, delta: Option<&str>) -> Vec<Placed> {
+    let room = |message: &&Message| {
+        let content = message.content.filter(|_| message.role == Role::User);
+        content.is_some_and(|value| value.kind == Kind::String || (value.kind == Kind::Array && !value.is_empty(body)))
+    };
+    let Some(delta) = delta else { return Vec::new() };
+    scan.messages.iter().filter(room).map(|message| Placed { message: *message, text: delta.into() }).collect()
 }
 
 fn content() -> impl Strategy<Value = String> {
@@ -325,19 +341,21 @@ proptest! {
         anthropic in any::<bool>(),
         texts in prop::collection::vec(prop::option::of("([A-Z\"\\\\\n\t\u{0}-\u{1f}é東]|[A-Z ]{30}){0,12}"), 4),
         tools in prop::option::of(prop::sample::select(vec![r#"{"name":"T"}"#, r#"{"name":"T"},{"name":"U"}"#])),
+        delta in prop::option::of("([A-Z\"\\\\\n\u{1f}é東]|[A-Z ]{30}){1,9}"),
         include_usage in any::<bool>(),
     ) {
         let wire = if anthropic { AnthropicMessages } else { OpenaiChat };
         let text = |n: usize| texts[n].as_deref();
-        let additions = Additions {
-            model: text(0), instructions: text(1), blocks: text(2), recall: text(3), tools, include_usage,
-        };
         let body = Bytes::from(body);
         let scan = scan(wire, &body).unwrap();
+        let additions = Additions {
+            deltas: &deltas(&body, &scan, delta.as_deref()),
+            model: text(0), instructions: text(1), blocks: text(2), recall: text(3), tools, include_usage,
+        };
         let out = splice(wire, &body, &scan, &additions);
 
         let before: Value = serde_json::from_slice(&body).unwrap();
-        let mut wanted = expected(wire, before.clone(), &additions);
+        let mut wanted = expected(wire, before.clone(), &scan, &additions);
         for (key, value) in wanted.as_object().unwrap().clone() {
             if value.is_null() && before.get(&key).is_none() {
                 wanted.as_object_mut().unwrap().remove(&key); // made by looking it up for writing

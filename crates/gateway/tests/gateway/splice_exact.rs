@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use trunkline_gateway::context::{Additions, splice};
-use trunkline_gateway::request::scan;
+use trunkline_gateway::context::{Additions, Placed, splice};
+use trunkline_gateway::request::{Kind, Message, Role, scan};
 use trunkline_gateway::wire::Wire::{self, Gemini, OpenaiResponses};
 
 /// A piece of a request.
@@ -50,12 +50,17 @@ enum Place {
     /// Around a single part of system text.
     BeforePart,
     AfterPart,
-    /// The newest user message: within its text, or beside its parts.
-    Recall,
+    /// A user's message, perhaps the newest: within its text, or beside its parts.
+    Recall {
+        newest: bool,
+    },
     RecallFirst {
+        newest: bool,
         empty: bool,
     },
-    RecallLast,
+    RecallLast {
+        newest: bool,
+    },
     /// `null` for tools, and the end of a list of tools, or of functions.
     Tools,
     ToolsEnd {
@@ -89,9 +94,15 @@ fn filled(wire: Wire, place: Place, own: &str, additions: &Additions) -> String 
     let part = |text: &String| format!(r#"{{"text":"{text}"}}"#);
     let both: Vec<String> = [&instructions, &blocks].into_iter().flatten().cloned().collect();
     let parts = both.iter().map(part).collect::<Vec<_>>().join(",");
-    let recall_part = recall
-        .as_ref()
-        .map(|text| if wire == Gemini { part(text) } else { format!(r#"{{"type":"input_text","text":"{text}"}}"#) });
+    // The same delta in every user's message that has room for it; what is recalled, in the newest.
+    let delta = additions.deltas.first().map(|delta| escaped(&delta.text));
+    let said = |newest: bool, room: bool| -> Vec<String> {
+        delta.clone().filter(|_| room).into_iter().chain(recall.clone().filter(|_| newest)).collect()
+    };
+    let said_parts = |newest: bool, room: bool| -> Vec<String> {
+        let part = |text| if wire == Gemini { part(&text) } else { format!(r#"{{"type":"input_text","text":"{text}"}}"#) };
+        said(newest, room).into_iter().map(part).collect()
+    };
     let given = |text: Option<String>| text.unwrap_or_default();
     let comma = |needed: bool| if needed { "," } else { "" };
     match place {
@@ -133,9 +144,9 @@ fn filled(wire: Wire, place: Place, own: &str, additions: &Additions) -> String 
         Place::BeforePart | Place::AfterPart if both.is_empty() => String::new(),
         Place::BeforePart => format!("[{}", given(instructions.map(|text| part(&text) + ","))),
         Place::AfterPart => format!("{}]", given(blocks.map(|text| format!(",{}", part(&text))))),
-        Place::Recall => given(recall),
-        Place::RecallFirst { empty } => given(recall_part.map(|part| part + comma(!empty))),
-        Place::RecallLast => given(recall_part.map(|part| format!(",{part}"))),
+        Place::Recall { newest } => said(newest, true).concat(),
+        Place::RecallFirst { newest, empty } => said_parts(newest, !empty).into_iter().map(|part| part + comma(!empty)).collect(),
+        Place::RecallLast { newest } => said_parts(newest, true).into_iter().map(|part| ",".to_owned() + &part).collect(),
         Place::Tools => tools.map_or(own.to_owned(), |tools| match wire {
             Gemini => format!(r#"[{{"functionDeclarations":[{tools}]}}]"#),
             _ => format!("[{tools}]"),
@@ -190,22 +201,27 @@ fn list(
         .boxed()
 }
 
-/// The parts of a message; the newest of the user's has places for what is recalled.
-fn parts(wire: Wire, newest: bool) -> BoxedStrategy<Vec<Piece>> {
+/// The parts of a message; a user's has places for what is said of memory. `newest` is none for the others.
+fn parts(wire: Wire, newest: Option<bool>) -> BoxedStrategy<Vec<Piece>> {
     let text = match wire {
         Gemini => (string(), unknown()).prop_map(|(text, more)| format!(r#"{{"text":{text}, "x" :{more}}}"#)).boxed(),
         _ => {
             (string(), unknown()).prop_map(|(text, more)| format!(r#"{{ "x":{more},"type":"input_text","text":{text}}}"#)).boxed()
         }
     };
-    let plain = list(text, if newest { |empty| Some(Place::RecallFirst { empty }) } else { |_| None }, |_| None);
+    let start: fn(bool) -> Option<Place> = match newest {
+        Some(true) => |empty| Some(Place::RecallFirst { newest: true, empty }),
+        Some(false) => |empty| Some(Place::RecallFirst { newest: false, empty }),
+        None => |_| None,
+    };
+    let plain = list(text, start, |_| None);
     if wire == OpenaiResponses {
         return plain;
     }
     // Google wants the results of functions first.
     let result = r#"{ "functionResponse":{"name":"f","response":{"n":1.0e5}}}"#;
     let results = Just(result.to_owned()).prop_map(move |result| {
-        let last = newest.then(|| At(Place::RecallLast, String::new()));
+        let last = newest.map(|newest| At(Place::RecallLast { newest }, String::new()));
         [Some(Own(format!("[ {result}"))), last, Some(Own("]".to_owned()))].into_iter().flatten().collect::<Vec<_>>()
     });
     prop_oneof![3 => plain, 1 => results].boxed()
@@ -218,11 +234,12 @@ fn message(wire: Wire, user: bool, newest: bool) -> BoxedStrategy<Vec<Piece>> {
         (_, true) => ("user", "content"),
         (_, false) => ("assistant", "content"),
     };
+    let newest = user.then_some(newest);
     let content = if wire == Gemini {
         parts(wire, newest)
     } else {
         let text = string().prop_map(move |text| {
-            let place = newest.then(|| At(Place::Recall, String::new()));
+            let place = newest.map(|newest| At(Place::Recall { newest }, String::new()));
             let quote = Some(Own("\"".to_owned()));
             [quote, place, Some(Own(text[1..].to_owned()))].into_iter().flatten().collect::<Vec<_>>()
         });
@@ -261,8 +278,9 @@ fn messages(wire: Wire) -> BoxedStrategy<Vec<Piece>> {
     if wire == Gemini {
         return array.boxed();
     }
-    let text = string()
-        .prop_map(|text| vec![Own("\"input\" : \"".to_owned()), At(Place::Recall, String::new()), Own(text[1..].to_owned())]);
+    let text = string().prop_map(|text| {
+        vec![Own("\"input\" : \"".to_owned()), At(Place::Recall { newest: true }, String::new()), Own(text[1..].to_owned())]
+    });
     prop_oneof![1 => text, 3 => array].boxed()
 }
 
@@ -356,18 +374,28 @@ proptest! {
         texts in prop::collection::vec(prop::option::of("([A-Z\"\\\\\n\t\u{0}-\u{1f}é東]|[A-Z ]{30}){0,6}"), 3),
         model in prop::option::of(prop::sample::select(vec!["m", "gpt \"5\""])),
         tools in prop::option::of(prop::sample::select(vec![r#"{"name":"T"}"#, r#"{"name":"T"},{"name":"U"}"#])),
+        delta in prop::option::of("([A-Z\"\\\\\n\u{1f}é東]|[A-Z ]{30}){1,6}"),
         include_usage in any::<bool>(),
     ) {
         let text = |n: usize| texts[n].as_deref();
-        let additions =
-            Additions { model, instructions: text(0), blocks: text(1), recall: text(2), tools, include_usage };
         let render = |with: &dyn Fn(Place, &str) -> String| -> String {
             pieces.iter().map(|piece| match piece { Own(own) => own.clone(), At(place, own) => with(*place, own) }).collect()
         };
         let body = Bytes::from(render(&|_, own| own.to_owned()));
+        let found = scan(wire, &body).unwrap();
+        let has_room = |message: &&Message| {
+            let content = message.content.filter(|_| message.role == Role::User);
+            content.is_some_and(|value| value.kind == Kind::String || (value.kind == Kind::Array && !value.is_empty(&body)))
+        };
+        let users = found.messages.iter().filter(has_room);
+        let deltas: Vec<Placed> = users
+            .filter_map(|message| Some(Placed { message: *message, text: delta.as_deref()?.into() }))
+            .collect();
+        let additions =
+            Additions { model, instructions: text(0), blocks: text(1), deltas: &deltas, recall: text(2), tools, include_usage };
         let wanted = render(&|place, own| filled(wire, place, own, &additions));
 
-        let out = splice(wire, &body, &scan(wire, &body).unwrap(), &additions);
+        let out = splice(wire, &body, &found, &additions);
         prop_assert_eq!(std::str::from_utf8(&out).unwrap(), wanted.as_str());
         let after: Value = serde_json::from_slice(&out).unwrap();
         let system: Vec<String> = ["instructions", "systemInstruction", "system_instruction"]

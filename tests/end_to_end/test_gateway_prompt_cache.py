@@ -333,6 +333,22 @@ def test_what_was_erased_or_redacted_is_not_said_from_a_copy(pair: tuple[Stack, 
     assert eventually(lambda: "Public" not in json.dumps(talk.say(f"four {uuid4().hex}")[:2]))
 
 
+def test_what_a_store_forgets_no_prompt_keeps(pair: tuple[Stack, Part]) -> None:
+    stack, _ = pair
+    talk, other = (Talk(stack, "chat", make_agent(stack, "gpt")) for _ in range(2))
+    for each in (talk, other):
+        learn(stack, each.agent, each.user, "Secretta")
+        assert "Secretta" in json.dumps(each.say("one")[:2])
+        each.settled()
+    store = stack.rows("select id from trunkline.memory_stores where subject = %s", talk.user)[0]["id"]
+    with stack.http() as http:
+        ok(http.post(f"/v1/memory_stores/memstore_{store.hex}/erase", json={"everything": True}))
+    kept = "select 1 from trunkline.session_prompts where session_id = %s::uuid"
+    assert not stack.rows(kept, talk.session[5:])
+    assert stack.rows(kept, other.session[5:]), "another user's is left alone"
+    assert eventually(lambda: "Secretta" not in json.dumps(talk.say(f"two {uuid4().hex}")[:2]))
+
+
 def test_nothing_is_told_of_another_tenants_session(pair: tuple[Stack, Part]) -> None:
     stack, _ = pair
     talk = Talk(stack, "chat", make_agent(stack, "gpt"))

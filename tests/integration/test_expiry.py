@@ -21,6 +21,7 @@ def expire(database: DatabaseUrls) -> None:
     async def once() -> None:
         async with open_database(database.control_url) as pool:
             await retention.expire_memory(pool)
+            await retention.expire_prompts(pool)
 
     asyncio.run(once())
 
@@ -89,6 +90,41 @@ def test_many_rows_go_in_batches(
     expire(database)
     tables = ("passages", "passage_tail", "memories", "memory_versions")
     assert {table: count(database, table) for table in tables} == dict.fromkeys(tables, 0)
+
+
+def prompts(database: DatabaseUrls) -> set[str]:
+    with psycopg.connect(database.admin_url) as admin:
+        return {f"sesn_{row[0].hex}" for row in admin.execute("select session_id from trunkline.session_prompts")}
+
+
+def test_beginnings_of_prompts_go_when_they_are_of_no_use_and_when_a_store_that_they_tell_of_forgets(
+    control: ControlPlane, database: DatabaseUrls
+) -> None:
+    with control.http() as http:
+        agent = ok(http.post("/v1/agents", json={"name": "clerk", "model": "gpt"}))["id"]
+        store = ok(http.post("/v1/memory_stores", json={"name": "handbook"}))["id"]
+        memory = ok(http.post(f"/v1/memory_stores/{store}/memories", json={"path": "/a", "content": "old"}))["id"]
+        attached: list[dict[str, Any]] = [{"type": "memory_store", "memory_store_id": store, "access": "read_only"}]
+        idle, reader, plain = (
+            ok(http.post("/v1/sessions", json={"agent": agent, "resources": resources}))["id"]
+            for resources in ([], attached, [])
+        )
+        with psycopg.connect(database.admin_url) as admin:
+            admin.execute(
+                "insert into trunkline.session_prompts (tenant_id, session_id, agent_version, prefix, deltas)"
+                " select tenant_id, id, 1, 'old', '[]' from trunkline.sessions"
+            )
+            admin.execute(
+                "update trunkline.sessions set updated_at = updated_at - interval '25 hours' where id = %s::uuid",
+                (idle.removeprefix("sesn_"),),
+            )
+        expire(database)
+        assert prompts(database) == {reader, plain}
+        ok(http.post(f"/v1/memory_stores/{store}/memories/{memory}", json={"content": "new"}))
+        versions = ok(http.get(f"/v1/memory_stores/{store}/memory_versions"))["data"]
+        oldest = min(versions, key=lambda version: version["created_at"])["id"]
+        ok(http.post(f"/v1/memory_stores/{store}/memory_versions/{oldest}/redact"))
+        assert prompts(database) == {plain}
 
 
 def test_a_store_tells_and_changes_for_how_long_it_keeps(control: ControlPlane) -> None:

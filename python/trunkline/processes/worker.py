@@ -30,6 +30,7 @@ def serve(
         "expire_memory": retention.expire_memory,
         "expire_files": retention.expire_files,
         "forget_items": retention.forget_items,
+        "expire_prompts": retention.expire_prompts,
         "survey_embeddings": embedding.survey_again,
     }
     run(database, base_url, on_loss=on_loss, daily=daily, tick=deployments.fire_due, embedder=embedder)

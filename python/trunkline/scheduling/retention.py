@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from trunkline.store import files, memory_stores, store_items
+from trunkline.store import files, memory_stores, sessions, store_items
 from trunkline.store.pool import Database
 from trunkline.store.queries import queries
 
@@ -50,4 +50,12 @@ async def forget_items(database: Database) -> None:
     while True:
         async with database.transaction() as connection:
             if await store_items.forget(connection, _ROWS_AT_ONCE) < _ROWS_AT_ONCE:
+                return
+
+
+async def expire_prompts(database: Database) -> None:
+    """Delete what prompts of sessions began with that nobody has called for a day, in batches. Raises Unavailable."""
+    while True:
+        async with database.transaction() as connection:
+            if await sessions.expire_prompts(connection, _ROWS_AT_ONCE) < _ROWS_AT_ONCE:
                 return

@@ -226,6 +226,13 @@ async def attachable_stores(
     return {row["id"]: StoreName(**row) for row in await cursor.fetchall()}
 
 
+async def expire_prompts(connection: Connection, limit: int) -> int:
+    """Delete up to `limit` beginnings of prompts that no provider's cache holds any more, in all tenants; how many."""
+    cursor = await connection.execute(queries("sessions")["expire_prompts"], (limit,))
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row["deleted"])
+
+
 def not_found(session_id: UUID) -> NotFound:
     """Return the error for a session that is not there, for this key."""
     return NotFound(f"There is no session {ids.encode('sesn', session_id)}; GET /v1/sessions lists those there are.")

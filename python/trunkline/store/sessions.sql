@@ -118,3 +118,7 @@ delete from trunkline.memory_stores where tenant_id = $1 and managed and scope =
 -- Delete a session's head, and tell streams that wait for its events.
 with gone as (delete from trunkline.sessions where tenant_id = $1 and id = $2 returning id)
 select pg_notify('trunkline_events', id::text) from gone;
+
+-- name: expire_prompts
+-- Delete what prompts began with, of sessions that nobody has called for a day, in all tenants.
+select trunkline.expire_prompts($1) as deleted;

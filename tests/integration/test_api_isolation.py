@@ -51,6 +51,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/memory_stores/{store_id}/memory_versions/{version_id}/restore"): {},
     ("POST", "/v1/agents/{agent}/memory/{block}/restore"): {"user_id": "cus_1", "version": 1},
     ("POST", "/v1/agents/{agent}/memory/{block}/operations"): SET,
+    ("POST", "/v1/agents/{agent}/memory_search"): {"query": "x", "user_id": "cus_1"},
     ("POST", "/v1/agents/{agent}/memory_tools"): {"name": "memory_read", "input": {}, "user_id": "cus_1"},
     ("POST", "/mcp"): {"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
     ("POST", "/v1/sessions"): {"agent": "nobody"},

@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 
 from support.control_plane import ControlPlane
-from support.memory import new_agent
+from support.memory import new_agent, ok
 from trunkline import AsyncTrunkline, Block, Conflict, InvalidRequest, NotFound, Trunkline
 
 
@@ -52,3 +52,27 @@ async def test_the_sdk_does_so_asynchronously(plane: ControlPlane) -> None:
         assert (await blocks.restore(Visitor, 1)).version == 1
         with pytest.raises(NotFound):
             await blocks.read("nothing")
+
+
+async def test_what_one_user_said_is_searched_by_both(plane: ControlPlane) -> None:
+    new_agent(plane, "searched", {"blocks": {"visitor": Visitor.definition().to_json()}})
+    with Trunkline(plane.base_url, plane.key) as client:
+        for user, text in (("cus_1", "My lamp arrived broken."), ("cus_2", "Another customer's lamp.")):
+            blocks = client.memory("searched", user=user)
+            assert blocks.search("lamp") == (), "nothing was kept yet"
+            blocks.write(Visitor, {"op": "set", "field": "name", "value": "Ada"})
+            with plane.http() as http:
+                block = ok(http.get("/v1/agents/searched/memory/visitor", params={"user_id": user}))
+                store = block["store_id"]
+                ok(http.post(f"/v1/memory_stores/{store}/ingest", json={"turns": [{"text": text}, {"text": "Rain."}]}))
+        blocks = client.memory("searched", user="cus_1")
+        assert [passage.text for passage in blocks.search("lamps")] == ["My lamp arrived broken."]
+        assert len(blocks.search("lamp rain", limit=1)) == 1
+        assert blocks.search("lamp", roles=["agent"]) == ()
+        with pytest.raises(InvalidRequest, match="names no session"):
+            client.memory("searched").search("lamp")
+        with pytest.raises(InvalidRequest, match="limit"):
+            blocks.search("lamp", limit=0)
+    async with AsyncTrunkline(plane.base_url, plane.key) as remote:
+        found = await remote.memory("searched", user="cus_2").search("lamp")
+        assert [passage.text for passage in found] == ["Another customer's lamp."]

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse
 
 from trunkline.api import (
+    agent_search,
     agents,
     blocks,
     call_bodies,
@@ -105,7 +106,7 @@ def create_app(
     app = FastAPI(
         title="Trunkline", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None, redirect_slashes=False
     )
-    for noun in (agents, blocks, memory_tools, mcp, sessions, session_resources, events, threads):
+    for noun in (agents, blocks, agent_search, memory_tools, mcp, sessions, session_resources, events, threads):
         app.include_router(noun.router)
     for noun in (environments, vaults, credentials, files, deployments, deployment_runs):
         app.include_router(noun.router)

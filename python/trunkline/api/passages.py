@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import JSONResponse
 
-from trunkline.api.deps import PartsDependency, PrincipalDependency
+from trunkline.api.deps import Parts, PartsDependency, PrincipalDependency
 from trunkline.api.idempotency import once
 from trunkline.api.memory_caller import MemoryCaller, no_controls, no_nul
 from trunkline.domain import ids
 from trunkline.domain.memory import Passage, PassageFilter
 from trunkline.domain.times import now, to_wire
-from trunkline.memory.recall import MAX_PASSAGES
+from trunkline.memory.recall import MAX_PASSAGES, WORDS
 from trunkline.store import embedding, ingest, memory_stores, passages
 from trunkline.store.memory_stores import refuse_archived
 
@@ -94,6 +95,16 @@ async def search(store_id: str, given: Search, caller: PrincipalDependency, part
     """
     caller.require("memory")
     found_id = ids.decode("memstore", store_id)
+    async with parts.database.tenant(caller.tenant_id) as connection:
+        store = await memory_stores.get(connection, caller, found_id)
+        model = await embedding.model_of_store(connection, caller.tenant_id, store.id)
+    return await found_in(parts, caller.tenant_id, store.id, model, given)
+
+
+async def found_in(
+    parts: Parts, tenant_id: UUID, store_id: UUID | None, model: str | None, given: Search
+) -> JSONResponse:
+    """Search a store by a text and, where `model` is that of its embeddings, its vector; no store has nothing."""
     only = PassageFilter(
         since=given.created_from,
         until=given.created_to,
@@ -102,24 +113,23 @@ async def search(store_id: str, given: Search, caller: PrincipalDependency, part
         tags=given.tags,
         metadata=given.metadata,
     )
-    async with parts.database.tenant(caller.tenant_id) as connection:
-        store = await memory_stores.get(connection, caller, found_id)
-        model = await embedding.model_of_store(connection, caller.tenant_id, store.id)
     # No connection is held meanwhile.
-    query = await parts.embedding.queries.of(caller.tenant_id, model, given.query)
-    async with parts.database.tenant(caller.tenant_id) as connection:
-        found = await passages.recall(
-            connection,
-            caller.tenant_id,
-            store.id,
-            given.query,
-            limit=given.limit,
-            token_budget=given.token_budget,
-            embedding=query.vector,
-            model=query.model,
-            only=only,
-            half_life=None if given.half_life_days is None else timedelta(days=given.half_life_days),
-        )
+    query = WORDS if store_id is None else await parts.embedding.queries.of(tenant_id, model, given.query)
+    found: list[Passage] = []
+    if store_id is not None:
+        async with parts.database.tenant(tenant_id) as connection:
+            found = await passages.recall(
+                connection,
+                tenant_id,
+                store_id,
+                given.query,
+                limit=given.limit,
+                token_budget=given.token_budget,
+                embedding=query.vector,
+                model=query.model,
+                only=only,
+                half_life=None if given.half_life_days is None else timedelta(days=given.half_life_days),
+            )
     return JSONResponse(
         {
             "data": [_to_wire(passage) for passage in found],

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter
 
 from trunkline.client.memory import BlockVersion, StoredBlock
+from trunkline.client.memory_stores import Passage
 from trunkline.client.transport import AsyncTransport, Transport, segment
 from trunkline.errors import NotFound
 
@@ -54,6 +55,11 @@ class Subject:
     def restore(self, block: str, version: int) -> Request:
         """Ask that a block say again what it said at a version."""
         return Request("POST", self._path(block) + "/restore", body={**self._given(), "version": version})
+
+    def search(self, query: str, filters: Mapping[str, Any]) -> Request:
+        """Ask for what was said that answers a text."""
+        path = f"/v1/agents/{segment(self.agent)}/memory_search"
+        return Request("POST", path, body={**self._given(), **filters, "query": query})
 
     def _path(self, block: str) -> str:
         return f"/v1/agents/{segment(self.agent)}/memory/{segment(block)}"
@@ -119,6 +125,14 @@ class Blocks:
         """Make the block say again what it said at a version."""
         return StoredBlock.model_validate(self._send(self.subject.restore(block_name(block), version)))
 
+    def search(self, query: str, **filters: Any) -> tuple[Passage, ...]:
+        """Return what was said that answers a query, best first; `filters` are the route's own, such as `limit`.
+
+        It is the user's turns with the agent, or where no user is meant, the session's.
+        """
+        answer = self._send(self.subject.search(query, filters))
+        return tuple(Passage.model_validate(passage) for passage in answer["data"])
+
     def _send(self, request: Request) -> Any:
         return self._transport.request(request.method, request.path, params=request.params, body=request.body)
 
@@ -153,6 +167,14 @@ class AsyncBlocks:
     async def restore(self, block: str | type[BaseModel], version: int) -> StoredBlock:
         """Make the block say again what it said at a version."""
         return StoredBlock.model_validate(await self._send(self.subject.restore(block_name(block), version)))
+
+    async def search(self, query: str, **filters: Any) -> tuple[Passage, ...]:
+        """Return what was said that answers a query, best first; `filters` are the route's own, such as `limit`.
+
+        It is the user's turns with the agent, or where no user is meant, the session's.
+        """
+        answer = await self._send(self.subject.search(query, filters))
+        return tuple(Passage.model_validate(passage) for passage in answer["data"])
 
     async def _send(self, request: Request) -> Any:
         return await self._transport.request(request.method, request.path, params=request.params, body=request.body)

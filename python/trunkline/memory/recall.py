@@ -39,7 +39,7 @@ async def recall(
     session going on are left out, for they are in the prompt. Without a user, only the session itself is searched.
     Raises InvalidRequest when the subject names neither.
     """
-    store_id = await _store_of_turns(connection, tenant_id, agent, subject)
+    store_id = await store_of_turns(connection, tenant_id, agent, subject)
     if store_id is None:
         return []
     return await passages.recall(
@@ -60,7 +60,7 @@ async def model_of_turns(connection: Connection, tenant_id: UUID, agent: AgentMe
 
     Raises InvalidRequest when the subject names neither user nor session.
     """
-    store_id = await _store_of_turns(connection, tenant_id, agent, subject)
+    store_id = await store_of_turns(connection, tenant_id, agent, subject)
     return None if store_id is None else await embedding.model_of_store(connection, tenant_id, store_id)
 
 
@@ -79,7 +79,11 @@ async def recall_attached(
     return lines + [f"- [{ROOT}/{name}{escape(path)}] {_one_line(excerpt)}" for name, path, excerpt in files]
 
 
-async def _store_of_turns(connection: Connection, tenant_id: UUID, agent: AgentMemory, subject: Subject) -> UUID | None:
+async def store_of_turns(connection: Connection, tenant_id: UUID, agent: AgentMemory, subject: Subject) -> UUID | None:
+    """Return the store of the turns that the agent recalls for a subject: the user's, or without one the session's.
+
+    None: nothing was kept yet. Raises InvalidRequest when the subject names neither.
+    """
     owner = store_owner("session" if subject.user_id is None else "user", agent.agent_id, subject)
     return await memory_stores.find_managed(connection, tenant_id, owner)
 

@@ -96,11 +96,13 @@ def test_a_file_that_is_away_for_a_moment_changes_nothing(gateway: Gateway) -> N
 
 def test_what_needs_a_restart_is_said_and_left_as_it_was(gateway: Gateway) -> None:
     more = "listen: 127.0.0.1:9\nmemory: {embedder: {model: e, dimension: 8}}\nca_file: /tmp/other.pem\n"
+    more += "limits: {threads: 3}\n"
     gateway.write(GOOD + more + "models: {b: {provider: p, model: b}}")
     gateway.reload.look()
-    assert gateway.told[0].endswith("; a restart takes on ca_file, listen, memory")
+    assert gateway.told[0].endswith("; a restart takes on ca_file, listen, memory, threads")
     (config,) = gateway.applied
     assert (names(config), config["listen"], config["embedder"]) == (["b"], "127.0.0.1:4000", None)
+    assert "threads" not in config
 
 
 @pytest.mark.parametrize(

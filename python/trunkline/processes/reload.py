@@ -16,7 +16,7 @@ CHECK_S = 1.0
 """How often the files are looked at."""
 FIXED = ("listen", "control_url", "database", "spool_dir", "ca_file", "embedder", "threads")
 """Keys of the gateway's configuration that belong to its start; it takes on all others while it runs."""
-_MADE = frozenset({"control_url", "database", "spool_dir", "embedder", "threads"})
+_MADE = frozenset({"control_url", "database", "spool_dir", "embedder"})
 """Those that follow from other settings, or from none: they are told under the name of what they follow from."""
 _ELSEWHERE = ("memory", "database_url", "gateway_database_url", "control_database_url")
 """Settings that other processes read at their start."""
@@ -79,7 +79,8 @@ class Reload:
             settings = self._read()
             # The embedder is a provider and a model too: what goes with it stays as all of `memory` does.
             made = self._make(settings.model_copy(update={"memory": self._settings.memory}))
-            config = {**made, **{key: self._config[key] for key in FIXED if key in self._config}}
+            taken = {key: value for key, value in made.items() if key not in FIXED}
+            config = taken | {key: self._config[key] for key in FIXED if key in self._config}
             text = json.dumps(config)
             check_config(text)
             if config != self._config:

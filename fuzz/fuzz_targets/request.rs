@@ -5,9 +5,9 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 use trunkline_gateway::{
-    context::{Additions, splice},
+    context::{Additions, Placed, placed, splice},
     conversation::conversation,
-    request::{Kind, Value, scan},
+    request::{Kind, Role, Value, scan},
     wire::Wire,
 };
 
@@ -33,10 +33,15 @@ fn check(wire: Wire, bytes: &[u8]) {
             serde_json::from_str::<&RawValue>(&event.payload).expect("an event of the log is no JSON");
         }
     }
+    // Deltas go into users' messages that have text or parts.
+    let takes = |content: Value| content.kind == Kind::String || content.kind == Kind::Array && !content.is_empty(bytes);
+    let users = found.messages.iter().filter(|message| message.role == Role::User && message.content.is_some_and(takes));
+    let deltas: Vec<_> = users.map(|message| Placed { message: *message, text: "<d>\"\n".into() }).collect();
     let additions = Additions {
         model: None,
         instructions: Some("I \"n\"\n"),
         blocks: Some("<b>\\"),
+        deltas: &deltas,
         recall: Some("r\n\n"),
         tools: Some(r#"{"name":"t","type":"function"}"#),
         include_usage: false,
@@ -46,6 +51,8 @@ fn check(wire: Wire, bytes: &[u8]) {
     let stays = |value: Option<Value>| value.is_none_or(|value| matches!(value.kind, Kind::String | Kind::Array));
     assert!(!stays(found.system) || !stays(found.tools) || is_within(bytes, &spliced), "bytes of the client's are gone");
     scan(wire, &spliced).unwrap_or_else(|error| panic!("what was spliced is no request: {error:?}"));
+    let marked = placed(wire, "claude-sonnet-4", spliced);
+    scan(wire, &marked).unwrap_or_else(|error| panic!("what was marked is no request: {error:?}"));
     let changed = Additions { model: Some("m\""), include_usage: true, ..additions };
     let spliced = splice(wire, &body, &found, &changed);
     let again = scan(wire, &spliced).unwrap_or_else(|error| panic!("what was spliced is no request: {error:?}"));

@@ -96,11 +96,11 @@ lint-rust:
 	@cargo fmt --all --check
 	@cargo fmt --manifest-path bench/Cargo.toml --check
 	$(call say,cargo clippy)
-	@# In the release profile, whose build scripts (jemalloc's C among them) the extension has run already.
+	@# In the release profile, whose build scripts (libzstd among them) the extension has run already.
 	@cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	@cargo clippy --release --locked --manifest-path bench/Cargo.toml --target-dir bench/work/target --all-targets -- -D warnings
 	@# It takes a nightly toolchain to run them, but none to see that they compile.
-	@cargo check --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir target
+	@CUSTOM_LIBFUZZER_PATH=/not-linked/libfuzzer.a cargo check --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir target
 
 format: $(VENV)/.packages ## rewrite the sources in the one format
 	@$(BIN)/ruff check --quiet --fix-only .

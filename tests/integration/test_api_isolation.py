@@ -106,6 +106,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/teams"): {"name": "new"},
     ("POST", "/v1/teams/{team}"): {"budget_usd": 1000},
     ("POST", "/v1/user_limits"): {"user_id": "cus_1", "rpm": 1000},
+    ("POST", "/v1/retention"): {"sessions": "1d"},
     ("POST", "/v1/erase"): {"user_id": "cus_1"},
     ("POST", "/v1/threads"): {"framework": "langgraph", "name": "mine"},
     ("POST", "/v1/threads/delete_runs"): {"run_ids": ["run_1"]},
@@ -378,6 +379,7 @@ def test_an_end_user_of_one_tenant_is_nobody_in_another(world: World) -> None:
             ("POST", "/v1/teams", {"name": "mine"}),
             ("POST", "/v1/user_limits", {"user_id": "cus_9"}),
             ("DELETE", "/v1/user_limits?user_id=cus_9", None),
+            ("POST", "/v1/retention", {"sessions": "1d"}),
         ):
             assert bound.request(method, path, json=body).status_code == 403, path
 

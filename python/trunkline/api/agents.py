@@ -187,6 +187,7 @@ async def _version(caller: Caller, definition: AgentDefinition) -> AgentVersion:
         prompt_cache_ttl=memory.prompt_cache.ttl_seconds if memory.prompt_cache else None,
         cache_control=memory.prompt_cache is not None and memory.prompt_cache.cache_control,
         memory_tools=tools,
+        retention=memory.retention,
         blocks=blocks,
     )
 

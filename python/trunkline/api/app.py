@@ -44,6 +44,7 @@ from trunkline.api import (
     memory_tools,
     memory_versions,
     passages,
+    retention,
     session_resources,
     sessions,
     store_items,
@@ -114,7 +115,7 @@ def create_app(
         app.include_router(noun.router)
     for noun in (memories, memory_versions, framework_threads, checkpoints):
         app.include_router(noun.router)
-    for noun in (keys, teams, user_limits, tenants, usage, call_bodies, erasures):
+    for noun in (keys, teams, user_limits, tenants, usage, call_bodies, erasures, retention):
         app.include_router(noun.router)
     app.include_router(unserved())
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from trunkline.domain import ids
 from trunkline.domain.memory import AgentBlock, Scope
+from trunkline.domain.retention import Retention
 from trunkline.domain.times import to_wire
 from trunkline.domain.toolsets import McpServer, Tool, check_references
 from trunkline.errors import NotServed
@@ -247,6 +248,7 @@ class AgentVersion:
     prompt_cache_ttl: int | None
     cache_control: bool
     memory_tools: tuple[Mapping[str, Any], ...]
+    retention: Retention
     blocks: tuple[DeclaredBlock, ...]
 
     @property

@@ -14,6 +14,7 @@ from jsonschema.protocols import Validator
 from pydantic import BaseModel
 
 from trunkline.domain.memory import SCOPES, AgentBlock, Scope
+from trunkline.domain.retention import Retention
 from trunkline.errors import InvalidRequest
 from trunkline.memory import schema as json_schema
 from trunkline.memory.problems import problems
@@ -24,6 +25,7 @@ from trunkline.memory.rules import (
     Step,
     parse_access,
     parse_priority,
+    parse_retention,
     parse_rule,
     parse_sharing,
     parse_steps,
@@ -50,6 +52,7 @@ _MEMORY_KEYS: Final = (
     "tools",
     "recall",
     "recall_tokens",
+    "retention",
     "blocks",
 )
 _BLOCK_KEYS: Final = (
@@ -166,7 +169,7 @@ class MemoryDefinition:
     """An agent's memory as declared, defaults filled in. `blocks` are in the order of the prompt.
 
     `token_budget` and `recall_tokens` are in tokens; `recall_tokens` is 0 when the agent does not recall. Without a
-    `prompt_cache`, blocks are rendered anew on every call.
+    `prompt_cache`, blocks are rendered anew on every call. `retention` is of the agent's sessions.
     """
 
     enabled: bool = True
@@ -179,6 +182,7 @@ class MemoryDefinition:
     tools: bool = True
     blocks: tuple[BlockDefinition, ...] = field(default=())
     borrowed: tuple[BorrowedBlock, ...] = field(default=())
+    retention: Retention = field(default_factory=Retention)
 
     def block(self, name: str) -> BlockDefinition | None:
         """Return the block of this name, or None."""
@@ -278,6 +282,7 @@ def parse_memory(definition: Any, where: str = "memory") -> MemoryDefinition:
         tools=_boolean(given, "tools", True, where),
         blocks=tuple(sorted(blocks, key=lambda block: SCOPES.index(block.scope))),
         borrowed=tuple(borrowed),
+        retention=parse_retention(given.get("retention") or {}, f"{where}.retention"),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from trunkline.domain.retention import DAY, Retention
 from trunkline.errors import InvalidRequest
 from trunkline.memory.values import shown
 
@@ -71,6 +72,19 @@ def seconds(given: Any, where: str) -> int:
     if found is None or not 0 < found <= MAX_SECONDS:
         raise _invalid(where, f"must be a time such as 30d, 12h, 15m or 90s, up to 100 years, got {shown(given)}")
     return found
+
+
+def parse_retention(given: Any, where: str) -> Retention:
+    """Read `{sessions: 90d, events: 30d}`, either of which may be missing or null. Raises InvalidRequest."""
+    if not isinstance(given, dict) or not given.keys() <= {"sessions", "events"}:
+        raise _invalid(where, f"must be a mapping of sessions and events to times such as 90d, got {shown(given)}")
+    times = {key: seconds(value, f"{where}.{key}") for key, value in given.items() if value is not None}
+    for key, time in times.items():
+        if time < DAY:
+            raise _invalid(
+                f"{where}.{key}", f"must be at least 1d, since it is looked for once a day; got {given[key]!r}"
+            )
+    return Retention(**times)
 
 
 @dataclass(frozen=True, slots=True)

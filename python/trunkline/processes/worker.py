@@ -31,6 +31,7 @@ def serve(
         "expire_files": retention.expire_files,
         "forget_items": retention.forget_items,
         "expire_prompts": retention.expire_prompts,
+        "expire_sessions": retention.expire_sessions,
         "survey_embeddings": embedding.survey_again,
     }
     run(database, base_url, on_loss=on_loss, daily=daily, tick=deployments.fire_due, embedder=embedder)

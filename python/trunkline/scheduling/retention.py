@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from trunkline.store import files, memory_stores, sessions, store_items
+from trunkline.store import retention as retentions
 from trunkline.store.pool import Database
 from trunkline.store.queries import queries
 
 _ROWS_AT_ONCE: Final = 2000
 """Rows of a kind in one transaction: writers of the store wait for it."""
+
+_SESSIONS_AT_ONCE: Final = 1000
+"""Sessions looked at in one transaction, and the most rows of theirs that go in it."""
 
 _FILES_AT_ONCE: Final = 100
 
@@ -59,3 +63,21 @@ async def expire_prompts(database: Database) -> None:
         async with database.transaction() as connection:
             if await sessions.expire_prompts(connection, _ROWS_AT_ONCE) < _ROWS_AT_ONCE:
                 return
+
+
+async def expire_sessions(database: Database) -> None:
+    """Delete sessions and events that are past the time that their agent or tenant keeps them, in batches.
+
+    Broken off, the next run finds what is left; several may do it at once. Raises Unavailable.
+    """
+    async with database.transaction() as connection:
+        tenants = await retentions.tenants(connection)
+    for tenant_id in tenants:
+        after: retentions.Position | None = None
+        while True:
+            async with database.transaction() as connection:
+                after = await retentions.expire(connection, tenant_id, after, _SESSIONS_AT_ONCE)
+            if after is None:
+                break
+    async with database.transaction() as connection:
+        await retentions.drop_empty_events(connection)

@@ -153,6 +153,8 @@ async def _insert_version(
         version.memory_budget,
         version.prompt_cache_ttl,
         version.cache_control,
+        version.retention.sessions,
+        version.retention.events,
     )
     await connection.execute(queries("agents")["insert_version"], parameters)
     if version.blocks:

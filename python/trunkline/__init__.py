@@ -1,7 +1,7 @@
 """Durable, structured memory in every model call an agent makes.
 
-`Trunkline` talks to a running Trunkline; an `Agent` is what it applies; a `Block` is a piece of typed memory. What
-these raise is in `trunkline.errors`.
+`Trunkline` talks to a running Trunkline; an `Agent` is what it applies; a `Block` is a piece of typed memory; a `tool`
+is a function that agents may call. What these raise is in `trunkline.errors`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Unauthenticated,
         Unavailable,
     )
+    from trunkline.function_tools import ToolCall, tool
     from trunkline.memory.blocks import Block
 
 __all__ = [
@@ -36,10 +37,12 @@ __all__ = [
     "NotFound",
     "SetupError",
     "TooLarge",
+    "ToolCall",
     "Trunkline",
     "TrunklineError",
     "Unauthenticated",
     "Unavailable",
+    "tool",
 ]
 
 _ELSEWHERE = {
@@ -47,6 +50,8 @@ _ELSEWHERE = {
     "AsyncTrunkline": "trunkline.client",
     "Trunkline": "trunkline.client",
     "Block": "trunkline.memory.blocks",
+    "ToolCall": "trunkline.function_tools",
+    "tool": "trunkline.function_tools",
 }
 
 

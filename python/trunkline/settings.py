@@ -30,6 +30,7 @@ from trunkline.litellm_keys import Finding
 from trunkline.memory_settings import Memory, gateway_entries
 from trunkline.provider_settings import KnownProvider, Provider
 from trunkline.routing_settings import Routing, Upstreams
+from trunkline.tool_settings import ToolSettings
 
 DEFAULT_LISTEN = "127.0.0.1:4000"
 
@@ -160,6 +161,7 @@ class File(_Frozen):
     `x-trunkline-dropped`; else such a request is refused with a 400 that names the first."""
     prices: tuple[Price, ...] = ()
     memory: Memory = Memory()
+    tools: ToolSettings = ToolSettings()
 
 
 class Settings(File):

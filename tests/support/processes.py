@@ -65,8 +65,10 @@ def gateway(database: DatabaseUrls, control_url: str, model_url: str, folder: Pa
 
 
 @contextlib.contextmanager
-def worker(database: DatabaseUrls, gateway_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker whose model calls go through the gateway."""
-    configuration = {"database": database.control_url, "base_url": gateway_url, "memory": {}}
+def worker(
+    database: DatabaseUrls, gateway_url: str, log: Path, *, tools: dict[str, Any] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker whose model calls go through the gateway; `tools` as in trunkline.yaml."""
+    configuration = {"database": database.control_url, "base_url": gateway_url, "memory": {}, "tools": tools or {}}
     with log.open("ab") as file, process("worker", configuration, file) as child:
         yield child

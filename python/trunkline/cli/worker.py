@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,12 @@ def worker(
         str | None,
         typer.Option(envvar="TRUNKLINE_BASE_URL", help="The gateway that model calls go through; default: `listen`."),
     ] = None,
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A Python module with `@trunkline.tool` functions, beside those of `tools.modules`; repeatable."
+        ),
+    ] = None,
     as_json: AsJson = False,  # noqa: ARG001 (for errors)
 ) -> None:
     """Run a worker, which carries out agents' turns, on its own.
@@ -34,4 +41,11 @@ def worker(
 
     settings = load(config, os.environ)
     gateway = base_url or url_of(settings.listen)
-    serve(running(settings).control, gateway, embedder=settings.memory.embedder)
+    modules = (*settings.tools.modules, *(name for name in tools or () if name not in settings.tools.modules))
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it
+    serve(
+        running(settings).control,
+        gateway,
+        embedder=settings.memory.embedder,
+        tools=settings.tools.model_copy(update={"modules": modules}),
+    )

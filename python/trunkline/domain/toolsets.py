@@ -5,13 +5,17 @@ Input leaves out what it takes from the defaults; what is stored and returned ha
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import jsonschema
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PermissionName = Literal["always_allow", "always_ask", "auto"]
+_LONGEST_NAME: Final = 64
+"""What all wires take as a tool's name."""
 AgentToolName = Literal["bash", "edit", "read", "write", "glob", "grep", "web_fetch", "web_search"]
 
 
@@ -135,6 +139,15 @@ class CustomTool(_Frozen):
 
 
 Tool = Annotated[AgentToolset | McpToolset | CustomTool, Field(discriminator="type")]
+
+
+def mcp_tool_name(server: str, tool: str) -> str:
+    """Return the name by which the model knows a tool of an MCP server: of letters that all wires take, at most 64."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", f"mcp__{server}__{tool}")
+    if name == f"mcp__{server}__{tool}" and len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(f"{server}\0{tool}".encode()).hexdigest()[:8]  # two names may look alike now
+    return f"{name[: _LONGEST_NAME - 9]}_{digest}"
 
 
 class McpServer(_Frozen):

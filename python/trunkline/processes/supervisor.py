@@ -138,6 +138,7 @@ class Supervisor:
 
         config |= {"database": addresses.gateway}
         memory = self._settings.memory.model_dump(mode="json", exclude={"embedder": {"api_key"}})
+        tools = self._settings.tools.model_dump(mode="json")
         gateway.configure(config)
         control.configure(
             {
@@ -155,7 +156,7 @@ class Supervisor:
         self._await(control, control_url, "/internal/healthz")
         seconds["control"] = time.monotonic() - began
         worker.start()
-        worker.configure({"database": addresses.control, "base_url": url, "memory": memory})
+        worker.configure({"database": addresses.control, "base_url": url, "memory": memory, "tools": tools})
         run = self._write_run(url, control_url)
         providers = tuple(str(provider["name"]) for provider in config["providers"])
         self._reload = Reload(

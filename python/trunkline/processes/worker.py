@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 
+from trunkline.errors import SetupError
 from trunkline.memory import embedding
 from trunkline.memory_settings import Embedder, Memory
 from trunkline.processes import logs
 from trunkline.processes.lifeline import on_loss, receive
+from trunkline.runtime.tools.functions import load
+from trunkline.runtime.tools.sources import WorkerTools
 from trunkline.runtime.worker import run
 from trunkline.scheduling import deployments, partitions, retention
+from trunkline.tool_settings import ToolSettings
 
 
 def serve(
@@ -18,9 +23,13 @@ def serve(
     base_url: str,
     *,
     embedder: Embedder | None,
+    tools: ToolSettings,
     on_loss: Callable[[Callable[[], None]], None] | None = None,
 ) -> None:
-    """Work until SIGTERM or SIGINT; `base_url` is the gateway that model calls, and embeddings, go through."""
+    """Work until SIGTERM or SIGINT; `base_url` is the gateway that model calls, and embeddings, go through.
+
+    Raises SetupError for tools that cannot be had.
+    """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
     logs.start()
     daily = {
@@ -34,13 +43,27 @@ def serve(
         "expire_sessions": retention.expire_sessions,
         "survey_embeddings": embedding.survey_again,
     }
-    run(database, base_url, on_loss=on_loss, daily=daily, tick=deployments.fire_due, embedder=embedder)
+    run(
+        database,
+        base_url,
+        WorkerTools(load(tools.modules)),
+        on_loss=on_loss,
+        daily=daily,
+        tick=deployments.fire_due,
+        embedder=embedder,
+    )
 
 
 def _supervised() -> None:
     configuration = receive()
     memory = Memory.model_validate(configuration["memory"])
-    serve(configuration["database"], configuration["base_url"], embedder=memory.embedder, on_loss=on_loss)
+    tools = ToolSettings.model_validate(configuration["tools"])
+    try:
+        serve(
+            configuration["database"], configuration["base_url"], embedder=memory.embedder, tools=tools, on_loss=on_loss
+        )
+    except SetupError as error:
+        sys.exit(error.message)
 
 
 if __name__ == "__main__":

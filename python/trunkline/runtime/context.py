@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from trunkline.domain import ids
 from trunkline.domain.events import Event
+from trunkline.domain.toolsets import mcp_tool_name
 
 Message = dict[str, Any]
 """A message of the Anthropic wire: `{"role": "user" | "assistant" | "system", "content": [block, …]}`."""
@@ -14,17 +16,39 @@ Message = dict[str, Any]
 STEP: Final = "span.model_request_start"
 """Marks in the log how far the model has read: it is shown what was said before, and what comes after is for later."""
 
-_INPUTS: Final = frozenset({"user.message", "user.custom_tool_result", "system.message"})
+_INPUTS: Final = frozenset({"user.message", "user.custom_tool_result", "user.tool_result", "system.message"})
+_SERVED: Final = frozenset({"agent.tool_use", "agent.mcp_tool_use"})
+_DENIED: Final = "The user did not allow this call."
 _INTERRUPTED: Final = "This call was interrupted: it has no result."
+
+
+@dataclass(slots=True)
+class ToolUse:
+    """A call by the model that has no result yet."""
+
+    event_id: str
+    """Of its event, as the wire writes it."""
+    type: str
+    """Of its event."""
+    call: str
+    """The id under which the model knows it."""
+    name: str
+    """The model's name for the tool."""
+    input: Mapping[str, Any]
+    permission: str
+    """`allow`, `ask` or `deny`, as it stands by now; of a tool of the client `allow`."""
+    denial: str | None = None
+    """What the model is told when a person did not allow it."""
 
 
 class Conversation:
     """A session's events, taken in one after another.
 
-    Memory tools are left out: the gateway carries them out within a model call and hides them from its caller.
+    Memory tools are left out: the gateway carries them out within a model call and hides them from its caller. Where
+    tools run in an environment of the client's own (`self_hosted`), it sends the results of built-in tools too.
     """
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
+    def __init__(self, events: Iterable[Event] = (), *, self_hosted: bool = False) -> None:
         self.messages: list[Message] = []
         """What the model has been shown and has said."""
         self.queued: list[Event] = []
@@ -32,7 +56,9 @@ class Conversation:
         self.failures = 0
         """How often in a row the model call of the current step has failed."""
         self._asked = False
-        self._calls: dict[str, str] = {}
+        self._self_hosted = self_hosted
+        self._calls: dict[str, ToolUse] = {}
+        self._results: dict[str, Mapping[str, Any]] = {}
         for event in events:
             self.add(event)
 
@@ -43,12 +69,14 @@ class Conversation:
                 self.queued.append(event)
             case "user.interrupt":
                 self.take_up()
-                self._settle({})
+                self._settle()
                 self._asked = False
             case "span.model_request_start":
                 self.take_up()
                 self._asked = True
-            case "agent.message" | "agent.custom_tool_use":
+            case "agent.tool_use" if "evaluated_permission" not in event.payload:
+                pass  # of a memory tool, through the gateway
+            case "agent.message" | "agent.custom_tool_use" | "agent.tool_use" | "agent.mcp_tool_use":
                 if not self._asked:  # a turn through the gateway, whose log has no steps
                     self.take_up()
                 self._say(event)
@@ -61,25 +89,29 @@ class Conversation:
                 self._asked, self.failures = False, 0
                 if event.payload.get("stop_reason", {}).get("type") == "retries_exhausted":
                     self.take_up()  # the turn is dead; the next one starts afresh
+            case _:
+                self._hear_of_calls(event)
 
     @property
     def waits_for(self) -> tuple[str, ...]:
-        """The ids of the tool calls that the client has not answered yet."""
-        answered = {self._call(event) for event in self.queued if event.type == "user.custom_tool_result"}
-        return tuple(event_id for event_id, call in self._calls.items() if call not in answered)
+        """The ids of the tool calls that the client has not answered, or not allowed or denied yet."""
+        return tuple(use.event_id for use in self._open() if use.permission == "ask" or self._is_the_clients(use))
+
+    @property
+    def to_carry_out(self) -> tuple[ToolUse, ...]:
+        """The calls that the worker has to give a result, those that were denied among them."""
+        return tuple(use for use in self._open() if use.permission != "ask" and not self._is_the_clients(use))
 
     @property
     def wants_model(self) -> bool:
         """Whether the model is to be asked: something was said to it, or nobody knows what it answered."""
-        open_calls = set(self._calls.values())
-        said = any(event.type == "user.message" or self._answers(event, open_calls) for event in self.queued)
-        return (self._asked or said) and not self.waits_for
+        said = any(event.type == "user.message" for event in self.queued) or bool(self._answers())
+        return (self._asked or said) and not self._open()
 
     def take_up(self) -> None:
         """Show the model what waits for it: the results of its calls first, as its wire wants it."""
-        results = {self._call(event): event.payload for event in self.queued if event.type == "user.custom_tool_result"}
-        if results:
-            self._settle(results)
+        if self._answers():
+            self._settle()
         for event in self.queued:
             if event.type == "user.message":
                 self._append("user", event.payload["content"])
@@ -87,14 +119,45 @@ class Conversation:
                 self._append("system", event.payload["content"])
         self.queued = []
 
-    def _settle(self, results: Mapping[str, Mapping[str, Any]]) -> None:
+    def _answers(self) -> dict[str, Mapping[str, Any]]:
+        """Return the results of the model's last calls by their events' ids; the first one of a call counts."""
+        named = {use.call: event_id for event_id, use in self._calls.items()}  # in logs of the gateway
+        answers = {}
+        for event in self.queued:
+            if event.type.endswith("tool_result"):
+                answers[named.get(_answered(event), _answered(event))] = event.payload
+        return {event_id: result for event_id, result in (answers | self._results).items() if event_id in self._calls}
+
+    def _open(self) -> list[ToolUse]:
+        answers = self._answers()
+        return [use for event_id, use in self._calls.items() if event_id not in answers]
+
+    def _is_the_clients(self, use: ToolUse) -> bool:
+        if use.type == "agent.custom_tool_use":
+            return True
+        return self._self_hosted and use.type == "agent.tool_use" and use.permission == "allow"
+
+    def _hear_of_calls(self, event: Event) -> None:
+        """Take in what became of a call that the worker carries out."""
+        use = self._calls.get(_answered(event))
+        if use is None:
+            return
+        if event.type in ("agent.tool_result", "agent.mcp_tool_result"):
+            self._results[use.event_id] = event.payload
+        elif event.type == "user.tool_confirmation" and use.permission == "ask":
+            use.permission = event.payload["result"]
+            if use.permission == "deny":
+                use.denial = f"{_DENIED} {event.payload.get('deny_message') or ''}".strip()
+
+    def _settle(self) -> None:
         """Give every open call its result; a call without one was interrupted."""
+        answers = self._answers()
         blocks = []
-        for call in self._calls.values():
-            result = results.get(call, {"content": [{"type": "text", "text": _INTERRUPTED}], "is_error": True})
-            block = {"type": "tool_result", "tool_use_id": call, "content": result.get("content", [])}
+        for event_id, use in self._calls.items():
+            result = answers.get(event_id, {"content": [{"type": "text", "text": _INTERRUPTED}], "is_error": True})
+            block = {"type": "tool_result", "tool_use_id": use.call, "content": result.get("content", [])}
             blocks.append(block | ({"is_error": True} if result.get("is_error") else {}))
-        self._calls = {}
+        self._calls, self._results = {}, {}
         self._append("user", blocks)
 
     def _say(self, event: Event) -> None:
@@ -105,18 +168,14 @@ class Conversation:
             return
         event_id = ids.encode("sevt", event.id)
         call = event.payload.get("id", event_id)  # through the gateway a call keeps the id that its client knows
-        given = event.payload["input"]
-        use = {"type": "tool_use", "id": call, "name": event.payload["name"]}
-        self._append("assistant", [use | {"input": given if isinstance(given, dict) else {}}])
-        self._calls[event_id] = call
-
-    def _answers(self, event: Event, calls: Set[str]) -> bool:
-        return event.type == "user.custom_tool_result" and self._call(event) in calls
-
-    def _call(self, result: Event) -> str:
-        """Return the id under which the model knows the call that this result is of."""
-        named = str(result.payload["custom_tool_use_id"])
-        return self._calls.get(named, named)
+        payload = event.payload
+        given = payload["input"] if isinstance(payload["input"], dict) else {}
+        name = payload["name"]
+        if event.type == "agent.mcp_tool_use":
+            name = mcp_tool_name(payload["mcp_server_name"], name)
+        self._append("assistant", [{"type": "tool_use", "id": call, "name": name, "input": given}])
+        permission = payload["evaluated_permission"] if event.type in _SERVED else "allow"
+        self._calls[event_id] = ToolUse(event_id, event.type, call, name, given, permission)
 
     def _append(self, role: str, blocks: list[dict[str, Any]]) -> None:
         """Add blocks to the conversation; those of one side in a row are one message."""
@@ -126,3 +185,9 @@ class Conversation:
             self.messages[-1]["content"] = [*self.messages[-1]["content"], *blocks]
         else:
             self.messages.append({"role": role, "content": blocks})
+
+
+def _answered(result: Event) -> str:
+    """Return the id of the call that a result is of."""
+    payload = result.payload
+    return str(payload.get("custom_tool_use_id") or payload.get("tool_use_id") or payload.get("mcp_tool_use_id"))

@@ -1,4 +1,4 @@
-"""The loop: claim a session, ask the model what its log calls for, append what comes of it; step after step until idle.
+"""The loop: claim a session, ask the model or carry out what it calls, append what comes of it; and so on until idle.
 
 Each step is saved in one transaction that checks the claim's fence, so that a session has one writer whatever happens
 to workers. A worker killed in mid-step leaves a log that says so, and the next one asks the model again.
@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from trunkline.domain import ids
@@ -21,10 +21,12 @@ from trunkline.domain.events import SENT_TYPES, Event
 from trunkline.domain.times import now
 from trunkline.errors import Unavailable
 from trunkline.runtime import outcomes
-from trunkline.runtime.context import STEP, Conversation
+from trunkline.runtime.context import STEP, Conversation, ToolUse
 from trunkline.runtime.model import Model, ModelError, Question, Reply
 from trunkline.runtime.outcomes import Outcome
 from trunkline.runtime.passages import keep
+from trunkline.runtime.tools.calls import INTERRUPTED, Calls, Finished
+from trunkline.runtime.tools.toolbox import Toolbox, Tools
 from trunkline.store import events, leases
 from trunkline.store.events import NewEvent
 from trunkline.store.leases import Lease, LeaseLost, Task, Tokens
@@ -42,6 +44,7 @@ _LONGEST_PAUSE: Final = 30.0
 _STORE_PAUSES: Final = (0.1, 0.2, 0.5, *(1.0 for _ in range(30)))
 """While the database is away a step's result is kept this long: asking the model again would cost as much again."""
 _PAGE: Final = 1000
+_Done = TypeVar("_Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Runtime:
 
     database: Database
     model: Model
+    tools: Tools
     owner: str
 
 
@@ -73,6 +77,7 @@ async def work(runtime: Runtime, tenant_id: UUID, session_id: UUID) -> None:
     except* Unavailable as errors:
         _logger.warning("session %s is left for later: %s", session_id, errors.exceptions[0])
     finally:
+        await turn.calls.stop()
         if not turn.is_over:
             await asyncio.shield(_release(runtime.database, lease))
 
@@ -83,6 +88,10 @@ async def _release(database: Database, lease: Lease) -> None:
             await leases.release(connection, lease)
 
 
+class _Interrupted(Exception):
+    """The user interrupted what was under way."""
+
+
 class _Turn:
     """The work of one claim. What is in memory is a copy of the log, thrown away whenever the two might differ."""
 
@@ -91,7 +100,9 @@ class _Turn:
         self._lease = lease
         self._task = task
         self._step: Event | None = None
-        self._asking: asyncio.Task[Reply] | None = None
+        self._under_way: asyncio.Task[Any] | None = None
+        self._toolbox: Toolbox | None = None
+        self.calls = Calls(lease, task)
         self._retry_after_s = 0.0
         self.is_over = False
         """The session was let go with the last event."""
@@ -103,11 +114,11 @@ class _Turn:
         self._seen = 0
 
     async def run(self) -> None:
-        """Ask and save until there is nothing left to do. Raises LeaseLost and Unavailable."""
+        """Ask, carry out and save until there is nothing left to do. Raises LeaseLost and Unavailable."""
         outcome = outcomes.NOTHING
         try:
             while await self._saved(outcome):
-                outcome = await self._ask()
+                outcome = await (self._ask() if self._step is not None else self._carry_out())
         except (LeaseLost, Unavailable):
             raise
         except Exception:
@@ -117,7 +128,7 @@ class _Turn:
             await self._saved(outcomes.broken(self._step))
 
     async def _saved(self, outcome: Outcome) -> bool:
-        """Append a step's outcome, and with it the next step or the end; tell whether there is a next step."""
+        """Append a step's outcome, and with it the next step or the end; tell whether there is more to do."""
         for pause in _STORE_PAUSES:
             try:
                 return await self._save(outcome)
@@ -144,11 +155,12 @@ class _Turn:
             is_new = bool(outcome.events) and all(event.id != outcome.events[0].id for event in news)
             if is_new:  # else it was saved before, and only the confirmation was lost
                 append(*(outcome.closing if self._was_interrupted(news) else outcome.events))
-            step, status = None, head.status
+            step, status, calls = None, head.status, False
             if status == "running":
+                calls = bool(self._conversation.to_carry_out) and not outcome.is_dead
                 if self._conversation.wants_model and not outcome.is_dead:
                     step = append(NewEvent(ids.new(), STEP, {}, at))
-                else:
+                elif not calls:
                     append(outcomes.idle(self._stop_reason(outcome)))
                     status = "idle"
             if new:
@@ -164,10 +176,11 @@ class _Turn:
                 self._seen = head.last_seq + len(new)
                 await leases.advance(connection, lease, last_seq=self._seen, status=status, at=at, tokens=tokens)
             await self._take_up(connection, new, at)
-            if step is None:
+            is_over = step is None and not calls
+            if is_over:
                 await leases.release(connection, lease)
-        self._step, self.is_over = step, step is None
-        return step is not None
+        self._step, self.is_over = step, is_over
+        return not is_over
 
     async def _take_up(self, connection: Connection, new: Sequence[NewEvent], at: datetime) -> None:
         """Note which of the client's events the model has been shown by now, and keep what was said for recall."""
@@ -189,6 +202,8 @@ class _Turn:
                 self._seen = event.seq
                 if event.type in SENT_TYPES and event.processed_at is None:
                     self._unprocessed.append(event)
+                    if event.type == "user.tool_confirmation":
+                        self.calls.first_seen.add(event.payload["tool_use_id"])
             news += page
             if len(page) < _PAGE:
                 return news
@@ -210,9 +225,8 @@ class _Turn:
         step = self._step
         if step is None:
             raise RuntimeError("the model is asked outside a step")
-        self._asking = asyncio.create_task(self._call())
         try:
-            return outcomes.replied(step, await self._asking)
+            outcome = outcomes.replied(step, await self._interruptible(self._call()), await self._tools())
         except ModelError as error:
             failures = self._conversation.failures + 1
             self._retry_after_s = error.retry_after_s or 0.0
@@ -220,13 +234,42 @@ class _Turn:
         except Unavailable as error:  # for the worker's key; saving waits for the database
             away = ModelError("unknown_error", error.message, transient=True)
             return outcomes.failed(step, away, exhausted=self._conversation.failures + 1 >= ATTEMPTS)
+        except _Interrupted:
+            return outcomes.interrupted(step)
+        self.calls.first_seen.update(ids.encode("sevt", event.id) for event in outcome.events)
+        return outcome
+
+    async def _carry_out(self) -> Outcome:
+        """Carry out the calls that are open, and return the results of those that are done first."""
+        uses = self._conversation.to_carry_out
+        try:
+            return outcomes.carried_out(await self._interruptible(self._finished(uses)))
+        except _Interrupted:
+            await self.calls.stop()
+            return outcomes.carried_out((use, INTERRUPTED) for use in uses)
+
+    async def _finished(self, uses: Sequence[ToolUse]) -> list[Finished]:
+        return await self.calls.finished(uses, await self._tools())
+
+    async def _tools(self) -> Toolbox:
+        """Return what the agent may call: the same throughout a claim."""
+        if self._toolbox is None:
+            self._toolbox = await self._runtime.tools.open(self._lease, self._task)
+        return self._toolbox
+
+    async def _interruptible(self, work: Coroutine[Any, Any, _Done]) -> _Done:
+        """Do what the user may interrupt. Raises _Interrupted."""
+        under_way = asyncio.create_task(work)
+        self._under_way = under_way
+        try:
+            return await under_way
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
-            return outcomes.interrupted(step)
+            raise _Interrupted from None
         finally:
-            self._asking = None
+            self._under_way = None
 
     async def _call(self) -> Reply:
         failures = self._conversation.failures
@@ -236,11 +279,7 @@ class _Turn:
         definition = self._task.definition
         # The gateway takes the instructions, model and memory of the agent's current version; the tools are those of
         # the version that the session is pinned to.
-        tools = [
-            {key: tool[key] for key in ("name", "description", "input_schema")}
-            for tool in definition["tools"]
-            if tool["type"] == "custom"
-        ]
+        tools = (await self._tools()).offers()
         return await self._runtime.model.ask(
             Question(
                 self._lease.tenant_id,
@@ -255,7 +294,7 @@ class _Turn:
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """Renew the lease as long as the block runs, and end the model call when the user interrupts it.
+        """Renew the lease as long as the block runs, and end the model call, or the tools, when the user interrupts it.
 
         Raises LeaseLost, in a group, out of the block once another has the session.
         """
@@ -270,9 +309,9 @@ class _Turn:
             with contextlib.suppress(Unavailable):
                 async with self._runtime.database.tenant(self._lease.tenant_id) as connection:
                     last_seq = await leases.renew(connection, self._lease, seconds=LEASE_SECONDS)
-                    step, asking = self._step, self._asking
-                    if step is None or asking is None or last_seq <= step.seq:
+                    seen, under_way = self._seen, self._under_way
+                    if under_way is None or last_seq <= seen:
                         continue
-                    interrupted = await leases.interrupted(connection, self._lease, after=step.seq)
-                if interrupted and asking is self._asking:
-                    asking.cancel()
+                    interrupted = await leases.interrupted(connection, self._lease, after=seen)
+                if interrupted and under_way is self._under_way:
+                    under_way.cancel()

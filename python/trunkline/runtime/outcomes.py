@@ -5,16 +5,23 @@ They get their ids here, so that a step that is saved a second time is recognise
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from trunkline.domain import ids
 from trunkline.domain.events import Event
+from trunkline.runtime.context import ToolUse
 from trunkline.runtime.model import ModelError, Reply
+from trunkline.runtime.tools.tool import Result
+from trunkline.runtime.tools.toolbox import Toolbox
 from trunkline.store.events import NewEvent
 from trunkline.store.leases import Tokens
 
+_RESULTS: Final = {
+    "agent.tool_use": ("agent.tool_result", "tool_use_id"),
+    "agent.mcp_tool_use": ("agent.mcp_tool_result", "mcp_tool_use_id"),
+}
 _USAGE: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
 
@@ -36,15 +43,29 @@ NOTHING: Final = Outcome()
 """Of no step: what the log calls for is to be found out first."""
 
 
-def replied(step: Event, reply: Reply) -> Outcome:
-    """Return the model's answer: its text (if there is any, or nothing else), then its calls of the client's tools."""
+def replied(step: Event, reply: Reply, toolbox: Toolbox) -> Outcome:
+    """Return the model's answer: its text (if there is any, or nothing else), then its calls of tools."""
     said = []
     if reply.text or not reply.calls:
         said.append(_new("agent.message", {"content": [{"type": "text", "text": reply.text}] if reply.text else []}))
-    said += [_new("agent.custom_tool_use", {"name": call.name, "input": call.input}) for call in reply.calls]
+    said += [_new(*toolbox.use(call.name, call.input)) for call in reply.calls]
     end = _end(step, reply.usage, is_error=False)
     tokens = Tokens(*(reply.usage.get(name, 0) for name in _USAGE[:3]))
     return Outcome((*said, end), (end,), tokens, is_refused=reply.refused)
+
+
+def carried_out(finished: Iterable[tuple[ToolUse, Result]]) -> Outcome:
+    """Return the results of tool calls; they are told even when the user interrupted the agent meanwhile."""
+    results = []
+    for use, result in finished:
+        kind, name = _RESULTS[use.type]
+        payload = {
+            name: use.event_id,
+            "content": [dict(block) for block in result.content],
+            "is_error": result.is_error,
+        }
+        results.append(_new(kind, payload))
+    return Outcome(tuple(results), tuple(results))
 
 
 def failed(step: Event, error: ModelError, *, exhausted: bool) -> Outcome:

@@ -28,6 +28,7 @@ from trunkline.runtime.credentials import Credentials
 from trunkline.runtime.loop import Runtime, work
 from trunkline.runtime.model import open_model
 from trunkline.runtime.queue import Queue
+from trunkline.runtime.tools.toolbox import Tools
 from trunkline.store import leases, passages
 from trunkline.store.pool import Database, open_database
 
@@ -52,6 +53,7 @@ Tick = Callable[[Database], Awaitable[bool]]
 def run(
     database: str,
     base_url: str,
+    tools: Tools,
     *,
     on_loss: Callable[[Callable[[], None]], None] | None = None,
     daily: Mapping[str, DailyTask] | None = None,
@@ -61,16 +63,18 @@ def run(
     """Work until SIGTERM or SIGINT, then drain.
 
     `database` logs in as, or sets, the role `trunkline_control`; `base_url` is the gateway that model calls go through;
-    `on_loss` is given what to call when whoever started this process is gone; `daily` are tasks by name; `tick` is
-    called about every second; `embedder` is what passages are embedded by, through the gateway.
+    `tools` are those that are carried out here; `on_loss` is given what to call when whoever started this process is
+    gone; `daily` are tasks by name; `tick` is called about every second; `embedder` is what passages are embedded by,
+    through the gateway.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(database, base_url, on_loss, daily=daily or {}, tick=tick, embedder=embedder))
+        runner.run(_run(database, base_url, tools, on_loss, daily=daily or {}, tick=tick, embedder=embedder))
 
 
 async def _run(
     conninfo: str,
     base_url: str,
+    tools: Tools,
     on_loss: Callable[[Callable[[], None]], None] | None,
     *,
     daily: Mapping[str, DailyTask],
@@ -85,7 +89,7 @@ async def _run(
     if on_loss is not None:
         on_loss(lambda: _stop(loop, stop))
     async with open_database(conninfo) as database:
-        await serve(conninfo, database, base_url, stop=stop, daily=daily, tick=tick, embedder=embedder)
+        await serve(conninfo, database, base_url, tools, stop=stop, daily=daily, tick=tick, embedder=embedder)
 
 
 def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
@@ -96,6 +100,7 @@ async def serve(
     conninfo: str,
     database: Database,
     base_url: str,
+    tools: Tools,
     *,
     stop: asyncio.Event,
     daily: Mapping[str, DailyTask],
@@ -108,7 +113,7 @@ async def serve(
     for name, task in daily.items():
         queue.daily(name, partial(task, database))
     async with open_model(base_url, credentials) as model:
-        runtime = Runtime(database, model, f"{socket.gethostname()}:{os.getpid()}")
+        runtime = Runtime(database, model, tools, f"{socket.gethostname()}:{os.getpid()}")
 
         async def on_session(tenant_id: UUID, session_id: UUID) -> None:
             try:

@@ -1,0 +1,63 @@
+"""What the agent of one session may call, by the model's name for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from trunkline.runtime.tools.tool import Tool
+from trunkline.store.leases import Lease, Task
+
+
+class Toolbox:
+    """The tools of one session: those that the worker carries out, and those that the client does."""
+
+    def __init__(self, custom: Sequence[Mapping[str, Any]], served: Sequence[Tool]) -> None:
+        self._custom = {tool["name"]: tool for tool in custom}
+        self._served = {tool.name: tool for tool in served}
+
+    def offers(self) -> list[dict[str, Any]]:
+        """Return the tools as the Anthropic wire offers them to the model, in a stable order."""
+        custom = [
+            {key: tool[key] for key in ("name", "description", "input_schema")}
+            for name, tool in self._custom.items()
+            if name not in self._served
+        ]
+        served = [
+            {"name": tool.name, "description": tool.description, "input_schema": dict(tool.input_schema)}
+            for tool in self._served.values()
+        ]
+        return custom + served
+
+    def find(self, name: str) -> Tool | None:
+        """Return the tool that the worker carries out under this name."""
+        return self._served.get(name)
+
+    def use(self, name: str, given: Any) -> tuple[str, dict[str, Any]]:
+        """Return the event, type and payload, of a call by the model."""
+        payload = {"name": name, "input": given if isinstance(given, dict) else {}}
+        tool = self._served.get(name)
+        if tool is None and name in self._custom:
+            return "agent.custom_tool_use", payload
+        if tool is None:  # no policy was asked: there is no such tool
+            return "agent.tool_use", {**payload, "evaluated_permission": "deny"}
+        # Nobody here judges single calls: what is to be judged, a person is asked.
+        if tool.permission == "always_allow":
+            payload |= {"evaluated_permission": "allow", "evaluation": {"type": "always_allow"}}
+        elif tool.permission == "always_ask":
+            payload |= {"evaluated_permission": "ask", "evaluation": {"type": "always_ask"}}
+        else:
+            judged = {"type": "auto", "evaluated_permission": {"type": "ask", "reason_code": "indeterminate"}}
+            payload |= {"evaluated_permission": "ask", "evaluation": judged}
+        if tool.server is None:
+            return "agent.tool_use", payload
+        server, own_name = tool.server
+        return "agent.mcp_tool_use", {**payload, "name": own_name, "mcp_server_name": server}
+
+
+class Tools(Protocol):
+    """Where the tools of all sessions of a worker come from."""
+
+    async def open(self, lease: Lease, task: Task) -> Toolbox:
+        """Return what a session's agent may call. Raises Unavailable when the database is away."""
+        ...

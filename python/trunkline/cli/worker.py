@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +41,6 @@ def worker(
     settings = load(config, os.environ)
     gateway = base_url or url_of(settings.listen)
     modules = (*settings.tools.modules, *(name for name in tools or () if name not in settings.tools.modules))
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it
     serve(
         running(settings).control,
         gateway,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from trunkline.errors import SetupError
 from trunkline.memory import embedding
@@ -32,6 +33,7 @@ def serve(
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
     logs.start()
+    sys.path.append(str(Path.cwd()))  # for the modules of tools; last, so that nothing there hides what is installed
     daily = {
         "ensure_partitions": partitions.ensure,
         "forget_answers": retention.forget_answers,

@@ -224,7 +224,9 @@ def test_it_is_rendered_anew_when_the_cache_has_expired(pair: tuple[Stack, Part]
     assert "Ada" in json.dumps(sent[:2])
     talk.settled()
     kept = stack.rows(
-        "select prefix, deltas from trunkline.session_prompts where session_id = %s::uuid", talk.session[5:]
+        "select t.prefix, p.deltas from trunkline.session_prompts p join trunkline.prompt_prefixes t using (hash)"
+        " where p.session_id = %s::uuid",
+        talk.session[5:],
     )
     assert "Ada" in kept[0]["prefix"]
     assert kept[0]["deltas"] == []
@@ -307,6 +309,37 @@ def test_anthropic_is_told_up_to_where_to_cache(pair: tuple[Stack, Part], wire: 
         assert sent.count('"cache_control"') == 1, "the client's own, and no other"
 
 
+def texts(stack: Stack, talk: Talk) -> list[str]:
+    """Return the names in what a user's sessions begin with, as the store has it for all of them."""
+    rows = stack.rows("select prefix from trunkline.prompt_prefixes where user_id = %s", talk.user)
+    return [name for row in rows for name in ("Secretta", "Public") if name in row["prefix"]]
+
+
+def test_sessions_that_begin_alike_share_what_is_kept_of_it(pair: tuple[Stack, Part]) -> None:
+    stack, second = pair
+    talk = Talk(stack, "chat", make_agent(stack, "gpt"))
+    learn(stack, talk.agent, talk.user, "Ada")
+    more = [Talk(stack, "chat", talk.agent) for _ in range(3)]
+    for each in more:
+        each.user = talk.user
+    for each in (talk, *more):
+        each.say(f"one {uuid4().hex}")
+        each.settled()
+    rows = stack.rows("select prefix from trunkline.prompt_prefixes where user_id = %s", talk.user)
+    assert len(rows) == 1
+    learn(stack, talk.agent, talk.user, "Bob")
+    for each in (talk, *more):
+        frozen = each.prefix
+        sent = json.dumps(each.say(f"two {uuid4().hex}", second.base_url))
+        assert each.prefix == frozen, "the other gateway knows it from the store"
+        assert "Ada" in sent
+        assert UPDATE in sent
+    talk.settled()
+    with psycopg.connect(stack.admin_url) as connection:
+        connection.execute("delete from trunkline.prompt_prefixes where user_id = %s", (talk.user,))
+    assert UPDATE not in json.dumps(talk.say(f"three {uuid4().hex}")), "rendered anew where the text is gone"
+
+
 def test_what_was_erased_or_redacted_is_not_said_from_a_copy(pair: tuple[Stack, Part]) -> None:
     stack, _ = pair
     talk = Talk(stack, "chat", make_agent(stack, "gpt"))
@@ -327,9 +360,11 @@ def test_what_was_erased_or_redacted_is_not_said_from_a_copy(pair: tuple[Stack, 
 
     assert eventually(lambda: clean(f"three {uuid4().hex}")), "NOTIFY tells in a moment"
     talk.settled()
+    assert texts(stack, talk) == ["Public"]
     with stack.http() as http:
         ok(http.post("/v1/erase", json={"user_id": talk.user}))
     assert not stack.rows("select 1 from trunkline.session_prompts where session_id = %s::uuid", talk.session[5:])
+    assert texts(stack, talk) == []
     assert eventually(lambda: "Public" not in json.dumps(talk.say(f"four {uuid4().hex}")[:2]))
 
 
@@ -345,7 +380,9 @@ def test_what_a_store_forgets_no_prompt_keeps(pair: tuple[Stack, Part]) -> None:
         ok(http.post(f"/v1/memory_stores/memstore_{store.hex}/erase", json={"everything": True}))
     kept = "select 1 from trunkline.session_prompts where session_id = %s::uuid"
     assert not stack.rows(kept, talk.session[5:])
+    assert texts(stack, talk) == []
     assert stack.rows(kept, other.session[5:]), "another user's is left alone"
+    assert texts(stack, other) == ["Secretta"]
     assert eventually(lambda: "Secretta" not in json.dumps(talk.say(f"two {uuid4().hex}")[:2]))
 
 

@@ -115,11 +115,18 @@ def test_beginnings_of_prompts_go_when_they_are_of_no_use_and_when_a_store_that_
                 " select tenant_id, id, 1, 'old', '[]' from trunkline.sessions"
             )
             admin.execute(
+                "insert into trunkline.prompt_prefixes (tenant_id, agent_id, user_id, hash, prefix, said_at)"
+                " select tenant_id, agent_id, 'ada', hash, 'old', now() - age from trunkline.sessions,"
+                " (values ('a'::bytea, interval '25 h'), ('b', '23 h')) as text (hash, age) where id = %s::uuid",
+                (idle.removeprefix("sesn_"),),
+            )
+            admin.execute(
                 "update trunkline.sessions set updated_at = updated_at - interval '25 hours' where id = %s::uuid",
                 (idle.removeprefix("sesn_"),),
             )
         expire(database)
         assert prompts(database) == {reader, plain}
+        assert count(database, "prompt_prefixes") == 1
         ok(http.post(f"/v1/memory_stores/{store}/memories/{memory}", json={"content": "new"}))
         versions = ok(http.get(f"/v1/memory_stores/{store}/memory_versions"))["data"]
         oldest = min(versions, key=lambda version: version["created_at"])["id"]

@@ -25,7 +25,10 @@ pub struct Prompt {
     /// The agent's version that it was rendered for.
     version: i32,
     prefix: Arc<str>,
-    hash: u64,
+    /// The first sixteen bytes of the prefix's SHA-256.
+    hash: u128,
+    /// Whether the user's other sessions may begin with the same prefix: the session has no blocks and no stores of its own.
+    shared: bool,
     /// In the order in which they were said.
     deltas: Vec<Delta>,
 }
@@ -66,9 +69,9 @@ impl Kept {
 }
 
 impl Prompt {
-    /// Blocks as they stand now.
-    pub fn of(version: i32, blocks: Arc<str>) -> Self {
-        Self { version, hash: hash(&blocks), prefix: blocks, deltas: Vec::new() }
+    /// Blocks as they stand now; `shared`: the user's other sessions may have the same.
+    pub fn of(version: i32, blocks: Arc<str>, shared: bool) -> Self {
+        Self { version, hash: hash(&blocks), prefix: blocks, shared, deltas: Vec::new() }
     }
 
     /// What Postgres keeps; none where that is no list of deltas.
@@ -76,7 +79,8 @@ impl Prompt {
         let rows: Vec<(String, String)> = serde_json::from_str(deltas).ok()?;
         let delta = |(hex, text): (String, String)| Some(Delta { at: bytes32(&hex)?, text: text.into() });
         let deltas = rows.into_iter().map(delta).collect::<Option<_>>()?;
-        Some(Self { deltas, ..Self::of(version, prefix.into()) })
+        // It is not written again, so that nobody asks whether it is shared.
+        Some(Self { deltas, ..Self::of(version, prefix.into(), false) })
     }
 
     /// The blocks that the prompt begins with.
@@ -85,8 +89,23 @@ impl Prompt {
     }
 
     /// A hash of these.
-    pub fn hash(&self) -> u64 {
+    pub fn hash(&self) -> u128 {
         self.hash
+    }
+
+    /// The first half of it.
+    pub fn short_hash(&self) -> u64 {
+        half(self.hash)
+    }
+
+    /// Whether the user's other sessions may begin with them.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// The same beginning, with other deltas.
+    fn with(&self, deltas: Vec<Delta>) -> Arc<Self> {
+        Arc::new(Self { version: self.version, prefix: Arc::clone(&self.prefix), hash: self.hash, shared: self.shared, deltas })
     }
 
     /// How many bytes it holds.
@@ -122,8 +141,7 @@ impl Prompt {
         let newest = conversation.newest_place().filter(|_| !changed.is_empty());
         let Some(at) = newest else {
             if edited {
-                let rest = Self { version: prompt.version, prefix: Arc::clone(&prompt.prefix), hash: prompt.hash, deltas };
-                return (Arc::new(rest), Change::None);
+                return (prompt.with(deltas), Change::None);
             }
             return (prompt, Change::None);
         };
@@ -133,8 +151,7 @@ impl Prompt {
             return (Arc::clone(now), Change::Whole);
         }
         deltas.push(Delta { at, text: text.into() });
-        let next = Self { version: prompt.version, prefix: Arc::clone(&prompt.prefix), hash: prompt.hash, deltas };
-        (Arc::new(next), Change::Delta)
+        (prompt.with(deltas), Change::Delta)
     }
 }
 
@@ -174,10 +191,15 @@ fn changed<'a>(prefix: &str, deltas: &[Delta], now: &'a str) -> Option<Vec<&'a s
     (whole && there).then(|| stand.into_iter().filter(|block| !said.contains(block)).collect())
 }
 
-/// The first eight bytes of SHA-256.
-pub fn hash(text: &str) -> u64 {
-    let digest = Sha256::digest(text);
-    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+/// The first half of a hash.
+#[allow(clippy::cast_possible_truncation)] // nothing is left to truncate
+pub fn half(hash: u128) -> u64 {
+    (hash >> 64) as u64
+}
+
+/// The first sixteen bytes of SHA-256.
+pub fn hash(text: &str) -> u128 {
+    Sha256::digest(text).iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
 /// What a session's prompts begin with, on its way to Postgres.
@@ -185,24 +207,33 @@ pub fn hash(text: &str) -> u64 {
 pub struct PromptRow<'a> {
     session: Uuid,
     /// Where the turn becomes one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     fork: Option<Uuid>,
     version: i32,
+    /// Where it is new, and shared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash: Option<String>,
+    /// Where it is new, and was not said with another session.
     #[serde(skip_serializing_if = "Option::is_none")]
     prefix: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     deltas: Vec<(String, &'a str)>,
     /// By a worker, whose sessions have other events at other times.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     used: bool,
 }
 
 impl<'a> PromptRow<'a> {
-    /// What is to be written of a call; none where all of it is.
-    pub fn new(session: Uuid, fork: Option<Uuid>, prompt: &'a Prompt, change: Change, used: bool) -> Option<Self> {
+    /// What is to be written of a call; none where all of it is. `said`: the shared text was said a while ago.
+    pub fn new(session: Uuid, fork: Option<Uuid>, prompt: &'a Prompt, change: Change, said: bool, used: bool) -> Option<Self> {
         if change == Change::None && !used {
             return None;
         }
+        let new = change == Change::Whole;
+        let hash = (new && prompt.shared).then(|| format!("{:032x}", prompt.hash));
+        let prefix = (new && !(prompt.shared && said)).then_some(&*prompt.prefix);
         let deltas = prompt.deltas.iter().map(|delta| (write_hex(&delta.at), &*delta.text)).collect();
-        let prefix = (change == Change::Whole).then_some(&*prompt.prefix);
-        Some(Self { session, fork, version: prompt.version, prefix, deltas, used })
+        Some(Self { session, fork, version: prompt.version, hash, prefix, deltas, used })
     }
 }
 

@@ -104,7 +104,7 @@ impl Memory {
         self.prefix_hash = hash(0);
         if let Some(now) = now {
             let (prompt, change) = Prompt::next(kept, now, settings, conversation);
-            self.prefix_hash = hash(prompt.hash());
+            self.prefix_hash = hash(prompt.short_hash());
             self.blocks = Some(Arc::clone(prompt.prefix()));
             self.deltas = prompt.placed(conversation);
             self.prompt = Some((prompt, change));
@@ -132,6 +132,9 @@ struct Copy {
     read_at: Instant,
 }
 
+/// For how long a text that was said to Postgres is taken to be there. Postgres keeps it for a day.
+const SAID_FOR: Duration = Duration::from_secs(3600);
+
 /// How much the prompts of sessions may take in all, in bytes.
 const PROMPTS_BYTES: u64 = 64 << 20;
 
@@ -157,6 +160,8 @@ pub struct Memories {
     ends: Cache<Uuid, Chain>,
     /// What each session's prompts began with at its last call.
     prompts: Cache<Uuid, Last, Bytes>,
+    /// When Postgres was told the text that a user's sessions with an agent begin with, by all three.
+    said: Cache<(Uuid, Box<str>, u128), Instant>,
     /// How far the spool was written after the last turn of an agent and user.
     told: Cache<(Uuid, Box<str>), u64>,
     /// Sessions that stores are attached to: what they are given is no copy for others, nor the other way round.
@@ -172,6 +177,7 @@ impl Default for Memories {
             heads: Cache::new(20_000),
             ends: Cache::new(20_000),
             prompts: Cache::with_weighter(20_000, PROMPTS_BYTES, Bytes),
+            said: Cache::new(20_000),
             told: Cache::new(20_000),
             attached: Cache::new(20_000),
         }
@@ -192,7 +198,7 @@ impl Memories {
             // No copy is kept of what an agent with session blocks is given.
             (Some("session"), ..) => {}
             // What was erased must not be said from a copy.
-            (Some("prompts"), ..) => self.prompts.clear(),
+            (Some("prompts"), ..) => self.forget_prompts(),
             _ => self.copies.clear(),
         }
     }
@@ -212,7 +218,7 @@ impl Memories {
     /// Keeps a copy of the blocks that one user of a tenant's agent is given, in the agent's version.
     pub fn keep(&self, (tenant, agent, user): (Uuid, Uuid, Option<&str>), version: i32, blocks: Option<Arc<str>>) {
         let subject = Subject { tenant, agent, user: user.map(Into::into) };
-        let blocks = blocks.map(|blocks| Arc::new(Prompt::of(version, blocks)));
+        let blocks = blocks.map(|blocks| Arc::new(Prompt::of(version, blocks, true)));
         self.keep_prompt(subject, version, blocks);
     }
 
@@ -224,9 +230,24 @@ impl Memories {
     pub fn listening(&self, yes: bool) {
         if !yes {
             self.copies.clear();
-            self.prompts.clear();
+            self.forget_prompts();
         }
         self.listening.store(yes, SeqCst);
+    }
+
+    fn forget_prompts(&self) {
+        self.prompts.clear();
+        self.said.clear();
+    }
+
+    /// Whether Postgres was told what a user's sessions begin with, a while ago; if not, that is done now.
+    pub fn says(&self, agent: Uuid, user: Option<&str>, prompt: &Prompt) -> bool {
+        let key = (agent, user.unwrap_or_default().into(), prompt.hash());
+        let said = self.said.get(&key).is_some_and(|at| at.elapsed() < SAID_FOR);
+        if !said {
+            self.said.insert(key, Instant::now());
+        }
+        said
     }
 
     /// Remembers where a turn leaves its session. Where another call took the log on from `prefix` meanwhile, the store
@@ -349,11 +370,11 @@ pub async fn remember(
         }),
         Ok(context) => {
             let parent = known.or(context.session).or(target.session).unwrap_or_else(Uuid::now_v7);
-            let attached = memories.attach(parent, context.blocks.as_deref());
+            let shared = !memories.attach(parent, context.blocks.as_deref()) && !agent.has_session_blocks;
             let at_head = known.is_some() || context.at_head;
             let forks = !at_head && parts(&context, conversation);
-            let blocks = context.blocks.map(|blocks| Arc::new(Prompt::of(agent.version, blocks.into())));
-            if !agent.refresh && !agent.has_session_blocks && !attached && memories.changes.load(SeqCst) == changes {
+            let blocks = context.blocks.map(|blocks| Arc::new(Prompt::of(agent.version, blocks.into(), shared)));
+            if !agent.refresh && shared && memories.changes.load(SeqCst) == changes {
                 memories.keep_prompt(subject, agent.version, blocks.clone());
             }
             let (recall, recalled) = match (text, searched) {

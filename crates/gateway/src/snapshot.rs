@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::{
     limits::Limits,
     principal::{Bounds, Key, Scopes},
-    prompt::hash,
+    prompt::{half, hash},
     subject::{Name, Subject},
     wire::Wire,
 };
@@ -275,7 +275,7 @@ impl Snapshot {
                     ttl: Duration::from_secs(cache.ttl_seconds.into()),
                     delta_tokens: cache.delta_tokens,
                     breakpoints: cache.cache_control,
-                    instructions: hash(row.instructions.as_deref().unwrap_or_default()),
+                    instructions: half(hash(row.instructions.as_deref().unwrap_or_default())),
                 }),
                 tenant: row.tenant,
                 id: row.id,

@@ -32,6 +32,7 @@ pub fn serve(upstream: &str) -> Result<(), Box<dyn Error>> {
             "tenant": tenant, "id": agent, "name": "clerk", "version": 1, "model": "gpt", "instructions": "You know parcels.",
             "memory_enabled": true, "memory_refresh": false, "memory_fail": false, "recall_tokens": 0, "memory_tools": [],
             "has_blocks": true, "has_session_blocks": false,
+            "prompt_cache": {"ttl_seconds": 300, "delta_tokens": 1000, "cache_control": true},
         }],
     });
     let gateway = server.gateway();

@@ -101,7 +101,7 @@ impl Recorder {
         if let Some((row, chain)) = &turn {
             self.gateway.memories.ended(row, *chain, prompt.as_ref().map(|(prompt, _)| prompt));
         }
-        let prompt = prompt.and_then(|prompt| prompt_row(&prompt, turn.as_ref().map(|(turn, _)| turn), session));
+        let prompt = prompt.and_then(|prompt| self.prompt_row(&prompt, turn.as_ref().map(|(turn, _)| turn), agent, session));
         let row = CallRow {
             tenant: self.key.tenant,
             call: self.call.id,
@@ -185,6 +185,21 @@ impl Recorder {
         written
     }
 
+    /// What its session's prompts begin with; a worker's call, which has no turn, says that it was made as well.
+    fn prompt_row(
+        &self,
+        (prompt, change): &(Arc<Prompt>, Change),
+        turn: Option<&TurnRow>,
+        agent: Option<Uuid>,
+        session: Option<Uuid>,
+    ) -> Option<Box<RawValue>> {
+        let (session, fork) = turn.map_or((session?, None), |turn| (turn.session, Some(turn.fork)));
+        let new = *change == Change::Whole && prompt.is_shared();
+        let said = new && self.gateway.memories.says(agent?, self.user.as_deref(), prompt);
+        let row = PromptRow::new(session, fork, prompt, *change, said, turn.is_none())?;
+        serde_json::value::to_raw_value(&row).ok()
+    }
+
     /// What is stored of its bodies. What was answered with another call's answer is stored with that.
     fn bodies(&self, status: u16) -> Option<Box<RawValue>> {
         let (bodies, held) = self.stores.as_ref()?;
@@ -235,15 +250,6 @@ impl Recorder {
         }
         written.is_ok()
     }
-}
-
-/// What its session's prompts begin with; a worker's call, which has no turn, says that it was made as well.
-fn prompt_row((prompt, change): &(Arc<Prompt>, Change), turn: Option<&TurnRow>, session: Option<Uuid>) -> Option<Box<RawValue>> {
-    let row = match turn {
-        Some(turn) => PromptRow::new(turn.session, Some(turn.fork), prompt, *change, false)?,
-        None => PromptRow::new(session?, None, prompt, *change, true)?,
-    };
-    serde_json::value::to_raw_value(&row).ok()
 }
 
 impl Drop for Recorder {

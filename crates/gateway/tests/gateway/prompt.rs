@@ -108,6 +108,9 @@ struct Session {
     /// What the last call had, and the log's copy of it: the prefix, its version, and the deltas.
     last: Option<Arc<Prompt>>,
     stored: Option<(String, i32, Value)>,
+    /// Whether the user's other sessions may begin alike, and what the store was told that they begin with, by its hash.
+    shared: bool,
+    said: BTreeMap<String, String>,
     idle: Duration,
     /// The last call's bytes up to its newest user message.
     before: Option<Vec<u8>>,
@@ -128,15 +131,22 @@ impl Session {
         let body = Bytes::from(format!(r#"{{"model":"m","{}":{}}}"#, self.key(), json!(self.messages)));
         let found = scan(self.wire, &body).unwrap();
         let conversation = conversation(self.wire, &body, &found);
-        let now = Arc::new(Prompt::of(self.version, rendered(&self.blocks).into()));
+        let now = Arc::new(Prompt::of(self.version, rendered(&self.blocks).into(), self.shared));
         let kept = self.last.clone().map(|prompt| Kept { prompt, idle: self.idle });
         let begun = kept.is_some();
         let (prompt, change) = Prompt::next(kept, &now, &self.settings, &conversation);
-        if let Some(row) = PromptRow::new(uuid::Uuid::nil(), None, &prompt, change, false) {
+        let said = self.said.contains_key(&format!("{:032x}", prompt.hash()));
+        if let Some(row) = PromptRow::new(uuid::Uuid::nil(), None, &prompt, change, said, false) {
             let row = serde_json::to_value(row).unwrap();
-            let prefix = row.get("prefix").map(|prefix| prefix.as_str().unwrap().to_owned());
+            let text = |name: &str| row.get(name).map(|text| text.as_str().unwrap().to_owned());
+            let (hash, mut prefix) = (text("hash"), text("prefix"));
+            if let Some(hash) = hash {
+                self.said.extend(prefix.take().map(|prefix| (hash.clone(), prefix)));
+                prefix = Some(self.said[&hash].clone());
+            }
             let prefix = prefix.or_else(|| self.stored.take().map(|stored| stored.0)).unwrap();
-            self.stored = Some((prefix, self.version, row["deltas"].clone()));
+            let deltas = row.get("deltas").cloned().unwrap_or_else(|| json!([]));
+            self.stored = Some((prefix, self.version, deltas));
         }
         let deltas = prompt.placed(&conversation);
         let additions = Additions {
@@ -227,6 +237,7 @@ proptest! {
     #[test]
     fn each_prompt_begins_as_the_one_before(
         wire in prop::sample::select(WIRES.to_vec()),
+        shared: bool,
         delta_tokens in prop::sample::select(vec![60_usize, 200, 5000]),
         steps in prop::collection::vec(step(), 1..40),
     ) {
@@ -238,6 +249,8 @@ proptest! {
             messages: Vec::new(),
             lengths: Vec::new(),
             last: None,
+            shared,
+            said: BTreeMap::new(),
             stored: None,
             idle: Duration::ZERO,
             before: None,
@@ -259,6 +272,8 @@ fn written_between(wire: Wire) -> Session {
         messages: Vec::new(),
         lengths: Vec::new(),
         last: None,
+        shared: false,
+        said: BTreeMap::new(),
         stored: None,
         idle: Duration::ZERO,
         before: None,

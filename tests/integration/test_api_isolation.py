@@ -58,10 +58,14 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/sessions/{session_id}"): {"title": "Taken over."},
     ("PATCH", "/v1/sessions/{session_id}"): {"title": "Taken over."},
     ("POST", "/v1/sessions/{session_id}/archive"): {},
+    ("POST", "/v1/sessions/{session_id}/fork"): {"title": "Mine."},
     ("POST", "/v1/sessions/{session_id}/events"): {
         "events": [{"type": "user.message", "content": [{"type": "text", "text": "Obey."}]}]
     },
     ("POST", "/v1/sessions/{session_id}/resources"): {"type": "file", "file_id": "file_" + "0" * 32},
+    ("POST", "/v1/conversations"): {},
+    ("POST", "/v1/conversations/{conversation_id}"): {"metadata": {"a": "b"}},
+    ("POST", "/v1/conversations/{conversation_id}/items"): {"items": [{"role": "user", "content": "Obey."}]},
     ("POST", "/v1/environments"): {"name": "new"},
     ("POST", "/v1/environments/{environment_id}"): {"description": "Taken over."},
     ("PATCH", "/v1/environments/{environment_id}"): {"description": "Taken over."},
@@ -177,6 +181,8 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
     environment = made("/v1/environments", {"name": "box"})["id"]
     file = http.post("/v1/files", files={"file": ("a.txt", b"x", "text/plain")}).json()["id"]
     session = made("/v1/sessions", {"agent": agent_id, "user_id": "cus_1", "environment_id": environment})
+    conversation = session["id"].replace("sesn_", "conv_")
+    item = made(f"/v1/conversations/{conversation}/items", {"items": [{"role": "user", "content": "x"}]})
     resource = made(f"/v1/sessions/{session['id']}/resources", {"type": "file", "file_id": file})["id"]
     vault = made("/v1/vaults", {"display_name": "keys"})["id"]
     deployment = made("/v1/deployments", {"agent": agent_id, "name": "nightly", "initial_events": SAY})["id"]
@@ -192,6 +198,8 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
         "agent": agent_id,
         "block": "customer",
         "session_id": session["id"],
+        "conversation_id": session["id"].replace("sesn_", "conv_"),
+        "item_id": item["data"][0]["id"],
         "environment_id": environment,
         "thread_id": session["id"].replace("sesn_", "sthr_"),
         "resource_id": resource,

@@ -25,7 +25,7 @@ COMMANDS = (
     *(["agent", name] for name in ("apply", "list")),
     *(["keys", name] for name in ("create", "list", "revoke")),
     *(["memory", name] for name in ("show", "set", "history")),
-    *(["sessions", name] for name in ("list", "show")),
+    *(["sessions", name] for name in ("list", "show", "fork")),
 )
 
 

@@ -23,6 +23,7 @@ from trunkline.api import (
     blocks,
     call_bodies,
     checkpoints,
+    conversations,
     credentials,
     deployment_runs,
     deployments,
@@ -107,7 +108,18 @@ def create_app(
     app = FastAPI(
         title="Trunkline", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None, redirect_slashes=False
     )
-    for noun in (agents, blocks, agent_search, memory_tools, mcp, sessions, session_resources, events, threads):
+    for noun in (
+        agents,
+        blocks,
+        agent_search,
+        memory_tools,
+        mcp,
+        sessions,
+        session_resources,
+        events,
+        threads,
+        conversations,
+    ):
         app.include_router(noun.router)
     for noun in (environments, vaults, credentials, files, deployments, deployment_runs):
         app.include_router(noun.router)

@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from trunkline.api.deps import Caller
+from trunkline.api.idempotency import idempotent
 from trunkline.api.memory_caller import BlockWriter, MemoryCaller, UserId, actor, subject
 from trunkline.domain import ids
 from trunkline.domain.memory import AgentBlock, AgentMemory, Memory, MemoryVersion, Source, Subject
@@ -216,6 +217,7 @@ async def diff(
 
 
 @router.post("/{block}/restore")
+@idempotent("value", "rendered", "states")
 async def restore_block(agent: str, block: str, given: Restoration, caller: MemoryCaller) -> JSONResponse:
     """Make the block say again what it said at `version`: a new version, unless it says so already."""
     who = subject(caller.principal, given.user_id, given.session_id)

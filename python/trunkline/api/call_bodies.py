@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from trunkline.api.deps import Manager
+from trunkline.api.idempotency import idempotent
 from trunkline.domain import ids
 from trunkline.domain.call_bodies import to_wire
 from trunkline.domain.times import now
@@ -25,6 +26,7 @@ async def retrieve(call_id: str, caller: Manager) -> JSONResponse:
 
 
 @router.post("/redact")
+@idempotent("request", "response")
 async def redact(call_id: str, caller: Manager) -> JSONResponse:
     """Empty both for good, and keep when that was and by which key."""
     redacted = await call_bodies.redact(caller.connection, caller.principal, ids.decode("call", call_id), now())

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from starlette.responses import JSONResponse
 
 from trunkline.api.deps import Caller
+from trunkline.api.idempotency import idempotent
 from trunkline.api.memory_caller import MemoryCaller, UserId, no_nul
 from trunkline.domain import ids
 from trunkline.domain.checkpoints import MAX_PAYLOAD, MAX_STATE, ChannelValue, Checkpoint, Payload, Write
@@ -134,6 +135,7 @@ class Runs(BaseModel):
 
 
 @router.post("/{framework_thread_id}/checkpoints")
+@idempotent()
 async def put(framework_thread_id: str, given: NewCheckpoint, caller: MemoryCaller) -> JSONResponse:
     """Keep a checkpoint, in the place of one of its id. 413 where it is over the bounds."""
     thread = ids.decode("thread", framework_thread_id)
@@ -205,6 +207,7 @@ async def retrieve(
 
 
 @router.post("/{framework_thread_id}/checkpoints/{checkpoint_id}/writes")
+@idempotent()
 async def put_writes(
     framework_thread_id: str, checkpoint_id: Annotated[CheckpointId, Path()], given: NewWrites, caller: MemoryCaller
 ) -> JSONResponse:
@@ -234,6 +237,7 @@ async def put_writes(
 
 
 @router.post("/{framework_thread_id}/prune")
+@idempotent()
 async def prune(framework_thread_id: str, caller: MemoryCaller) -> JSONResponse:
     """Delete all checkpoints but the newest of each namespace, and those that it is rebuilt from."""
     thread = ids.decode("thread", framework_thread_id)
@@ -243,6 +247,7 @@ async def prune(framework_thread_id: str, caller: MemoryCaller) -> JSONResponse:
 
 
 @router.post("/{framework_thread_id}/copy")
+@idempotent()
 async def copy(framework_thread_id: str, given: CopyTo, caller: MemoryCaller) -> JSONResponse:
     """Copy a thread's checkpoints, with all that belongs to them, to another thread; what is there already stays.
 
@@ -268,6 +273,7 @@ async def copy(framework_thread_id: str, given: CopyTo, caller: MemoryCaller) ->
 
 
 @router.post("/delete_runs")
+@idempotent()
 async def delete_runs(given: Runs, caller: MemoryCaller) -> JSONResponse:
     """Delete the checkpoints of runs, with their writes, in all threads."""
     deleted = await checkpoints.delete_runs(caller.connection, caller.principal, given.run_ids, given.user_id)

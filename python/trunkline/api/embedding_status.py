@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
+from trunkline.api.idempotency import idempotent
 from trunkline.api.memory_caller import MemoryCaller
 from trunkline.domain import ids
 from trunkline.store import embedding, memory_stores
@@ -24,6 +25,7 @@ async def status(store_id: str, caller: MemoryCaller) -> JSONResponse:
 
 
 @router.post("/{store_id}/embeddings/restart")
+@idempotent()
 async def restart(store_id: str, caller: MemoryCaller) -> JSONResponse:
     """Embed a store anew, such as after its model has changed under its name; until then it is found by words alone."""
     store = await memory_stores.lock(caller.connection, caller.principal, ids.decode("memstore", store_id))

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from trunkline.api import paging
 from trunkline.api.deps import Manager
+from trunkline.api.idempotency import idempotent
 from trunkline.api.memory_caller import UserId, named
 from trunkline.domain import ids
 from trunkline.domain.times import now, to_wire
@@ -58,6 +59,7 @@ class EraseFromStore(BaseModel):
 
 
 @router.post("/memory_stores/{store_id}/erase")
+@idempotent()
 async def erase_from_store(store_id: str, given: EraseFromStore, caller: Manager) -> JSONResponse:
     """Erase of a store what is below a path, was said in a session or a time, or everything; it cannot be undone.
 
@@ -81,6 +83,7 @@ async def erase_from_store(store_id: str, given: EraseFromStore, caller: Manager
 
 
 @router.post("/erase")
+@idempotent()
 async def erase(given: Erase, caller: Manager) -> JSONResponse:
     """Erase what is kept of a user, or of a session with its forks, all of it or nothing. It cannot be undone.
 

@@ -161,12 +161,28 @@ async def list_items(
 
 
 @router.post("/{framework_thread_id}/items/pop")
-async def pop(framework_thread_id: str, caller: MemoryCaller) -> JSONResponse:
+async def pop(request: Request, framework_thread_id: str, caller: MemoryCaller) -> JSONResponse:
     """Take the newest item back: delete it and return it. `item` is null where there is none."""
     thread = ids.decode("thread", framework_thread_id)
-    await threads.lock(caller.connection, caller.principal, thread)
-    item = await threads.pop(caller.connection, caller.principal.tenant_id, thread)
-    return JSONResponse({"type": "thread_item_popped", "item": None if item is None else item.item})
+
+    async def act() -> dict[str, Any]:
+        await threads.lock(caller.connection, caller.principal, thread)
+        item = await threads.pop(caller.connection, caller.principal.tenant_id, thread)
+        return {"type": "thread_item_popped", "item": None if item is None else item.item}
+
+    async def recall(kept: dict[str, Any]) -> dict[str, Any]:
+        if kept["popped"]:
+            raise Conflict(
+                "This request took an item back before, and what that said is not kept. Nothing was taken now.",
+                param="idempotency-key",
+                code="shown_once",
+            )
+        return {"type": "thread_item_popped", "item": None}
+
+    def keep(answer: dict[str, Any]) -> dict[str, Any]:
+        return {"popped": answer["item"] is not None}
+
+    return JSONResponse(await once(request, caller, act, keep=keep, recall=recall))
 
 
 @router.delete("/{framework_thread_id}/items")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import Request
+from starlette.responses import JSONResponse
 
 from trunkline.api.deps import Caller
 from trunkline.domain.times import now
@@ -54,10 +58,51 @@ async def once(
     return earlier if recall is None else await recall(earlier)
 
 
+Endpoint = Callable[..., Awaitable[JSONResponse]]
+
+
+def idempotent(*without: str) -> Callable[[Endpoint], Endpoint]:
+    """Return what makes a route with a `caller` one that is carried out `once`, whatever it does.
+
+    `without` names members of the answer that are null when it is given again: what they say is not kept.
+    """
+
+    def kept(answer: Answer) -> Answer:
+        return {name: None if name in without else value for name, value in answer.items()}
+
+    def wrap(endpoint: Endpoint) -> Endpoint:
+        # FastAPI reads the signature: it is the endpoint's, and the request, which the endpoint may not ask for itself.
+        signature = inspect.signature(endpoint, eval_str=True)
+        asks = "request" in signature.parameters
+
+        @functools.wraps(endpoint)
+        async def route(*, request: Request, caller: Caller, **given: Any) -> JSONResponse:
+            async def act() -> Answer:
+                if asks:
+                    given["request"] = request
+                answer: Answer = json.loads(bytes((await endpoint(caller=caller, **given)).body))
+                return answer
+
+            return JSONResponse(await once(request, caller, act, keep=kept))
+
+        named = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
+        if not asks:
+            named.append(inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request))
+        route.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+        return route
+
+    return wrap
+
+
 async def _digest(request: Request, caller: Caller, of: bytes | None) -> str:
     """Return what tells requests apart: who asks, for what, and with which bytes (`of`, or the body's)."""
     digest = hashlib.sha256()
-    for part in (caller.principal.key_id.bytes, request.method.encode(), request.url.path.encode()):
+    for part in (
+        caller.principal.key_id.bytes,
+        request.method.encode(),
+        request.url.path.encode(),
+        request.url.query.encode(),
+    ):
         digest.update(part + b"\0")
     digest.update(await request.body() if of is None else of)
     return digest.hexdigest()

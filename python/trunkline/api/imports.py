@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from trunkline.api.agents import change
 from trunkline.api.bodies import check
 from trunkline.api.deps import Caller
+from trunkline.api.idempotency import idempotent
 from trunkline.api.memory_caller import MemoryCaller, UserId, actor, subject
 from trunkline.domain import ids
 from trunkline.domain.agents import AgentDefinition
@@ -37,6 +38,7 @@ Offset = Annotated[int, Query(ge=0)]
 
 
 @router.post("/memory_stores/{store_id}/import", openapi_extra=LINES)
+@idempotent()
 async def into_store(
     request: Request,
     store_id: str,
@@ -70,6 +72,7 @@ async def into_store(
         }
     },
 )
+@idempotent()
 async def into_agent(
     request: Request,
     agent: str,

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from trunkline.api import paging
 from trunkline.api.deps import Caller, Manager
-from trunkline.api.idempotency import once
+from trunkline.api.idempotency import idempotent, once
 from trunkline.domain import ids
 from trunkline.domain.keys import Key, KeyChange, KeyRequest, digest, hint, new_text
 from trunkline.domain.limits import Limits
@@ -60,6 +60,7 @@ async def retrieve(key_id: str, caller: Manager) -> JSONResponse:
 
 
 @router.post("/{key_id}")
+@idempotent()
 async def update(key_id: str, given: KeyChange, caller: Manager) -> JSONResponse:
     """Change a key's name, models, end or limits; calls see it at once. It may get no further than the caller's key."""
     connection, principal = caller.connection, caller.principal

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from starlette.responses import JSONResponse
 
 from trunkline.api import paging
-from trunkline.api.idempotency import once
+from trunkline.api.idempotency import idempotent, once
 from trunkline.api.memory_caller import MemoryCaller, actor
 from trunkline.domain import ids
 from trunkline.domain.memory import Memory
@@ -119,6 +119,7 @@ async def retrieve(store_id: str, memory_id: str, caller: MemoryCaller, view: Vi
 
 
 @router.post("/{memory_id}")
+@idempotent("content")
 async def update(
     store_id: str, memory_id: str, given: UpdateMemory, caller: MemoryCaller, view: View = "basic"
 ) -> JSONResponse:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from trunkline.api import paging
-from trunkline.api.idempotency import once
+from trunkline.api.idempotency import idempotent, once
 from trunkline.api.memory_caller import MemoryCaller, no_controls, no_nul
 from trunkline.domain import ids
 from trunkline.domain.memory import MemoryStore
@@ -108,6 +108,7 @@ async def retrieve(store_id: str, caller: MemoryCaller) -> JSONResponse:
 
 
 @router.post("/{store_id}")
+@idempotent()
 async def update(store_id: str, given: UpdateStore, caller: MemoryCaller) -> JSONResponse:
     """Change a store's name, description, metadata or retention. 400 when it is archived."""
     store = await memory_stores.lock(caller.connection, caller.principal, ids.decode("memstore", store_id))
@@ -134,6 +135,7 @@ router.patch("/{store_id}", name="patch", summary="Update", description=update._
 
 
 @router.post("/{store_id}/archive")
+@idempotent()
 async def archive(store_id: str, caller: MemoryCaller) -> JSONResponse:
     """Archive a store: from then on it can only be read, redacted and deleted. It cannot be undone."""
     store = await memory_stores.lock(caller.connection, caller.principal, ids.decode("memstore", store_id))

@@ -9,6 +9,7 @@ from pydantic import AwareDatetime
 from starlette.responses import JSONResponse
 
 from trunkline.api import paging
+from trunkline.api.idempotency import idempotent
 from trunkline.api.memories import MAX_FULL, View, memory_to_wire
 from trunkline.api.memory_caller import MemoryCaller, actor
 from trunkline.domain import ids
@@ -80,6 +81,7 @@ async def retrieve(store_id: str, version_id: str, caller: MemoryCaller, view: V
 
 
 @router.post("/{version_id}/redact")
+@idempotent()
 async def redact(store_id: str, version_id: str, caller: MemoryCaller) -> JSONResponse:
     """Empty a version of all that it says, for good, and keep who wrote it and when.
 
@@ -110,6 +112,7 @@ async def redact(store_id: str, version_id: str, caller: MemoryCaller) -> JSONRe
 
 
 @router.post("/{version_id}/restore")
+@idempotent("content")
 async def restore_version(store_id: str, version_id: str, caller: MemoryCaller, view: View = "basic") -> JSONResponse:
     """Make the memory say again what it said at this version, a deleted one too; return the memory."""
     store = await memory_stores.get(caller.connection, caller.principal, ids.decode("memstore", store_id))

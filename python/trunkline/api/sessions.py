@@ -15,10 +15,11 @@ from trunkline.api.deps import Caller, Manager, PartsDependency
 from trunkline.api.idempotency import once
 from trunkline.domain import ids
 from trunkline.domain.metadata import merged
-from trunkline.domain.sessions import Session, SessionRequest, SessionUpdate
+from trunkline.domain.sessions import ForkRequest, Session, SessionRequest, SessionUpdate
 from trunkline.domain.times import now
 from trunkline.store import agents, events, sessions
 from trunkline.store.events import NewEvent
+from trunkline.store.forks import fork as forked
 from trunkline.store.launches import launch
 from trunkline.store.sessions import SessionFilter
 
@@ -122,6 +123,24 @@ async def archive(request: Request, session_id: str, caller: Manager) -> JSONRes
 
     async def act() -> dict[str, Any]:
         return _wire(caller, await sessions.archive(caller.connection, caller.principal, session, now()))
+
+    return JSONResponse(await _once(request, caller, act))
+
+
+@router.post("/{session_id}/fork")
+async def fork(
+    request: Request, session_id: str, caller: Manager, parts: PartsDependency, given: ForkRequest | None = None
+) -> JSONResponse:
+    """Start a session that goes on from the end of this one, or from its event number `at`.
+
+    It has a copy of the log, of the blocks of the session itself as they stood there, and the same agent version. A log
+    that is cut off within a turn, such as at a user's message, is worked on at once.
+    """
+    session = ids.decode("sesn", session_id)
+
+    async def act() -> dict[str, Any]:
+        new = await forked(caller.connection, caller.principal, session, given or ForkRequest(), wake=parts.wake)
+        return _wire(caller, await sessions.get(caller.connection, caller.principal, new))
 
     return JSONResponse(await _once(request, caller, act))
 

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from trunkline.api import paging
 from trunkline.api.deps import Caller, Manager
-from trunkline.api.idempotency import once
+from trunkline.api.idempotency import idempotent, once
 from trunkline.domain import ids
 from trunkline.domain.limits import Limits
 from trunkline.domain.teams import Team, TeamChange, TeamRequest
@@ -56,6 +56,7 @@ async def retrieve(team: str, caller: Manager) -> JSONResponse:
 
 
 @router.post("/{team}")
+@idempotent()
 async def update(team: str, given: TeamChange, caller: Manager) -> JSONResponse:
     """Change a team's name or limits; calls see it at once."""
     before = await _get(caller, team)

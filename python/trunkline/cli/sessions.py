@@ -52,3 +52,23 @@ def show(
             json.dumps(members[name], ensure_ascii=False) for name in ("name", "input", "error") if name in members
         )
         print(f"{event.type:<24} {said}".rstrip())
+
+
+@app.command("fork")
+def fork(
+    session: Annotated[str, typer.Argument(help="The session's id (sesn_…).")],
+    *,
+    at: Annotated[
+        int | None, typer.Option(min=0, help="The number of the last event that both share; default: the last.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a session that goes on from the end of another, or from one of its events."""
+    from trunkline.client import Trunkline
+
+    with Trunkline() as client:
+        forked = client.sessions.fork(session, at=at)
+    if as_json:
+        print_json(forked.to_json())
+        return
+    print(f"{forked.id}  {forked.status}, forked from {session} at event {forked.last_seq if at is None else at}")

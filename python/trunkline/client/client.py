@@ -15,7 +15,7 @@ from trunkline.client.keys import Keys
 from trunkline.client.limits import Teams, Users
 from trunkline.client.memory_of_subjects import AsyncMemory, MemoryOfSubjects
 from trunkline.client.memory_stores import AsyncMemoryStores, MemoryStores
-from trunkline.client.sessions import Sessions
+from trunkline.client.sessions import AsyncSessions, Sessions
 from trunkline.client.transport import AsyncTransport, Transport
 from trunkline.client.usage import Usage, usage_params
 
@@ -101,7 +101,9 @@ class Trunkline:
 
 
 class AsyncTrunkline:
-    """The same connection for asynchronous programs, to memory: `await tl.memory(user="cus_42").get(Customer)`.
+    """The same connection for asynchronous programs, to memory and to sessions.
+
+    `await tl.memory(user="cus_42").get(Customer)`.
 
     Usable as an asynchronous context manager.
     """
@@ -119,6 +121,7 @@ class AsyncTrunkline:
         self.base_url = connection.base_url
         self.memory = AsyncMemory(self._transport)
         self.memory_stores = AsyncMemoryStores(self._transport)
+        self.sessions = AsyncSessions(self._transport)
 
     async def close(self) -> None:
         """Close the connections."""

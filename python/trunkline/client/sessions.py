@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from trunkline.client.transport import Transport, segment
+from trunkline.client.transport import AsyncTransport, Transport, segment
 from trunkline.client.wire import Wire
 
 
@@ -16,6 +16,9 @@ class Session(Wire):
     agent: dict[str, Any] | None = None
     """At least `id`, `name` and `version`."""
     user_id: str | None = None
+    parent_id: str | None = None
+    """The session that it was forked from."""
+    last_seq: int = 0
     usage: dict[str, Any] | None = None
     created_at: datetime
     updated_at: datetime
@@ -54,3 +57,28 @@ class Sessions:
         """Return the session's events, oldest first, at most `limit`; None is all. Raises NotFound."""
         found = self._transport.pages(f"/v1/sessions/{segment(session_id)}/events", limit=limit)
         return tuple(Event.model_validate(item) for item in found)
+
+    def fork(self, session_id: str, *, at: int | None = None, **changes: Any) -> Session:
+        """Start a session that goes on from the end of this one, or from its event number `at`.
+
+        `changes` are a `title`, and `metadata` as a patch. Raises NotFound, InvalidRequest.
+        """
+        path = f"/v1/sessions/{segment(session_id)}/fork"
+        return Session.model_validate(self._transport.request("POST", path, body={"at": at, **changes}))
+
+
+class AsyncSessions:
+    """The same for asynchronous programs."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def get(self, session_id: str) -> Session:
+        """Return one session. Raises NotFound."""
+        return Session.model_validate(await self._transport.request("GET", f"/v1/sessions/{segment(session_id)}"))
+
+    async def fork(self, session_id: str, *, at: int | None = None, **changes: Any) -> Session:
+        """Start a session that goes on from another, as `Sessions.fork` does."""
+        body = {"at": at, **changes}
+        answer = await self._transport.request("POST", f"/v1/sessions/{segment(session_id)}/fork", body=body)
+        return Session.model_validate(answer)

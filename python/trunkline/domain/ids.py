@@ -17,7 +17,7 @@ from trunkline.errors import NotFound
 
 Prefix = Literal[
     "agent", "sesn", "sevt", "sthr", "sesrsc", "memstore", "mem", "memver", "key", "tnt", "call", "env", "team", "psg",
-    "vlt", "vcrd", "file", "depl", "drun", "thread",
+    "vlt", "vcrd", "file", "depl", "drun", "thread", "conv", "msg", "fc", "fco",
 ]  # fmt: skip
 
 _NOUNS: Final[dict[str, str]] = {
@@ -41,6 +41,10 @@ _NOUNS: Final[dict[str, str]] = {
     "depl": "a deployment",
     "drun": "a deployment run",
     "thread": "a thread of a framework",
+    "conv": "a conversation",
+    "msg": "a message of a conversation",
+    "fc": "a function call of a conversation",
+    "fco": "a function call's output",
 }
 _HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 

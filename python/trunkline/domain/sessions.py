@@ -148,6 +148,17 @@ class SessionUpdate(_Frozen):
         return given
 
 
+class ForkRequest(_Frozen):
+    """A session that goes on from a point of another: `at` is the number of the last event that it shares; None: all.
+
+    It has the other's title, and its metadata with these changes.
+    """
+
+    at: Annotated[int | None, Field(ge=0, lt=2**63)] = None
+    title: Title | None = None
+    metadata: MetadataPatch | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """A session's head, with the agent version it is pinned to."""

@@ -6,6 +6,25 @@ insert into trunkline.sessions (tenant_id, id, agent_id, agent_version, user_id,
                                 status, root_id, created_at, updated_at, environment_id, vault_ids, deployment_id)
 values ($1, $2, $3, $4, $5, $6, $7, $8, 'api', 'idle', $2, $9, $9, $10, $11, $12);
 
+-- name: insert_fork
+-- Insert a session that shares the log of another ($3) up to event number $4; triggers copy the blocks that are the other's
+-- own, what is attached to it, and what its prompts begin with.
+insert into trunkline.sessions (tenant_id, id, agent_id, agent_version, user_id, title, metadata, origin, status, last_seq,
+                                head_chain, root_id, parent_id, parent_seq, created_at, updated_at, environment_id, vault_ids)
+select s.tenant_id, $2, s.agent_id, s.agent_version, s.user_id, $5, $6, s.origin, 'idle', $4,
+       (select e.chain from trunkline.events e
+         where e.tenant_id = $1 and e.session_id = $3 and e.seq <= $4 and e.chain is not null
+         order by e.seq desc limit 1),
+       s.root_id, s.id, $4, $7, $7, s.environment_id, s.vault_ids
+  from trunkline.sessions s where s.tenant_id = $1 and s.id = $3;
+
+-- name: copy_events
+-- Copy events of a session ($2) into its fork ($3), numbers, times and chain as they are; ids and payloads are given.
+insert into trunkline.events (tenant_id, session_id, seq, id, type, payload, chain, call_id, created_at, processed_at)
+select $1, $3, e.seq, n.id, e.type, n.payload, e.chain, e.call_id, e.created_at, e.processed_at
+  from unnest($4::bigint[], $5::uuid[], $6::jsonb[]) as n(seq, id, payload)
+  join trunkline.events e on e.tenant_id = $1 and e.session_id = $2 and e.seq = n.seq;
+
 -- name: select_session
 -- A session with the definition of the agent version it is pinned to.
 select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.metadata, s.resources, s.origin, s.status,

@@ -31,6 +31,7 @@ from trunkline.memory_settings import Memory, gateway_entries
 from trunkline.provider_settings import KnownProvider, Provider
 from trunkline.routing_settings import Routing, Upstreams
 from trunkline.tool_settings import ToolSettings
+from trunkline.webhook_settings import WebhookSettings
 
 DEFAULT_LISTEN = "127.0.0.1:4000"
 
@@ -162,6 +163,7 @@ class File(_Frozen):
     prices: tuple[Price, ...] = ()
     memory: Memory = Memory()
     tools: ToolSettings = ToolSettings()
+    webhooks: WebhookSettings = WebhookSettings()
 
 
 class Settings(File):

@@ -162,11 +162,11 @@ def test_what_a_provider_cannot_be_told_is_refused(stack: Stack) -> None:
 def test_a_conversation_made_with_items_goes_on_by_responses(stack: Stack) -> None:
     with stack.http() as http:
         http.post("/v1/agents/apply", json={"definition": {"name": "conversant", "model": "gpt"}})
-    client = stack.openai(default_headers={"x-trunkline-agent": "conversant", "x-trunkline-user": "ada"})
+    client: Any = stack.openai(default_headers={"x-trunkline-agent": "conversant", "x-trunkline-user": "ada"})
     made = client.conversations.create(
         items=[
             {"role": "user", "content": "My name is Ada."},
-            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello Ada."}]},  # type: ignore[list-item]
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello Ada."}]},
             {"role": "user", "content": "I drink tea."},
         ]
     )
@@ -174,7 +174,7 @@ def test_a_conversation_made_with_items_goes_on_by_responses(stack: Stack) -> No
         answer = client.responses.with_raw_response.create(model="agent/conversant", input=said, conversation=made.id)
         assert answer.headers["x-trunkline-session"] == made.id.replace("conv_", "sesn_")
     items = list(client.conversations.items.list(made.id, order="asc"))
-    said_by = [(item.role, item.content[0].text) for item in items if item.type == "message"]  # type: ignore[union-attr]
+    said_by = [(item.role, item.content[0].text) for item in items if item.type == "message"]
     assert [role for role, _ in said_by] == ["user", "assistant", "user", "user", "assistant", "user", "assistant"]
     asked = stack.asked()[-1]["body"]["messages"]
     assert next(message["content"] for message in asked if message["role"] == "user") == "My name is Ada."

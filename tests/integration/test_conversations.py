@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -33,18 +34,18 @@ def test_a_conversation_is_made_changed_and_deleted(sdk: openai.OpenAI, http: ht
         sdk.conversations.retrieve(made.id)
 
 
-def test_items_are_added_listed_and_deleted(sdk: openai.OpenAI, http: httpx.Client) -> None:
+def test_items_are_added_listed_and_deleted(sdk: Any, http: httpx.Client) -> None:
     conversation = sdk.conversations.create().id
     added = sdk.conversations.items.create(
         conversation,
         items=[
             {"role": "user", "content": "One."},
-            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Two."}]},  # type: ignore[list-item]
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Two."}]},
             {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Three."}]},
         ],
     )
     assert [item.type for item in added.data] == ["message"] * 3
-    assert [item.content[0].text for item in sdk.conversations.items.list(conversation, order="asc", limit=2)] == [  # type: ignore[union-attr]
+    assert [item.content[0].text for item in sdk.conversations.items.list(conversation, order="asc", limit=2)] == [
         "One.",
         "Two.",
         "Three.",
@@ -59,7 +60,7 @@ def test_items_are_added_listed_and_deleted(sdk: openai.OpenAI, http: httpx.Clie
     assert [event["type"] for event in events] == ["agent.message", "user.message"]
 
 
-def test_what_is_not_kept_is_refused_by_name(sdk: openai.OpenAI, plane: ControlPlane) -> None:
+def test_what_is_not_kept_is_refused_by_name(sdk: Any, plane: ControlPlane) -> None:
     conversation = sdk.conversations.create().id
     for item in (
         {"type": "function_call_output", "call_id": "c", "output": "x"},
@@ -70,7 +71,7 @@ def test_what_is_not_kept_is_refused_by_name(sdk: openai.OpenAI, plane: ControlP
         },
     ):
         with pytest.raises(openai.InternalServerError) as refused:
-            sdk.conversations.items.create(conversation, items=[item])  # type: ignore[list-item]
+            sdk.conversations.items.create(conversation, items=[item])
         assert refused.value.status_code == 501
     with plane.http() as http:
         unnamed = http.post("/v1/conversations", json={})

@@ -69,6 +69,13 @@ def worker(
     database: DatabaseUrls, gateway_url: str, log: Path, *, tools: dict[str, Any] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A worker whose model calls go through the gateway; `tools` as in trunkline.yaml."""
-    configuration = {"database": database.control_url, "base_url": gateway_url, "memory": {}, "tools": tools or {}}
+    configuration = {
+        "database": database.control_url,
+        "base_url": gateway_url,
+        "memory": {},
+        "tools": tools or {},
+        "webhooks": {},
+        "vault_keys": [],
+    }
     with log.open("ab") as file, process("worker", configuration, file) as child:
         yield child

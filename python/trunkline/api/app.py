@@ -55,6 +55,7 @@ from trunkline.api import (
     usage,
     user_limits,
     vaults,
+    webhooks,
 )
 from trunkline.api.bodies import Bodies
 from trunkline.api.deps import Embedding, Parts
@@ -127,7 +128,7 @@ def create_app(
         app.include_router(noun.router)
     for noun in (memories, memory_versions, framework_threads, checkpoints):
         app.include_router(noun.router)
-    for noun in (keys, teams, user_limits, tenants, usage, call_bodies, erasures, retention):
+    for noun in (webhooks, keys, teams, user_limits, tenants, usage, call_bodies, erasures, retention):
         app.include_router(noun.router)
     app.include_router(unserved())
 

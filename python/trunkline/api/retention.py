@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse
 
 from trunkline.api.deps import Caller, Manager
+from trunkline.api.idempotency import idempotent
 from trunkline.domain.times import now
 from trunkline.errors import Forbidden
 from trunkline.memory.rules import parse_retention
@@ -33,6 +34,7 @@ async def retrieve(caller: Manager) -> JSONResponse:
 
 
 @router.post("")
+@idempotent()
 async def put(given: RetentionRequest, caller: Manager) -> JSONResponse:
     """Say for how long: sessions that were idle for so long go as a whole, of others the events of that age."""
     _may_set(caller)

@@ -19,7 +19,6 @@ UNSERVED: Final[dict[str, str]] = {
     "* /v1/dreams{rest:path}": "dreams",
     "* /v1/user_profiles{rest:path}": "user profiles",
     "* /v1/tunnels{rest:path}": "tunnels",
-    "* /v1/webhooks{rest:path}": "webhooks",
 }
 
 _ANY: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]

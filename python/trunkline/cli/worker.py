@@ -35,6 +35,7 @@ def worker(
     """
     from trunkline.processes.addresses import running
     from trunkline.processes.ports import base_url as url_of
+    from trunkline.processes.vault_key import vault_keys
     from trunkline.processes.worker import serve
     from trunkline.settings import load
 
@@ -46,4 +47,6 @@ def worker(
         gateway,
         embedder=settings.memory.embedder,
         tools=settings.tools.model_copy(update={"modules": modules}),
+        webhooks=settings.webhooks,
+        vault_keys=vault_keys(settings),
     )

@@ -18,6 +18,7 @@ from trunkline.errors import NotFound
 Prefix = Literal[
     "agent", "sesn", "sevt", "sthr", "sesrsc", "memstore", "mem", "memver", "key", "tnt", "call", "env", "team", "psg",
     "vlt", "vcrd", "file", "depl", "drun", "thread", "conv", "msg", "fc", "fco",
+    "whk", "whd", "whevt",
 ]  # fmt: skip
 
 _NOUNS: Final[dict[str, str]] = {
@@ -45,6 +46,9 @@ _NOUNS: Final[dict[str, str]] = {
     "msg": "a message of a conversation",
     "fc": "a function call of a conversation",
     "fco": "a function call's output",
+    "whk": "a webhook",
+    "whd": "a delivery of a webhook",
+    "whevt": "an event of a webhook",
 }
 _HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 

@@ -156,7 +156,16 @@ class Supervisor:
         self._await(control, control_url, "/internal/healthz")
         seconds["control"] = time.monotonic() - began
         worker.start()
-        worker.configure({"database": addresses.control, "base_url": url, "memory": memory, "tools": tools})
+        worker.configure(
+            {
+                "database": addresses.control,
+                "base_url": url,
+                "memory": memory,
+                "tools": tools,
+                "webhooks": self._settings.webhooks.model_dump(mode="json"),
+                "vault_keys": [key.hex() for key in keys],
+            }
+        )
         run = self._write_run(url, control_url)
         providers = tuple(str(provider["name"]) for provider in config["providers"])
         self._reload = Reload(

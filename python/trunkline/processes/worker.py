@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trunkline.errors import SetupError
@@ -16,7 +16,10 @@ from trunkline.runtime.tools.functions import load
 from trunkline.runtime.tools.sources import WorkerTools
 from trunkline.runtime.worker import run
 from trunkline.scheduling import deployments, partitions, retention
+from trunkline.scheduling.webhooks import Webhooks, forget_deliveries
+from trunkline.store.sealing import Sealing
 from trunkline.tool_settings import ToolSettings
+from trunkline.webhook_settings import WebhookSettings
 
 
 def serve(
@@ -25,9 +28,13 @@ def serve(
     *,
     embedder: Embedder | None,
     tools: ToolSettings,
+    webhooks: WebhookSettings,
+    vault_keys: Sequence[bytes],
     on_loss: Callable[[Callable[[], None]], None] | None = None,
 ) -> None:
     """Work until SIGTERM or SIGINT; `base_url` is the gateway that model calls, and embeddings, go through.
+
+    `vault_keys` open the secrets that webhooks are signed with.
 
     Raises SetupError for tools that cannot be had.
     """
@@ -43,6 +50,7 @@ def serve(
         "forget_items": retention.forget_items,
         "expire_prompts": retention.expire_prompts,
         "expire_sessions": retention.expire_sessions,
+        "forget_deliveries": forget_deliveries,
         "survey_embeddings": embedding.survey_again,
     }
     run(
@@ -51,7 +59,7 @@ def serve(
         WorkerTools(load(tools.modules)),
         on_loss=on_loss,
         daily=daily,
-        tick=deployments.fire_due,
+        ticks=(deployments.fire_due, Webhooks(Sealing(vault_keys), webhooks.allow).deliver_due),
         embedder=embedder,
     )
 
@@ -62,7 +70,13 @@ def _supervised() -> None:
     tools = ToolSettings.model_validate(configuration["tools"])
     try:
         serve(
-            configuration["database"], configuration["base_url"], embedder=memory.embedder, tools=tools, on_loss=on_loss
+            configuration["database"],
+            configuration["base_url"],
+            embedder=memory.embedder,
+            tools=tools,
+            webhooks=WebhookSettings.model_validate(configuration["webhooks"]),
+            vault_keys=[bytes.fromhex(key) for key in configuration["vault_keys"]],
+            on_loss=on_loss,
         )
     except SetupError as error:
         sys.exit(error.message)

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -57,18 +57,18 @@ def run(
     *,
     on_loss: Callable[[Callable[[], None]], None] | None = None,
     daily: Mapping[str, DailyTask] | None = None,
-    tick: Tick | None = None,
+    ticks: Sequence[Tick] = (),
     embedder: EmbedderSettings | None = None,
 ) -> None:
     """Work until SIGTERM or SIGINT, then drain.
 
     `database` logs in as, or sets, the role `trunkline_control`; `base_url` is the gateway that model calls go through;
     `tools` are those that are carried out here; `on_loss` is given what to call when whoever started this process is
-    gone; `daily` are tasks by name; `tick` is called about every second; `embedder` is what passages are embedded by,
+    gone; `daily` are tasks by name; `ticks` are called about every second; `embedder` is what passages are embedded by,
     through the gateway.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(database, base_url, tools, on_loss, daily=daily or {}, tick=tick, embedder=embedder))
+        runner.run(_run(database, base_url, tools, on_loss, daily=daily or {}, ticks=ticks, embedder=embedder))
 
 
 async def _run(
@@ -78,7 +78,7 @@ async def _run(
     on_loss: Callable[[Callable[[], None]], None] | None,
     *,
     daily: Mapping[str, DailyTask],
-    tick: Tick | None,
+    ticks: Sequence[Tick],
     embedder: EmbedderSettings | None,
 ) -> None:
     stop = asyncio.Event()
@@ -89,7 +89,7 @@ async def _run(
     if on_loss is not None:
         on_loss(lambda: _stop(loop, stop))
     async with open_database(conninfo) as database:
-        await serve(conninfo, database, base_url, tools, stop=stop, daily=daily, tick=tick, embedder=embedder)
+        await serve(conninfo, database, base_url, tools, stop=stop, daily=daily, ticks=ticks, embedder=embedder)
 
 
 def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
@@ -104,7 +104,7 @@ async def serve(
     *,
     stop: asyncio.Event,
     daily: Mapping[str, DailyTask],
-    tick: Tick | None = None,
+    ticks: Sequence[Tick] = (),
     embedder: EmbedderSettings | None = None,
 ) -> None:
     """Work until `stop` is set, then drain and revoke the worker's keys."""
@@ -124,15 +124,15 @@ async def serve(
         queue.on_session(on_session)
         looking = asyncio.create_task(_look(database))
         folding = asyncio.create_task(_fold(database))
-        ticking = asyncio.create_task(_tick(database, tick)) if tick is not None else None
+        ticking = [asyncio.create_task(_tick(database, tick)) for tick in ticks]
         working = asyncio.create_task(_work(queue))
         embeds = asyncio.create_task(_embed(database, credentials, base_url, embedder))
         await stop.wait()
         embeds.cancel()
         looking.cancel()
         folding.cancel()
-        if ticking is not None:
-            ticking.cancel()
+        for one in ticking:
+            one.cancel()
         working.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await working

@@ -1,0 +1,154 @@
+"""Telling webhooks what is due: signed, to public addresses alone, again after failures, paused where none answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network as Network
+from typing import Any, Final
+
+import httpx
+
+from trunkline.domain.times import now
+from trunkline.domain.webhooks import Due, sealed_for, signed
+from trunkline.errors import Unavailable
+from trunkline.store import webhooks
+from trunkline.store.pool import Database
+from trunkline.store.queries import queries
+from trunkline.store.sealing import Sealing
+
+_logger = logging.getLogger(__name__)
+
+AT_ONCE: Final = 20
+TIMEOUT_SECONDS: Final = 10.0
+"""For the whole of one attempt."""
+_CLAIM_SECONDS: Final = 60
+"""Others try again what was claimed so long ago: longer than an attempt and noting how it went can take."""
+PAUSES: Final = (5, 30, 120, 600, 1800, 3600, 7200, 14_400, 28_800)
+"""Seconds between one attempt and the next, a fifth more or less; after the last, about 16 hours on, none follows."""
+_GONE: Final = 410
+_EXPANDED: Final = IPv6Network("64:ff9b::/96")
+"""NAT64: IPv4 addresses as IPv6 ones."""
+
+
+class NotAllowed(Exception):
+    """The URL leads to where webhooks must not go, or nowhere; its text is for whoever made the webhook."""
+
+
+class Webhooks:
+    """Tells webhooks what is due. `allow` are networks that they may go to beside public addresses."""
+
+    def __init__(self, sealing: Sealing, allow: Sequence[Network | IPv6Network] = ()) -> None:
+        self._sealing = sealing
+        self._allow = tuple(allow)
+
+    async def deliver_due(self, database: Database) -> bool:
+        """Attempt what is due, and tell whether there may be more. Raises Unavailable."""
+        async with database.transaction() as connection:
+            due = await webhooks.claim(connection, limit=AT_ONCE, seconds=_CLAIM_SECONDS)
+        await asyncio.gather(*(self._attempt(database, one) for one in due))
+        return len(due) == AT_ONCE
+
+    async def _attempt(self, database: Database, due: Due) -> None:
+        answered: int | None = None
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                answered = await self._send(due)
+            error = None if 200 <= answered < 300 else f"It answered with status {answered}."
+        except TimeoutError:
+            error = f"It did not answer within {TIMEOUT_SECONDS:.0f} s."
+        except NotAllowed as refused:
+            error = str(refused)
+        except Unavailable as away:  # the secret cannot be opened here
+            error = away.message
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as failed:
+            error = f"It could not be reached: {type(failed).__name__}."
+        async with database.tenant(due.tenant_id) as connection:
+            if error is None and answered is not None:
+                await webhooks.delivered(connection, due, answered, now())
+                return
+            next_at = _next(due.attempts) if answered != _GONE else None
+            await webhooks.not_delivered(
+                connection,
+                due,
+                answered=answered,
+                error=error or "",
+                next_at=next_at,
+                paused_reason=None if next_at is not None else _reason(answered, error or ""),
+            )
+
+    async def _send(self, due: Due) -> int:
+        """Send it once and return the status of the answer, whose body nobody reads."""
+        secret = self._sealing.open(due.secret, *sealed_for(due.tenant_id, due.webhook_id))["secret"]
+        url = httpx.URL(due.url)
+        body = due.body
+        headers = {
+            "host": url.netloc.decode(),
+            "content-type": "application/json",
+            "user-agent": "trunkline-webhooks",
+            **signed(secret, due.event_id, now(), body),
+        }
+        # It goes to the very address that was looked at: the name may stand for another one a moment later.
+        place = url.copy_with(host=str(await self._address(url)))
+        async with (
+            httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as http,
+            http.stream(
+                "POST", place, content=body, headers=headers, extensions={"sni_hostname": url.host}
+            ) as response,
+        ):
+            return response.status_code
+
+    async def _address(self, url: httpx.URL) -> IPv4Address | IPv6Address:
+        """Return the address that a URL's name stands for. Raises NotAllowed where one of them is not to be reached."""
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise NotAllowed(f"The name {url.host} is not known.") from error
+        addresses = [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+        for address in addresses:
+            if not self._may_reach(address):
+                raise NotAllowed(
+                    f"{url.host} leads to the address {address}, which is not public; `webhooks.allow` in "
+                    "trunkline.yaml lets webhooks go there."
+                )
+        return addresses[0]
+
+    def _may_reach(self, address: IPv4Address | IPv6Address) -> bool:
+        if any(address in network for network in self._allow if network.version == address.version):
+            return True
+        if isinstance(address, IPv6Address):
+            within = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+            if within is None and address in _EXPANDED:
+                within = IPv4Address(int(address) & 0xFFFF_FFFF)
+            if within is not None:
+                return self._may_reach(within)
+        return address.is_global and not address.is_multicast
+
+
+async def forget_deliveries(database: Database) -> None:
+    """Delete what webhooks were told 30 days ago. Raises Unavailable."""
+    async with database.transaction() as connection:
+        await connection.execute(queries("webhooks")["forget"])
+
+
+def _next(attempts: int) -> datetime | None:
+    if attempts > len(PAUSES):
+        return None
+    return now() + timedelta(seconds=PAUSES[attempts - 1] * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
+
+
+def _reason(answered: int | None, error: str) -> dict[str, Any]:
+    """Return why a webhook is paused, for who looks at it."""
+    if answered == _GONE:
+        return {"type": "gone", "message": "It answered 410 Gone. Set `status` to `enabled` to have it told again."}
+    return {
+        "type": "failing",
+        "message": f"An event could not be delivered in {len(PAUSES) + 1} attempts: {error} Set `status` to `enabled` "
+        "to have it told again.",
+    }

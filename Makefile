@@ -41,7 +41,7 @@ test-rust: ## the gateway's tests
 
 test-python: $(VENV)/.extension ## the tests of all the rest, against a real Postgres
 	$(call say,pytest)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 bench: build ## measure the gateway against nginx and others (about ten minutes)
 	@$(BIN)/python -m bench.gateway

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from support.control_plane import ControlPlane, running
-from support.postgres import DatabaseUrls, copied_database
-from trunkline.store.embedded import ConnectionInfo
+from support.postgres import DatabaseUrls
 
 
 @pytest.fixture
-def control(database: DatabaseUrls) -> Iterator[ControlPlane]:
-    """A control plane over this test's database."""
-    with running(database) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def urls(postgres: ConnectionInfo, migrated_template: str) -> Iterator[DatabaseUrls]:
-    """A fresh, migrated database for all tests of a file, which make what they need under names of their own."""
-    with copied_database(postgres, migrated_template) as copy:
-        yield copy
+def control(request: pytest.FixtureRequest, database: DatabaseUrls) -> Iterator[ControlPlane]:
+    """A control plane over this test's database; with the mark `tenant`, that of the file as a new tenant sees it."""
+    if request.node.get_closest_marker("tenant"):
+        plane: ControlPlane = request.getfixturevalue("plane")
+        yield ControlPlane(plane.base_url, plane.another_tenant(uuid4().hex))
+        return
+    with running(database) as own:
+        yield own
 
 
 @pytest.fixture(scope="module")

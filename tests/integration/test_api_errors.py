@@ -29,6 +29,7 @@ def error_of(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
     return error
 
 
+@pytest.mark.tenant
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -111,6 +112,7 @@ def test_a_wrong_method_names_the_right_ones(control: ControlPlane) -> None:
         assert answer.headers["allow"] == "GET, POST"
 
 
+@pytest.mark.tenant
 @pytest.mark.parametrize(
     "path",
     [

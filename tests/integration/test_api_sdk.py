@@ -21,6 +21,8 @@ from anthropic.types.beta.sessions import (
 
 from support.control_plane import ControlPlane
 
+pytestmark = pytest.mark.tenant
+
 TOOLS: list[Any] = [
     {
         "type": "agent_toolset_20260401",

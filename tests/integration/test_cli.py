@@ -8,6 +8,8 @@ import pytest
 from support.control_plane import ControlPlane
 from trunkline.cli.app import run
 
+pytestmark = pytest.mark.tenant
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WHO = ["support-resolver", "--user", "cus_42"]
 

@@ -7,6 +7,8 @@ import pytest
 from support.control_plane import ControlPlane
 from trunkline import Agent, Block, Conflict, InvalidRequest, NotFound, Trunkline, Unauthenticated
 
+pytestmark = pytest.mark.tenant
+
 USER = "cus_42"
 
 

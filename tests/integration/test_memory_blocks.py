@@ -9,6 +9,8 @@ import pytest
 from support.control_plane import ControlPlane
 from support.memory import MEMORY, SESSION, new_agent, ok, write
 
+pytestmark = pytest.mark.tenant
+
 
 def set_name(value: Any, **more: Any) -> dict[str, Any]:
     return {"op": "set", "field": "name", "value": value, **more}

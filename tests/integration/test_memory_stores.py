@@ -14,6 +14,8 @@ from anthropic.types.beta.memory_stores import BetaManagedAgentsMemory, BetaMana
 from support.control_plane import ControlPlane
 from support.memory import new_agent, ok, write
 
+pytestmark = pytest.mark.tenant
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -300,7 +302,9 @@ def test_redaction_empties_a_version_for_good(control: ControlPlane, database_ur
     assert stores.memory_versions.retrieve(first, memory_store_id=store.id) == redacted
     assert stores.memories.retrieve(memory.id, memory_store_id=store.id).content == "harmless"
     with psycopg.connect(database_url) as connection:
-        rows = connection.execute("select v::text from trunkline.memory_versions v").fetchall()
+        rows = connection.execute(
+            "select v::text from trunkline.memory_versions v where memory_id = %s", (memory.id.removeprefix("mem_"),)
+        ).fetchall()
     assert len(rows) == 2
     assert not [row for row in rows if "secret" in row[0] or sha("secret-content") in row[0]]
 
@@ -409,11 +413,11 @@ def test_a_create_sent_twice_with_one_idempotency_key(control: ControlPlane, dat
         store = ok(http.post("/v1/memory_stores", json={"name": "n"}))["id"]
         where = f"/v1/memory_stores/{store}/memories"
         given = {"path": "/a", "content": "secret-content"}
-        first = ok(http.post(where, params={"view": "full"}, json=given, headers={"idempotency-key": "k"}))
-        again = ok(http.post(where, params={"view": "full"}, json=given, headers={"idempotency-key": "k"}))
+        first = ok(http.post(where, params={"view": "full"}, json=given, headers={"idempotency-key": "twice"}))
+        again = ok(http.post(where, params={"view": "full"}, json=given, headers={"idempotency-key": "twice"}))
     assert (first["content"], again["content"]) == ("secret-content", None)
     assert again["id"] == first["id"]
     with psycopg.connect(database_url) as connection:
-        rows = connection.execute("select k::text from trunkline.idempotency_keys k").fetchall()
+        rows = connection.execute("select k::text from trunkline.idempotency_keys k where key = 'twice'").fetchall()
     assert len(rows) == 1
     assert "secret" not in rows[0][0]

@@ -10,6 +10,8 @@ from support.memory import CUSTOMER, SESSION, new_agent, ok, tool, write
 from support.postgres import DatabaseUrls
 from trunkline.domain import ids
 
+pytestmark = pytest.mark.tenant
+
 EVENT = "sevt_0193f0a4c1b27c55a1c8b4c0a1b2c3d4"
 
 

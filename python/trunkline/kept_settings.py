@@ -58,7 +58,8 @@ class Record(BaseModel):
     bodies: Literal["none", "errors", "asked", "all"] = "none"
     """Of which calls the request and the response are stored: of none, whatever a client asks for; of those whose
     client saw an error or went away; of those that come with the header `x-trunkline-store: true`; of all. With
-    `x-trunkline-store: false` none of a call is stored."""
+    `x-trunkline-store: false` none of a call is stored. Unless it is `none`, a key may say that all of its calls are
+    stored, or none (`store_bodies` of /v1/keys)."""
     max_bytes: Annotated[int, Field(gt=0, le=16 * 1024 * 1024)] = 64 * 1024
     """Of each of the two; what is longer is cut and marked so."""
     redact: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from support.stack import PROVIDER_KEY, Stack, eventually, serving
 from trunkline.store.embedded import ConnectionInfo
 
 CHAT = "/v1/chat/completions"
+EMBED = "/v1/embeddings"
 RECORD = """\
 record:
   bodies: {bodies}
@@ -172,8 +173,24 @@ def test_where_only_errors_are_stored_the_rest_is_not(errors: Stack) -> None:
     assert (ours.status_code, stored(errors, ours).json()["response"]["text"]) == (422, ours.text)
 
 
+def test_a_key_may_have_its_calls_stored_or_never(everything: Stack, errors: Stack) -> None:
+    never, _ = everything.inference_key(store_bodies=False)
+    for headers in ({}, {"x_trunkline_store": "true"}):
+        assert stored(everything, send(everything, said("say x"), key=never, **headers)).status_code == 404
+    assert stored(everything, send(everything, {"model": "gpt", "input": "x"}, EMBED, never)).status_code == 404
+    always, key_id = errors.inference_key(store_bodies=True)
+    call = send(errors, said("say 1234-5678 hello"), key=always)
+    assert "[redacted] hello" in stored(errors, call).json()["response"]["text"]
+    declined = send(errors, said("say x"), key=always, x_trunkline_store="false")
+    assert stored(errors, declined).status_code == 404
+    with errors.http() as http:
+        assert http.post(f"/v1/keys/{key_id}", json={"store_bodies": None}).json()["store_bodies"] is None
+    assert eventually(lambda: stored(errors, send(errors, said("say x"), key=always)).status_code == 404)
+
+
 def test_without_the_setting_nothing_is(stack: Stack) -> None:
-    call = send(stack, said("say x"), x_trunkline_store="true")
+    key, _ = stack.inference_key(store_bodies=True)
+    call = send(stack, said("say x"), key=key, x_trunkline_store="true")
     assert call.status_code == 200
     assert stored(stack, call).status_code == 404
 

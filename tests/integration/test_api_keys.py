@@ -105,6 +105,23 @@ def test_a_key_cannot_make_one_that_reaches_further(control: ControlPlane) -> No
         assert {key["agent_id"] for key in http.get("/v1/keys").json()["data"]} == {agent}
 
 
+def test_a_key_says_whether_its_calls_are_stored_and_so_do_those_that_it_makes(control: ControlPlane) -> None:
+    private = control.new_key(scopes=["manage"], store_bodies=False)
+    with control.http(private) as http:
+        made = http.post("/v1/keys", json={"name": "k", "scopes": ["manage"]}).json()
+        assert made["store_bodies"] is False
+        refused = http.post("/v1/keys", json={"name": "k", "scopes": ["manage"], "store_bodies": True})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (403, "store_bodies")
+        for more in (True, None):
+            changed = http.post(f"/v1/keys/{made['id']}", json={"store_bodies": more})
+            assert (changed.status_code, changed.json()["error"]["param"]) == (403, "store_bodies")
+    with control.http() as http:
+        assert http.post(f"/v1/keys/{made['id']}", json={"store_bodies": True}).json()["store_bodies"] is True
+        assert http.post(f"/v1/keys/{made['id']}", json={"name": "renamed"}).json()["store_bodies"] is True
+        assert http.post(f"/v1/keys/{made['id']}", json={"store_bodies": None}).json()["store_bodies"] is None
+        assert http.post("/v1/keys", json={"name": "k", "store_bodies": "no"}).status_code == 400
+
+
 def test_wrong_keys_are_refused(control: ControlPlane) -> None:
     with control.http() as http:
         for body, words in (

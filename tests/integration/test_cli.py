@@ -69,6 +69,9 @@ def test_keys_come_and_go(said: pytest.CaptureFixture[str]) -> None:
     listed = {key["name"]: key for key in json.loads(said.readouterr().out)}
     assert listed["bob"]["revoked_at"] is not None
     assert "key" not in listed["bob"]
+    for option, stores in ((["--store-bodies"], True), (["--no-store-bodies"], False), ([], None)):
+        assert run(["keys", "create", "eve", *option, "--json"]) == 0
+        assert json.loads(said.readouterr().out)["store_bodies"] is stores
 
 
 def test_teams_share_limits_until_they_are_archived(said: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,7 @@ async fn stages(
     };
     let repeats = repeats.inspect_err(counted)?;
     let not_kept = repeats.is_none() && head.method == Method::POST && head.headers.contains_key(idempotency::HEADER);
-    let stored = pipeline::stored(worker, &head.headers).inspect_err(counted)?;
+    let stored = pipeline::stored(worker, &key, &head.headers).inspect_err(counted)?;
     let named = Named::find(path, &head.headers, whole.bytes()).inspect_err(counted)?;
     allowed(&key, &host, &head.method, path, &named).inspect_err(counted)?;
     let user = match &key.user {
@@ -101,8 +101,8 @@ async fn stages(
     let admission = admit::admit(&gateway.leases, &key, &ask).await.inspect_err(counted)?;
     let mut record = Recorder::of(gateway, call, &key, (asked, user), streams, if model_call { bytes } else { 0 });
     record.reserved(admission);
-    if let Some(stored) = stored {
-        record.stores(stored, whole.bytes());
+    if let Some((stored, when)) = stored {
+        record.stores(stored, when, whole.bytes());
     }
     if let Some(repeats) = repeats {
         match idempotency::begin(worker, record, &key, &repeats).await? {

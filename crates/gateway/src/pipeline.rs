@@ -29,7 +29,7 @@ use crate::{
     remember::{Memory, State, remember},
     request::{Scan, scan},
     routing::{Target, Unresolved, resolve},
-    stored::Stored,
+    stored::{Stored, When},
     told,
     wire::Wire,
 };
@@ -68,7 +68,7 @@ async fn stages(
     // What the client itself sent: a history that the session log adds has grown when the call is sent again.
     let asked =
         idempotency::asked(call.route, &head.uri, &head.headers, &body).inspect_err(|refusal| count(worker, &call, refusal))?;
-    let stored = stored(worker, &head.headers).inspect_err(|refusal| count(worker, &call, refusal))?;
+    let stored = stored(worker, &key, &head.headers).inspect_err(|refusal| count(worker, &call, refusal))?;
     let stored = stored.map(|stored| (stored, body.clone()));
     let mut target = target(worker, &key, &head.headers, &scan).await.inspect_err(|refusal| count(worker, &call, refusal))?;
     if let Some(agent) = target.agent.clone() {
@@ -84,8 +84,8 @@ async fn stages(
     let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len());
     record.reserved(admission);
     record.with_trace(&head.headers, &body);
-    if let Some((stored, asked)) = stored.filter(|_| !scan.kept.forget) {
-        record.stores(stored, Some(&asked));
+    if let Some(((stored, when), asked)) = stored.filter(|_| !scan.kept.forget) {
+        record.stores(stored, when, Some(&asked));
     }
     if let Some(asked) = asked {
         match idempotency::begin(worker, record, &key, &asked).await? {
@@ -177,14 +177,14 @@ async fn hashed(gateway: &Gateway, wire: Wire, body: &Bytes, scan: &Scan) -> Res
     gateway.apart.run(move || conversation(wire, &body, &scan)).await
 }
 
-/// What stores a call's bodies, if they are to be stored.
+/// What stores a call's bodies, and when, if they are to be stored.
 ///
 /// # Errors
 /// 400 for a wish that is none.
-pub fn stored(worker: &Worker, headers: &HeaderMap) -> Result<Option<Arc<Stored>>, Refusal> {
+pub fn stored(worker: &Worker, key: &Key, headers: &HeaderMap) -> Result<Option<(Arc<Stored>, When)>, Refusal> {
     let settings = worker.gateway.settings();
     let Some(stored) = &settings.stored else { return Ok(None) };
-    Ok(stored.wanted(headers)?.then(|| Arc::clone(stored)))
+    Ok(stored.wanted(headers, key.stores_bodies)?.map(|when| (Arc::clone(stored), when)))
 }
 
 /// What memory adds to a request, in the order of [`cache::Asked::added`].

@@ -65,6 +65,8 @@ pub struct Key {
     pub user: Option<String>,
     /// The only models it may ask for: names, or patterns with one `*`.
     pub models: Option<Vec<String>>,
+    /// Whether its calls' bodies are stored, where the settings let any be; none: as the settings say.
+    pub stores_bodies: Option<bool>,
     /// When it ends, in seconds since 1970.
     pub expires_at: Option<f64>,
     /// Its limits, its team's and its users'; none: nothing is limited, and nothing looked at.

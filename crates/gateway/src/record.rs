@@ -35,7 +35,7 @@ use crate::{
     remember::Memory,
     routing::{Target, Upstream},
     snapshot::Agent,
-    stored::{Kept, Stored},
+    stored::{Kept, Stored, When},
     told::Figures,
     traces::{Place, Traces},
     wire::{Part, Reply, StopReason, ToolCall, ToolResult, Usage},
@@ -298,9 +298,9 @@ impl Recorder {
     }
 
     /// Stores what it was asked and answered; `request` is none where that streams past.
-    pub fn stores(&mut self, stored: Arc<Stored>, request: Option<&Bytes>) {
+    pub fn stores(&mut self, stored: Arc<Stored>, when: When, request: Option<&Bytes>) {
         let limit = stored.holds();
-        let kept = Kept { request: request.map(|bytes| stored.beginning(bytes)) };
+        let kept = Kept { when, request: request.map(|bytes| stored.beginning(bytes)) };
         self.stores = Some((stored, kept));
         self.holds(limit);
     }

@@ -77,7 +77,7 @@ async fn stages(
     let counted = |refusal: &Refusal| pipeline::count(worker, &call, refusal);
     let (body, _room) = bodies::read(worker, &head.headers, body).await.inspect_err(counted)?;
     let asked = idempotency::asked(call.route, &head.uri, &head.headers, &body).inspect_err(counted)?;
-    let stored = pipeline::stored(worker, &head.headers).inspect_err(counted)?;
+    let stored = pipeline::stored(worker, &key, &head.headers).inspect_err(counted)?;
     let named = Named::read(&head.headers, body).inspect_err(counted)?;
     let target = pipeline::target(worker, &key, &head.headers, &named.scan).await.inspect_err(counted)?;
 
@@ -91,8 +91,8 @@ async fn stages(
     let admission = pipeline::admit_call(worker, &key, &target, output, bytes).await.inspect_err(counted)?;
     let mut record = Recorder::new(gateway, call, &key, &target, named.scan.stream, bytes);
     record.reserved(admission);
-    if let Some(stored) = stored {
-        record.stores(stored, Some(&named.body));
+    if let Some((stored, when)) = stored {
+        record.stores(stored, when, Some(&named.body));
     }
     if let Some(asked) = asked {
         match idempotency::begin(worker, record, &key, &asked).await? {

@@ -156,6 +156,8 @@ struct KeyRow {
     team: Option<Uuid>,
     user: Option<String>,
     models: Option<Vec<String>>,
+    /// Missing in a schema of before it.
+    store_bodies: Option<bool>,
     expires_at: Option<f64>,
     limits: Option<Limits>,
     limits_users: bool,
@@ -263,6 +265,7 @@ impl Snapshot {
                 team: row.team,
                 user: row.user,
                 models: row.models,
+                stores_bodies: row.store_bodies,
                 expires_at: row.expires_at,
                 bounds: (!bounds.subjects.is_empty() || bounds.users || bounds.orphan).then_some(bounds),
             };

@@ -40,8 +40,26 @@ pub struct Stored {
     secrets: Regex,
 }
 
+/// Whether a call's bodies are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// If its client sees an error, or goes away.
+    Failed,
+    /// However it ends.
+    Always,
+}
+
+impl When {
+    /// Whether those of a call that ended with this status are stored.
+    pub fn holds(self, status: u16) -> bool {
+        self == Self::Always || status >= 400
+    }
+}
+
 /// What is held of a call whose bodies are to be stored, until it has ended.
 pub struct Kept {
+    /// Whether they are.
+    pub when: When,
     /// The beginning of the client's request, and the length of all of it; none where that streams past.
     pub request: Option<(Bytes, usize)>,
 }
@@ -87,22 +105,23 @@ impl Stored {
         }))
     }
 
-    /// Whether those of a call with these headers may be stored.
+    /// Whether those of a call with these headers are stored; none: they are not. `key` is what the caller's key says; the
+    /// client may keep its own call out whatever that is.
     ///
     /// # Errors
     /// 400 for a wish that is none.
-    pub fn wanted(&self, headers: &HeaderMap) -> Result<bool, Refusal> {
-        match headers.get(HEADER).map(|value| value.as_bytes().trim_ascii()) {
-            None => Ok(self.of != StoredBodies::Asked),
-            Some(b"true") => Ok(true),
-            Some(b"false") => Ok(false),
-            Some(_) => Err(Refusal::invalid(format!("{HEADER} is either true or false."), Some(HEADER.to_owned()))),
-        }
-    }
-
-    /// Whether those of a call that ended like this are stored.
-    pub fn of(&self, status: u16) -> bool {
-        self.of != StoredBodies::Errors || status >= 400
+    pub fn wanted(&self, headers: &HeaderMap, key: Option<bool>) -> Result<Option<When>, Refusal> {
+        let asked = match headers.get(HEADER).map(|value| value.as_bytes().trim_ascii()) {
+            None => None,
+            Some(b"true") => Some(true),
+            Some(b"false") => Some(false),
+            Some(_) => return Err(Refusal::invalid(format!("{HEADER} is either true or false."), Some(HEADER.to_owned()))),
+        };
+        Ok(match (self.of, key, asked) {
+            (StoredBodies::None, ..) | (_, Some(false), _) | (_, _, Some(false)) | (StoredBodies::Asked, None, None) => None,
+            (_, Some(true), _) | (StoredBodies::All, ..) | (StoredBodies::Asked, None, Some(true)) => Some(When::Always),
+            (StoredBodies::Errors, None, _) => Some(When::Failed),
+        })
     }
 
     /// How much of an answer must be held, in bytes.
@@ -215,6 +234,28 @@ mod tests {
         let part = stored(&bodies, b"{\"card\":\"1234-abcd 99\",\"key\":\"sk-tl-0123456789abcdef0123\"}");
         assert_eq!(part.text.unwrap(), r#"{"card":"[redacted]d 99","key":"[redacted]"}"#);
         assert!(!part.truncated);
+    }
+
+    #[test]
+    fn a_key_says_of_its_own_calls_and_a_client_may_always_decline() {
+        let wanted = |of, key, asked: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(asked) = asked {
+                headers.insert(HEADER, http::HeaderValue::from_static(asked));
+            }
+            Stored { of, ..bodies(1, &[]) }.wanted(&headers, key).unwrap()
+        };
+        let (failed, always) = (Some(When::Failed), Some(When::Always));
+        for (of, told, with_key) in
+            [(StoredBodies::Errors, failed, failed), (StoredBodies::Asked, None, always), (StoredBodies::All, always, always)]
+        {
+            assert_eq!((wanted(of, None, None), wanted(of, None, Some("true"))), (told, with_key));
+            assert_eq!((wanted(of, Some(true), None), wanted(of, Some(true), Some("true"))), (always, always));
+            assert_eq!((wanted(of, Some(false), None), wanted(of, Some(false), Some("true"))), (None, None));
+            assert!([None, Some(true), Some(false)].iter().all(|key| wanted(of, *key, Some("false")).is_none()));
+        }
+        assert!([None, Some(true)].iter().all(|key| wanted(StoredBodies::None, *key, Some("true")).is_none()));
+        assert_eq!((When::Failed.holds(200), When::Failed.holds(499), When::Always.holds(200)), (false, true, true));
     }
 
     #[test]

@@ -62,7 +62,7 @@ async def retrieve(key_id: str, caller: Manager) -> JSONResponse:
 @router.post("/{key_id}")
 @idempotent()
 async def update(key_id: str, given: KeyChange, caller: Manager) -> JSONResponse:
-    """Change a key's name, models, end or limits; calls see it at once. It may get no further than the caller's key."""
+    """Change a key's name, models, end, limits or `store_bodies`, seen at once; no further than the caller's key."""
     connection, principal = caller.connection, caller.principal
     before = await keys.get(connection, principal, ids.decode("key", key_id))
     if before.revoked_at is not None:
@@ -129,6 +129,7 @@ async def _allowed(caller: Caller, given: KeyRequest, text: str) -> Key:
         team_id=team_id,
         user_id=given.user_id or own.user_id,
         models=given.models,
+        store_bodies=own.store_bodies if given.store_bodies is None else given.store_bodies,
         expires_at=given.expires_at,
         limits=Limits(**{name: getattr(given, name) for name in _AMOUNTS}),
         users=None if given.users is None else given.users.limits(),
@@ -146,7 +147,7 @@ def _within(own: Key, key: Key) -> None:
             param=limit,
         )
 
-    for limit in ("team_id", "user_id"):
+    for limit in ("team_id", "user_id", "store_bodies"):
         if getattr(own, limit) not in (None, getattr(key, limit)):
             raise beyond(limit)
     for limit in ("budget_usd", "rpm", "tpm", "parallel"):

@@ -27,6 +27,14 @@ def create(
     parallel: limits.Parallel = None,
     team: Annotated[str | None, typer.Option(help="The team (name or id) whose limits it shares.")] = None,
     user: Annotated[str | None, typer.Option(help="The only end user that the key speaks for.")] = None,
+    store_bodies: Annotated[
+        bool | None,
+        typer.Option(
+            help="Store the requests and answers of its calls, or never; else as `record.bodies` says. Where that is "
+            "none, nothing is stored.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. Its text is shown this once."""
@@ -39,6 +47,7 @@ def create(
             agent_id=agent,
             team_id=team,
             user_id=user,
+            store_bodies=store_bodies,
             **limits.given(models=model, budget_usd=budget_usd, period=period, rpm=rpm, tpm=tpm, parallel=parallel),
         )
     if as_json:

@@ -21,6 +21,8 @@ class Key(Wire):
     agent_id: str | None = None
     """The only agent that the key may act for."""
     models: tuple[str, ...] | None = None
+    store_bodies: bool | None = None
+    """Whether its calls' bodies are stored; None: as the server's `record.bodies` says."""
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     created_at: datetime | None = None
@@ -53,11 +55,13 @@ class Keys:
         team_id: str | None = None,
         user_id: str | None = None,
         expires_at: datetime | None = None,
+        store_bodies: bool | None = None,
     ) -> NewKey:
         """Make a key.
 
         `scopes`: of inference, memory, manage, operator; `budget_period`: total, day, week, month, or a number of
-        seconds; `rpm`, `tpm`: requests and tokens a minute; `team_id`: a team's id or name.
+        seconds; `rpm`, `tpm`: requests and tokens a minute; `team_id`: a team's id or name;
+        `store_bodies`: whether its calls' bodies are stored (None: as the server's `record.bodies` says).
         """
         body: dict[str, Any] = {
             "name": name,
@@ -72,6 +76,7 @@ class Keys:
             "team_id": team_id,
             "user_id": user_id,
             "expires_at": None if expires_at is None else expires_at.isoformat(),
+            "store_bodies": store_bodies,
         }
         given = {member: value for member, value in body.items() if value is not None}
         return NewKey.model_validate(self._transport.request("POST", "/v1/keys", body=given))

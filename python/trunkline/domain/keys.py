@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, field_validator
+from pydantic import AwareDatetime, Field, StrictBool, field_validator
 
 from trunkline.domain import ids
 from trunkline.domain.limits import UNLIMITED, UNUSED, Amounts, Limits, LimitsRequest, Models, Used, UserId
@@ -45,6 +45,8 @@ class KeyRequest(Amounts):
     user_id: UserId | None = None
     """The only end user that it speaks for."""
     models: Models = None
+    store_bodies: StrictBool | None = None
+    """Whether its calls' bodies are stored, where `record.bodies` lets any be; None: as `record.bodies` says."""
     expires_at: AwareDatetime | None = None
     users: LimitsRequest | None = None
 
@@ -59,6 +61,7 @@ class KeyChange(Amounts):
 
     name: Annotated[str, Field(min_length=1, max_length=256)] = ""
     models: Models = None
+    store_bodies: StrictBool | None = None
     expires_at: AwareDatetime | None = None
     users: LimitsRequest | None = None
 
@@ -76,6 +79,7 @@ class Key:
     team_id: UUID | None = None
     user_id: str | None = None
     models: tuple[str, ...] | None = None
+    store_bodies: bool | None = None
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     limits: Limits = UNLIMITED
@@ -94,6 +98,7 @@ class Key:
             "team_id": None if self.team_id is None else ids.encode("team", self.team_id),
             "user_id": self.user_id,
             "models": None if self.models is None else list(self.models),
+            "store_bodies": self.store_bodies,
             **self.limits.amounts_to_wire(),
             "users": None if self.users is None else self.users.to_wire(),
             **self.used.to_wire(),

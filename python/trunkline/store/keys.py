@@ -53,9 +53,10 @@ async def create(connection: Connection, tenant_id: UUID, key: Key, digest: byte
 
 
 async def change(connection: Connection, tenant_id: UUID, key: Key, at: datetime) -> None:
-    """Write a key's name, models, end and limits anew."""
+    """Write a key's name, models, end, limits and whether its calls' bodies are stored anew."""
     models = None if key.models is None else list(key.models)
-    await connection.execute(queries("keys")["update_key"], (tenant_id, key.id, key.name, models, key.expires_at))
+    values = (tenant_id, key.id, key.name, models, key.expires_at, key.store_bodies)
+    await connection.execute(queries("keys")["update_key"], values)
     await _write_limits(connection, tenant_id, key, at)
 
 
@@ -126,10 +127,22 @@ def _row(tenant_id: UUID, key: Key, digest: bytes) -> tuple[Any, ...]:
         None if key.models is None else list(key.models),
         key.expires_at,
         key.created_at,
+        key.store_bodies,
     )
 
 
-_OWN = ("id", "name", "hint", "created_at", "agent_id", "team_id", "user_id", "expires_at", "revoked_at")
+_OWN = (
+    "id",
+    "name",
+    "hint",
+    "created_at",
+    "agent_id",
+    "team_id",
+    "user_id",
+    "store_bodies",
+    "expires_at",
+    "revoked_at",
+)
 
 
 def _key(row: dict[str, Any]) -> Key:

@@ -17,17 +17,17 @@ select id from trunkline.tenants where name = $1;
 -- name: insert_key
 -- Insert a key.
 insert into trunkline.api_keys (tenant_id, id, name, hash, hint, scopes, agent_id, team_id, user_id, models, expires_at,
-                                created_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+                                created_at, store_bodies)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
 
 -- name: update_key
 -- Change a key.
-update trunkline.api_keys set name = $3, models = $4, expires_at = $5 where tenant_id = $1 and id = $2;
+update trunkline.api_keys set name = $3, models = $4, expires_at = $5, store_bodies = $6 where tenant_id = $1 and id = $2;
 
 -- name: select_key
 -- One key with its limits and what it has used.
 select k.id, k.name, k.hint, k.scopes, k.agent_id, k.team_id, k.user_id, k.models as key_models, k.expires_at,
-       k.revoked_at, k.created_at, l.budget_usd, l.budget_period, l.rpm, l.tpm, l.parallel, l.spent_usd, l.requests,
+       k.store_bodies, k.revoked_at, k.created_at, l.budget_usd, l.budget_period, l.rpm, l.tpm, l.parallel, l.spent_usd, l.requests,
        l.period_spent_usd, l.period_starts_at, l.period_ends_at,
        (select trunkline.limits_json(u) from trunkline.limits u
          where u.tenant_id = k.tenant_id and u.kind = 'users_of_key' and u.subject = k.id::text) as users
@@ -38,7 +38,7 @@ select k.id, k.name, k.hint, k.scopes, k.agent_id, k.team_id, k.user_id, k.model
 -- name: list_keys
 -- A page of keys with their limits and what they have used, newest first, after the position ($3, $4).
 select k.id, k.name, k.hint, k.scopes, k.agent_id, k.team_id, k.user_id, k.models as key_models, k.expires_at,
-       k.revoked_at, k.created_at, l.budget_usd, l.budget_period, l.rpm, l.tpm, l.parallel, l.spent_usd, l.requests,
+       k.store_bodies, k.revoked_at, k.created_at, l.budget_usd, l.budget_period, l.rpm, l.tpm, l.parallel, l.spent_usd, l.requests,
        l.period_spent_usd, l.period_starts_at, l.period_ends_at,
        (select trunkline.limits_json(u) from trunkline.limits u
          where u.tenant_id = k.tenant_id and u.kind = 'users_of_key' and u.subject = k.id::text) as users

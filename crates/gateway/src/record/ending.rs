@@ -203,7 +203,7 @@ impl Recorder {
     /// What is stored of its bodies. What was answered with another call's answer is stored with that.
     fn bodies(&self, status: u16) -> Option<Box<RawValue>> {
         let (bodies, held) = self.stores.as_ref()?;
-        if self.source != Source::Provider || !bodies.of(status) {
+        if self.source != Source::Provider || !held.when.holds(status) {
             return None;
         }
         if self.gateway.spool.is_half_full() {

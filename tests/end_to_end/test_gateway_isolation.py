@@ -117,6 +117,27 @@ def test_the_same_names_are_other_things_in_another_tenant(stack: Stack, ours: O
     assert block["value"].get("name") != "Ada Lovelace"
 
 
+def test_a_session_of_another_tenant_is_an_id_that_was_never_begun(stack: Stack, ours: Ours) -> None:
+    before = [event.id for event in stack.events(ours.session)]
+    third_key = stack.another_tenant(f"third-{uuid4().hex[:8]}")
+    with stack.http(third_key) as http:
+        ok(http.post("/v1/agents", json={"name": "a", "model": "gpt", "memory": {"recall": False}}))
+    told = []
+    for session in (ours.session, f"sesn_{uuid4().hex}"):
+        with stack.http(third_key) as http:
+            assert http.get(f"/v1/sessions/{session}").status_code == 404
+            for text in ("say one", "say two"):
+                # The second time it is their own.
+                body = {"model": "agent/a", "messages": [{"role": "user", "content": text}]}
+                answer = http.post("/v1/chat/completions", json=body, headers={"x-trunkline-session": session})
+                assert answer.status_code == 200, answer.text
+                assert answer.headers["x-trunkline-session"].startswith("sesn_")
+                told.append((answer.json()["choices"][0]["message"]["content"], sorted(answer.headers.keys())))
+            assert ok(http.get(f"/v1/sessions/{session}"))["id"] == session
+    assert told[:2] == told[2:], "the two can be told apart"
+    assert [event.id for event in stack.events(ours.session)] == before
+
+
 def test_a_session_of_another_user_or_agent_is_not_found(stack: Stack, ours: Ours) -> None:
     other = f"other-{uuid4().hex[:8]}"
     with stack.http() as http:

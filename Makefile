@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
 # The extension is built again only when one of these changed: an edit of Python alone rebuilds nothing.
-RUST := Cargo.toml Cargo.lock $(shell find crates -type f -not -path '*/tests/*')
+# Tests and counts of instructions are no part of it.
+RUST := Cargo.toml Cargo.lock $(shell find crates -type f -not -path '*/tests/*' -not -path '*/benches/*')
 
 .PHONY: help build demo run test test-rust test-python bench bench-memory bench-prompt-cache bench-recall instructions flamegraph fuzz lint lint-python lint-rust format lock clean
 
@@ -28,9 +29,9 @@ demo: build ## an agent remembers across sessions and kills, played for real
 run: build ## start Trunkline for daily use; Ctrl-C stops it
 	@exec $(BIN)/trunkline up
 
+# The extension's linking takes one processor for a minute: meanwhile the others check and compile the tests.
 test: ## all that CI runs
-	@$(MAKE) lint
-	@$(MAKE) test-rust
+	@$(MAKE) --jobs=3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) lint test-rust
 	@$(MAKE) test-python
 	@echo passed
 
@@ -96,8 +97,8 @@ lint-rust:
 	@cargo fmt --all --check
 	@cargo fmt --manifest-path bench/Cargo.toml --check
 	$(call say,cargo clippy)
-	@# In the release profile, whose build scripts (libzstd among them) the extension has run already.
-	@cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	@# In the profile of the tests, which run the same build scripts, and of the fuzz targets below.
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
 	@cargo clippy --release --locked --manifest-path bench/Cargo.toml --target-dir bench/work/target --all-targets -- -D warnings
 	@# It takes a nightly toolchain to run them, but none to see that they compile.
 	@CUSTOM_LIBFUZZER_PATH=/not-linked/libfuzzer.a cargo check --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir target

@@ -188,3 +188,29 @@ def test_turns_together_leave_what_they_leave_one_by_one(world: World, seed: int
             world.admin.execute(f"delete from trunkline.{table}".encode())
     assert left[0] == left[1]
     assert len(left[0][1]) > 3 * len(turns) - 1
+
+
+def test_a_call_reads_as_little_of_a_store_that_grows_as_of_an_empty_one(world: World) -> None:
+    """A connection's plans are made when a new database is empty: none may read all sessions for each call."""
+
+    def begun() -> dict[str, Any]:
+        client = Client("ada")
+        made = turn(world, client)
+        prompt = {"session": client.session, "fork": str(uuid4()), "version": 1, "hash": "00" * 16}
+        return made | {"prompt": prompt}
+
+    def read() -> int:
+        world.gateway.execute("select pg_stat_force_next_flush()")
+        world.gateway.execute("select 1")
+        (row,) = world.rows(
+            "select sum(idx_tup_read)::int as n from pg_stat_user_indexes"
+            " where relname in ('sessions', 'session_prompts')"
+        )
+        return int(row["n"])
+
+    world.record(*(begun() for _ in range(10)))
+    few = read()
+    for _ in range(9):
+        world.record(*(begun() for _ in range(10)))
+    assert len(world.rows("select 1 from trunkline.session_prompts")) == 100
+    assert read() < 10 * few + 200, "a batch of ten reads about as much as the first"

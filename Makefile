@@ -16,7 +16,7 @@ say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 # Tests and counts of instructions are no part of it.
 RUST := Cargo.toml Cargo.lock $(shell find crates -type f -not -path '*/tests/*' -not -path '*/benches/*')
 
-.PHONY: help build demo run test test-rust test-python bench bench-memory bench-prompt-cache bench-recall instructions flamegraph fuzz lint lint-python lint-rust format lock clean
+.PHONY: help build demo run test test-rust test-python kill-anything bench bench-memory bench-prompt-cache bench-recall instructions flamegraph fuzz lint lint-python lint-rust format lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -43,6 +43,14 @@ test-rust: ## the gateway's tests
 test-python: $(VENV)/.extension ## the tests of all the rest, against a real Postgres
 	$(call say,pytest)
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+KILL_RUNS := 10
+KILL_SECONDS := 60
+
+kill-anything: build ## ten times a minute of killing and freezing every part under 50 sessions (KILL_RUNS, KILL_SECONDS, KILL_SEED)
+	@for run in $$(seq $(KILL_RUNS)); do \
+		KILL_SECONDS=$(KILL_SECONDS) KILL_SESSIONS=50 KILL_TURNS=10 $(BIN)/python -m pytest -q -s tests/end_to_end/test_kill_anything.py; \
+	done
 
 bench: build ## measure the gateway against nginx and others (about ten minutes)
 	@$(BIN)/python -m bench.gateway

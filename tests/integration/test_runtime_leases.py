@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -12,9 +13,12 @@ from psycopg.rows import dict_row
 
 from support.control_plane import ControlPlane
 from support.postgres import DatabaseUrls
+from support.stack import eventually
 from trunkline.domain import ids
+from trunkline.domain.times import now
+from trunkline.runtime.renewals import Renewals
 from trunkline.scheduling import partitions
-from trunkline.store import leases
+from trunkline.store import leases, workers
 from trunkline.store.leases import Lease, LeaseLost
 from trunkline.store.pool import Database, open_database
 
@@ -74,8 +78,8 @@ async def test_a_lease_that_ran_out_is_anothers_and_its_former_holder_is_kept_ou
     async with pool.tenant(session[0]) as connection:
         with pytest.raises(LeaseLost):
             await leases.lock(connection, former)
-        with pytest.raises(LeaseLost):
-            await leases.renew(connection, former, seconds=60)
+        assert await leases.renew_all(connection, {former: 0, latter: 0}, seconds=60) == {latter: False}
+        assert await leases.renew_all(connection, {former: 0}, seconds=60) == {}
         await leases.release(connection, former)  # changes nothing
         assert (await leases.lock(connection, latter)).status == "running"
 
@@ -84,8 +88,7 @@ async def test_a_released_session_can_be_had_at_once(pool: Database, session: tu
     lease = await hold(pool, session, seconds=60)
     async with pool.tenant(session[0]) as connection:
         await leases.release(connection, lease)
-        with pytest.raises(LeaseLost):
-            await leases.renew(connection, lease, seconds=60)
+        assert await leases.renew_all(connection, {lease: 0}, seconds=60) == {}
     assert await claim(pool, session, seconds=60) is not None
 
 
@@ -127,10 +130,62 @@ async def test_running_sessions_without_a_holder_are_found_whoever_they_belong_t
     lease = await hold(pool, session, seconds=60)
     assert await found() == 0
     async with pool.tenant(session[0]) as connection:
-        await leases.renew(connection, lease, seconds=0)
+        await leases.renew_all(connection, {lease: 0}, seconds=0)
     assert await found() == 1
     assert await found() == 0  # a job waits already
     assert len(jobs(database)) == 1
+
+
+async def test_what_a_worker_held_is_free_once_the_connection_that_it_lives_by_is_gone(
+    pool: Database, session: tuple[UUID, UUID], database: DatabaseUrls
+) -> None:
+    living = asyncio.create_task(workers.hold(database.control_url, pool, "test", now()))
+    try:
+        await asyncio.to_thread(eventually, lambda: known(database))
+        former = await hold(pool, session, seconds=60)
+        async with pool.transaction() as connection:
+            assert await workers.gone(connection) == set()
+    finally:
+        living.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await living
+    await asyncio.to_thread(eventually, lambda: not held(database))
+    async with pool.transaction() as connection:
+        assert await workers.gone(connection) == {"test"}
+        await workers.forget(connection, ["test"])
+        assert await workers.gone(connection) == set()
+        assert await leases.wake_abandoned(connection, 10) == 1
+    assert (await hold(pool, session, seconds=60)).fence > former.fence
+
+
+def held(database: DatabaseUrls) -> bool:
+    with psycopg.connect(database.admin_url) as connection:
+        found = connection.execute(
+            "select from pg_locks where locktype = 'advisory' and database = (select oid from pg_database"
+            " where datname = current_database())"
+        )
+        return found.fetchone() is not None
+
+
+def known(database: DatabaseUrls) -> bool:
+    with psycopg.connect(database.admin_url) as connection:
+        return connection.execute("select from trunkline.workers").fetchone() is not None
+
+
+async def test_renewals_that_are_due_together_are_one_and_tell_of_interrupts(
+    pool: Database, session: tuple[UUID, UUID], control: ControlPlane
+) -> None:
+    lease = await hold(pool, session, seconds=60)
+    lost = Lease(lease.tenant_id, lease.session_id, lease.fence - 1)
+    renewals = Renewals(pool, seconds=60)
+    renewed = await asyncio.gather(
+        renewals.renew(lease, since=0), renewals.renew(lost, since=0), return_exceptions=True
+    )
+    assert renewed[0] is False
+    assert isinstance(renewed[1], LeaseLost)
+    control.sdk().beta.sessions.events.send(ids.encode("sesn", session[1]), events=[{"type": "user.interrupt"}])
+    assert await renewals.renew(lease, since=0) is True
+    assert await renewals.renew(lease, since=100) is False
 
 
 async def test_partitions_are_made_ahead(pool: Database, database: DatabaseUrls) -> None:

@@ -296,6 +296,27 @@ impl Readers {
         }
     }
 
+    /// An agent in one of its versions, as JSON; none: there is no such version.
+    ///
+    /// # Errors
+    /// As for `context`.
+    pub async fn agent(&self, tenant: Uuid, agent: Uuid, version: i32) -> Result<Option<String>, DatabaseError> {
+        const AGENT: &str = "select trunkline.gateway_agent($1, $2, $3)::text";
+        let slot = &self.slots[self.next.fetch_add(1, Relaxed) % self.slots.len()];
+        let read = async {
+            let guard = self.opened(slot).await?;
+            let reader = guard.as_ref().ok_or_else(lost)?;
+            let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+                [(&tenant, Type::UUID), (&agent, Type::UUID), (&version, Type::INT4)];
+            let rows = reader.client.query_typed(AGENT, &parameters).await?;
+            Ok(rows.first().ok_or_else(lost)?.try_get(0)?)
+        };
+        match timeout(CONTEXT, read).await {
+            Ok(result) => result,
+            Err(_) => Err(DatabaseError::Away("no answer within 2 s".to_owned())),
+        }
+    }
+
     /// The session of a call or of this id, if it is this agent's and user's, and its events up to and with that call's, as
     /// JSON.
     ///

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::{
     apart::Apart, bodies::Bodies, config::Config, connections::Tls, database::Readers, decode::DecodeError, error::Refusal,
     leases::Leases, metrics::Metrics, query_vector::QueryVectors, remember::Memories, settings::Settings, snapshot::Snapshots,
-    spool::Spool, upstream::Client, usage::PriceList,
+    spool::Spool, upstream::Client, usage::PriceList, versions::Versions,
 };
 
 /// What all threads share.
@@ -20,6 +20,8 @@ pub struct Gateway {
     pub reloaded: watch::Sender<()>,
     /// Keys and agents.
     pub snapshots: Snapshots,
+    /// Agents in other versions than their current ones.
+    pub versions: Versions,
     /// What tokens cost: the store's prices, and the configured ones, which win.
     pub prices: PriceList,
     /// What is held of limits that are shared with other gateways.

@@ -25,6 +25,7 @@ use crate::{
     relay::unrecorded,
     routing::{AGENT, SESSION, USER},
     told,
+    versions::VERSION,
 };
 
 /// The request's header.
@@ -96,6 +97,10 @@ pub fn asked(route: Route, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Resul
     for name in [AGENT, USER, SESSION] {
         request.update(b"\0");
         request.update(headers.get(name).map_or(&b""[..], HeaderValue::as_bytes));
+    }
+    if let Some(version) = headers.get(VERSION) {
+        request.update(b"\0");
+        request.update(version);
     }
     request.update(b"\0");
     // A client that sends a form again puts another boundary between its parts.

@@ -61,6 +61,7 @@ pub mod traces;
 pub mod upstream;
 pub mod usage;
 pub mod users;
+pub mod versions;
 pub mod wire;
 
 /// Calls allocate small things and free them soon. After 1,000 connections a gateway with the system's allocator stayed at 69

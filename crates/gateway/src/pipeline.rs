@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     idempotency::{self, Begun},
     memory_tools::MemoryTool,
     metrics::UnderWay,
-    principal::Key,
+    principal::{Key, Scopes},
     query_vector,
     record::{Call, Recorder},
     relay::{Outbound, cached, streamed, tell, whole},
@@ -30,7 +30,7 @@ use crate::{
     request::{Scan, scan},
     routing::{Target, Unresolved, resolve},
     stored::{Stored, When},
-    told,
+    told, versions,
     wire::Wire,
 };
 
@@ -87,6 +87,7 @@ async fn stages(
     if let Some(((stored, when), asked)) = stored.filter(|_| !scan.kept.forget) {
         record.stores(stored, when, Some(&asked));
     }
+    let survives = asked.is_some() && key.scopes.has(Scopes::RUNTIME);
     if let Some(asked) = asked {
         match idempotency::begin(worker, record, &key, &asked).await? {
             Begun::First(first) => record = *first,
@@ -153,8 +154,23 @@ async fn stages(
         room,
         under_way,
     };
-    let response = if streams { streamed(outbound, record).await? } else { whole(&outbound, record).await? };
+    let response = relayed(outbound, record, streams, survives).await?;
     Ok(tell(response, state))
+}
+
+/// Relays the answer. One that `survives` comes to its end whether its client waits for it or not: a worker of ours that dies is
+/// followed by another, which asks under the same idempotency key and is given what was paid for.
+async fn relayed(outbound: Outbound, record: Recorder, streams: bool, survives: bool) -> Result<Response<Body>, Refusal> {
+    if streams {
+        return streamed(outbound, record).await;
+    }
+    if !survives {
+        return whole(&outbound, record).await;
+    }
+    tokio::spawn(async move { whole(&outbound, record).await }).await.map_err(|error| {
+        tracing::error!(%error, "a call could not be carried on");
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "api_error", "The call could not be carried on.")
+    })?
 }
 
 /// Where the parts of a request are.
@@ -233,13 +249,17 @@ async fn authenticate(worker: &Worker, headers: &HeaderMap) -> Result<Arc<Key>, 
 /// Stage 2: what the call is for. An agent that the snapshot does not hold may be new: then it is read anew once.
 pub async fn target(worker: &Worker, key: &Key, headers: &HeaderMap, scan: &Scan) -> Result<Target, Refusal> {
     let gateway = &worker.gateway;
-    match resolve(&gateway.settings().routes, &gateway.snapshots.load(), key, headers, scan) {
+    let pinned = versions::pinned(worker, key, headers).await?;
+    let pinned = pinned.as_ref();
+    match resolve(&gateway.settings().routes, &gateway.snapshots.load(), key, headers, scan, pinned) {
         Ok(target) => return Ok(target),
         Err(Unresolved::Refused(refusal)) => return Err(refusal),
         Err(Unresolved::UnknownAgent(_)) => gateway.snapshots.refresh().await,
     }
-    resolve(&gateway.settings().routes, &gateway.snapshots.load(), key, headers, scan).map_err(|unresolved| match unresolved {
-        Unresolved::Refused(refusal) | Unresolved::UnknownAgent(refusal) => refusal,
+    resolve(&gateway.settings().routes, &gateway.snapshots.load(), key, headers, scan, pinned).map_err(|unresolved| {
+        match unresolved {
+            Unresolved::Refused(refusal) | Unresolved::UnknownAgent(refusal) => refusal,
+        }
     })
 }
 

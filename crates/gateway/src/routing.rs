@@ -88,11 +88,18 @@ pub fn user(headers: &HeaderMap, scan: Option<&Scan>) -> Result<Option<String>, 
     Ok(user)
 }
 
-/// Resolves a call.
+/// Resolves a call. `pinned` is the agent that it names, in the version that it names.
 ///
 /// # Errors
 /// 400 for ids that are none, 403 for a model or agent that the key may not use, 404 for a model or agent that is not there.
-pub fn resolve(routes: &Routes, snapshot: &Snapshot, key: &Key, headers: &HeaderMap, scan: &Scan) -> Result<Target, Unresolved> {
+pub fn resolve(
+    routes: &Routes,
+    snapshot: &Snapshot,
+    key: &Key,
+    headers: &HeaderMap,
+    scan: &Scan,
+    pinned: Option<&Arc<Agent>>,
+) -> Result<Target, Unresolved> {
     let asked = scan.model.as_ref().map(|model| model.name.as_str());
     if asked.is_some_and(|model| model.len() > MAX_NAME_BYTES || model.contains('\0')) {
         let message = format!("The model's name may have at most {MAX_NAME_BYTES} bytes and no NUL.");
@@ -100,6 +107,7 @@ pub fn resolve(routes: &Routes, snapshot: &Snapshot, key: &Key, headers: &Header
     }
     let named = asked.and_then(|model| model.strip_prefix("agent/"));
     let agent = match text(headers, &AGENT)?.or(named) {
+        Some(_) if pinned.is_some() => pinned.cloned(),
         Some(name) => Some(find_agent(snapshot, key, name)?),
         None => key.agent.and_then(|id| snapshot.agent(key.tenant, id)).cloned(),
     };

@@ -46,6 +46,7 @@ use crate::{
     snapshot::{Snapshot, Snapshots},
     spool::Spool,
     usage::{PriceList, PriceRow},
+    versions::Versions,
     wire::Wire,
 };
 
@@ -135,6 +136,7 @@ impl Server {
             settings: ArcSwap::from_pointee(settings),
             reloaded: watch::Sender::new(()),
             snapshots: Snapshots::default(),
+            versions: Versions::default(),
             prices,
             spool,
             metrics,

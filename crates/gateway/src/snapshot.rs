@@ -25,7 +25,7 @@ use crate::{
     wire::Wire,
 };
 
-/// An agent as the request path needs it: its current version.
+/// An agent as the request path needs it, in one version: the current one, unless a session is pinned to another.
 #[allow(clippy::struct_excessive_bools)] // each is a column of its own
 pub struct Agent {
     /// Whose it is.
@@ -56,6 +56,42 @@ pub struct Agent {
     pub prompt_cache: Option<PromptCache>,
     /// The memory tools that it offers to the model.
     pub tools: Option<Tools>,
+}
+
+impl Agent {
+    /// Reads the JSON of `trunkline.gateway_agent()`.
+    ///
+    /// # Errors
+    /// Where it is not of that form, which means another version of the schema.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str::<AgentRow>(text).map(Self::from)
+    }
+}
+
+impl From<AgentRow> for Agent {
+    fn from(row: AgentRow) -> Self {
+        Self {
+            tools: Tools::new(&row.memory_tools),
+            prompt_cache: row.prompt_cache.map(|cache| PromptCache {
+                ttl: Duration::from_secs(cache.ttl_seconds.into()),
+                delta_tokens: cache.delta_tokens,
+                breakpoints: cache.cache_control,
+                instructions: half(hash(row.instructions.as_deref().unwrap_or_default())),
+            }),
+            tenant: row.tenant,
+            id: row.id,
+            name: row.name,
+            version: row.version,
+            model: row.model,
+            instructions: row.instructions.filter(|text| !text.is_empty()),
+            remembers: row.memory_enabled,
+            refresh: row.memory_refresh,
+            fail_without_memory: row.memory_fail,
+            recall_tokens: row.recall_tokens,
+            has_blocks: row.has_blocks,
+            has_session_blocks: row.has_session_blocks,
+        }
+    }
 }
 
 /// How what a session's prompts begin with is kept.
@@ -272,27 +308,7 @@ impl Snapshot {
             snapshot.keys.insert(hash, Arc::new(key));
         }
         for row in rows.agents {
-            let agent = Arc::new(Agent {
-                tools: Tools::new(&row.memory_tools),
-                prompt_cache: row.prompt_cache.map(|cache| PromptCache {
-                    ttl: Duration::from_secs(cache.ttl_seconds.into()),
-                    delta_tokens: cache.delta_tokens,
-                    breakpoints: cache.cache_control,
-                    instructions: half(hash(row.instructions.as_deref().unwrap_or_default())),
-                }),
-                tenant: row.tenant,
-                id: row.id,
-                name: row.name,
-                version: row.version,
-                model: row.model,
-                instructions: row.instructions.filter(|text| !text.is_empty()),
-                remembers: row.memory_enabled,
-                refresh: row.memory_refresh,
-                fail_without_memory: row.memory_fail,
-                recall_tokens: row.recall_tokens,
-                has_blocks: row.has_blocks,
-                has_session_blocks: row.has_session_blocks,
-            });
+            let agent = Arc::new(Agent::from(row));
             snapshot.agents_by_name.insert((agent.tenant, agent.name.clone()), Arc::clone(&agent));
             snapshot.agents.insert((agent.tenant, agent.id), agent);
         }

@@ -55,6 +55,8 @@ class Conversation:
         """What clients sent since the model was last asked."""
         self.failures = 0
         """How often in a row the model call of the current step has failed."""
+        self.step: Event | None = None
+        """The step whose model call has no answer yet."""
         self._asked = False
         self._self_hosted = self_hosted
         self._calls: dict[str, ToolUse] = {}
@@ -70,10 +72,10 @@ class Conversation:
             case "user.interrupt":
                 self.take_up()
                 self._settle()
-                self._asked = False
+                self.step, self._asked = None, False
             case "span.model_request_start":
                 self.take_up()
-                self._asked = True
+                self.step, self._asked = event, True
             case "agent.tool_use" if "evaluated_permission" not in event.payload:
                 pass  # of a memory tool, through the gateway
             case "agent.message" | "agent.custom_tool_use" | "agent.tool_use" | "agent.mcp_tool_use":
@@ -81,12 +83,14 @@ class Conversation:
                     self.take_up()
                 self._say(event)
                 self.failures = 0
-            case "span.model_request_end" if not event.payload.get("is_error"):
-                self._asked = False
+            case "span.model_request_end":
+                self.step = None
+                if not event.payload.get("is_error"):
+                    self._asked = False
             case "session.error":
                 self.failures += 1
             case "session.status_idle":
-                self._asked, self.failures = False, 0
+                self.step, self._asked, self.failures = None, False, 0
                 if event.payload.get("stop_reason", {}).get("type") == "retries_exhausted":
                     self.take_up()  # the turn is dead; the next one starts afresh
             case _:

@@ -25,6 +25,7 @@ from trunkline.runtime.context import STEP, Conversation, ToolUse
 from trunkline.runtime.model import Model, ModelError, Question, Reply
 from trunkline.runtime.outcomes import Outcome
 from trunkline.runtime.passages import keep
+from trunkline.runtime.renewals import Renewals
 from trunkline.runtime.tools.calls import INTERRUPTED, Calls, Finished
 from trunkline.runtime.tools.toolbox import Toolbox, Tools
 from trunkline.store import events, leases
@@ -44,6 +45,8 @@ _LONGEST_PAUSE: Final = 30.0
 _STORE_PAUSES: Final = (0.1, 0.2, 0.5, *(1.0 for _ in range(30)))
 """While the database is away a step's result is kept this long: asking the model again would cost as much again."""
 _PAGE: Final = 1000
+_NEVER: Final = 2**62
+"""After any event's number."""
 _Done = TypeVar("_Done")
 
 
@@ -54,6 +57,7 @@ class Runtime:
     database: Database
     model: Model
     tools: Tools
+    renewals: Renewals
     owner: str
 
 
@@ -159,7 +163,8 @@ class _Turn:
             if status == "running":
                 calls = bool(self._conversation.to_carry_out) and not outcome.is_dead
                 if self._conversation.wants_model and not outcome.is_dead:
-                    step = append(NewEvent(ids.new(), STEP, {}, at))
+                    # One that was begun by a worker that is gone goes on under its idempotency key.
+                    step = self._conversation.step or append(NewEvent(ids.new(), STEP, {}, at))
                 elif not calls:
                     append(outcomes.idle(self._stop_reason(outcome)))
                     status = "idle"
@@ -277,13 +282,14 @@ class _Turn:
             pause = _PAUSES[min(failures, len(_PAUSES)) - 1] * random.uniform(0.75, 1.25)  # noqa: S311 (no secret)
             await asyncio.sleep(min(max(pause, self._retry_after_s), _LONGEST_PAUSE))
         definition = self._task.definition
-        # The gateway takes the instructions, model and memory of the agent's current version; the tools are those of
-        # the version that the session is pinned to.
+        # The gateway puts in the rest of the version that the session is pinned to: instructions, model, memory.
         tools = (await self._tools()).offers()
         return await self._runtime.model.ask(
             Question(
+                ids.encode("sevt", self._step.id) if self._step is not None else None,
                 self._lease.tenant_id,
                 self._task.agent_id,
+                self._task.agent_version,
                 definition["name"],
                 self._task.user_id,
                 self._lease.session_id,
@@ -306,12 +312,9 @@ class _Turn:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
+            under_way = self._under_way
+            since = _NEVER if under_way is None else self._seen
             with contextlib.suppress(Unavailable):
-                async with self._runtime.database.tenant(self._lease.tenant_id) as connection:
-                    last_seq = await leases.renew(connection, self._lease, seconds=LEASE_SECONDS)
-                    seen, under_way = self._seen, self._under_way
-                    if under_way is None or last_seq <= seen:
-                        continue
-                    interrupted = await leases.interrupted(connection, self._lease, after=seen)
-                if interrupted and under_way is self._under_way:
+                interrupted = await self._runtime.renewals.renew(self._lease, since=since)
+                if interrupted and under_way is not None and under_way is self._under_way:
                     under_way.cancel()

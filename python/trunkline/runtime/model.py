@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ MAX_TOKENS: Final = 8192
 _FIRST_BYTE_SECONDS: Final = 660.0
 """A little longer than the gateway waits for a provider, so that the gateway's own error comes first."""
 
+_AGAIN_SECONDS: Final = 0.5
 _STARTING_SECONDS: Final = 60
 """How long a gateway may be away that drains and is started again."""
 
@@ -30,8 +32,11 @@ _STARTING_SECONDS: Final = 60
 class Question:
     """One model call: who asks, as whom, in which session, and the conversation so far."""
 
+    key: str | None
+    """The idempotency key: who asks again under it is given the answer that was paid for."""
     tenant_id: UUID
     agent_id: UUID
+    agent_version: int
     agent_name: str
     user_id: str | None
     session_id: UUID
@@ -86,8 +91,11 @@ class Model:
         headers = {
             b"x-api-key": key.encode(),
             b"x-trunkline-agent": ids.encode("agent", question.agent_id).encode(),
+            b"x-trunkline-agent-version": str(question.agent_version).encode(),
             b"x-trunkline-session": ids.encode("sesn", question.session_id).encode(),
         }
+        if question.key is not None:
+            headers[b"idempotency-key"] = question.key.encode()
         if question.tools:
             body["tools"] = question.tools
         user = question.user_id
@@ -107,12 +115,28 @@ class Model:
         return _reply(response)
 
     async def _post(self, body: dict[str, Any], headers: dict[bytes, bytes]) -> httpx.Response:
-        """Send a call, and wait for a gateway that is being started again: it has not had the call yet."""
-        for _ in range(_STARTING_SECONDS):
-            with contextlib.suppress(httpx.ConnectError):
-                return await self._http.post("/v1/messages", json=body, headers=list(headers.items()))
-            await asyncio.sleep(1.0)
-        return await self._http.post("/v1/messages", json=body, headers=list(headers.items()))
+        """Send a call, again while the gateway is being started, or cannot tell yet what became of the call before.
+
+        Without an idempotency key it is not sent again once the gateway may have had it.
+        """
+        # The same bytes from every worker: what one reads from the log has its keys in another order.
+        content = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        again = httpx.TransportError if b"idempotency-key" in headers else httpx.ConnectError
+        give_up = time.monotonic() + _STARTING_SECONDS
+        while True:
+            try:
+                response = await self._http.post("/v1/messages", content=content, headers=list(headers.items()))
+            except httpx.ReadTimeout:
+                raise
+            except again:
+                if time.monotonic() > give_up:
+                    raise
+            else:
+                if response.status_code == 409 and "retry-after" in response.headers:
+                    give_up = time.monotonic() + _STARTING_SECONDS  # the call before is still under way
+                elif not _is_away(response) or time.monotonic() > give_up:
+                    return response
+            await asyncio.sleep(_AGAIN_SECONDS)
 
 
 @asynccontextmanager
@@ -120,12 +144,18 @@ async def open_model(base_url: str, credentials: Credentials) -> AsyncIterator[M
     """Open connections to the gateway at `base_url`, and close them at the end."""
     async with httpx.AsyncClient(
         base_url=base_url,
-        headers={"anthropic-version": "2023-06-01"},
+        headers={"anthropic-version": "2023-06-01", "content-type": "application/json"},
         timeout=httpx.Timeout(30.0, connect=5.0, read=_FIRST_BYTE_SECONDS, pool=None),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
         trust_env=False,  # a proxy of the environment is not meant for our own gateway
     ) as http:
         yield Model(http, credentials)
+
+
+def _is_away(response: httpx.Response) -> bool:
+    """Tell whether the gateway itself cannot serve at the moment, as without Postgres."""
+    headers = response.headers
+    return response.status_code == 503 and "retry-after" in headers and "x-trunkline-upstream" not in headers
 
 
 def _error(response: httpx.Response) -> ModelError:
@@ -143,8 +173,9 @@ def _error(response: httpx.Response) -> ModelError:
             kind = "model_overloaded_error"
         case _:
             kind = "model_request_failed_error"
-    # 401: of our own key, which another call of this method replaces. 409: the same idempotency key is under way.
-    transient = status >= 500 or status in (401, 408, 409, 425, 429)
+    # 401: of our own key, which another call of this method replaces. 409, 422: the step's idempotency key cannot be
+    # used again, but that of the next step can.
+    transient = status >= 500 or status in (401, 408, 409, 422, 425, 429)
     return ModelError(kind, message, transient=transient, retry_after_s=_retry_after(response))
 
 

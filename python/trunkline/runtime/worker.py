@@ -20,29 +20,35 @@ from uuid import UUID
 import httpx
 import uvloop
 
+from trunkline.domain import ids
+from trunkline.domain.times import now
 from trunkline.errors import Unavailable
 from trunkline.memory import embedding
 from trunkline.memory.embedders.gateway import GatewayEmbedder
 from trunkline.memory_settings import Embedder as EmbedderSettings
 from trunkline.runtime.credentials import Credentials
-from trunkline.runtime.loop import Runtime, work
+from trunkline.runtime.loop import LEASE_SECONDS, Runtime, work
 from trunkline.runtime.model import open_model
 from trunkline.runtime.queue import Queue
+from trunkline.runtime.renewals import Renewals
 from trunkline.runtime.tools.toolbox import Tools
-from trunkline.store import leases, passages
+from trunkline.store import leases, passages, workers
 from trunkline.store.pool import Database, open_database
 
 _logger = logging.getLogger(__name__)
 
-CONCURRENCY: Final = 50
+CONCURRENCY: Final = 500
 """Sessions at once in one process."""
 LOOK_SECONDS: Final = 1.0
-"""How often to look for sessions whose worker is gone; with the lease's length, how soon they are taken over."""
+"""How often to look for what is due."""
+GONE_SECONDS: Final = 0.5
+"""How often to look for sessions whose worker is gone, and how long one may lack the connection that it lives by."""
 DRAIN_SECONDS: Final = 5.0
 """How long turns may go on when the worker is to stop; the rest is another worker's."""
 EMBED_SECONDS: Final = 45.0
 """How long one request for embeddings may take: less than their passages are taken for."""
 _AGAIN_SECONDS: Final = 1.0
+_KNOWN_AGAIN_SECONDS: Final = 0.1
 _LOOK_LIMIT: Final = 100
 
 DailyTask = Callable[[Database], Awaitable[None]]
@@ -113,7 +119,8 @@ async def serve(
     for name, task in daily.items():
         queue.daily(name, partial(task, database))
     async with open_model(base_url, credentials) as model:
-        runtime = Runtime(database, model, tools, f"{socket.gethostname()}:{os.getpid()}")
+        name = f"{socket.gethostname()}:{os.getpid()}:{ids.new().hex[-8:]}"
+        runtime = Runtime(database, model, tools, Renewals(database, seconds=LEASE_SECONDS), name)
 
         async def on_session(tenant_id: UUID, session_id: UUID) -> None:
             try:
@@ -122,6 +129,7 @@ async def serve(
                 _logger.warning("session %s is left for later: %s", session_id, error)
 
         queue.on_session(on_session)
+        living = asyncio.create_task(_live(conninfo, database, name))
         looking = asyncio.create_task(_look(database))
         folding = asyncio.create_task(_fold(database))
         ticking = [asyncio.create_task(_tick(database, tick)) for tick in ticks]
@@ -136,6 +144,10 @@ async def serve(
         working.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await working
+        living.cancel()
+        with contextlib.suppress(Unavailable):
+            async with database.transaction() as connection:
+                await workers.forget(connection, [name])
     await credentials.revoke()
 
 
@@ -166,17 +178,32 @@ async def _embed(
             await asyncio.sleep(_AGAIN_SECONDS)
 
 
+async def _live(conninfo: str, database: Database, name: str) -> None:
+    """Be known as a worker that lives."""
+    while True:
+        try:
+            await workers.hold(conninfo, database, name, now())
+        except Unavailable as error:
+            _logger.info("being known again after: %s", error)
+        await asyncio.sleep(_KNOWN_AGAIN_SECONDS)
+
+
 async def _look(database: Database) -> None:
     """Have sessions taken up that run while nobody works on them."""
+    suspects: set[str] = set()
     while True:
         try:
             async with database.transaction() as connection:
+                gone = await workers.gone(connection)
+                if gone & suspects:  # one that has only lost its connection has another by now
+                    await workers.forget(connection, gone & suspects)
+                suspects = gone
                 woken = await leases.wake_abandoned(connection, _LOOK_LIMIT)
             if woken:
                 _logger.info("%d sessions were without a worker", woken)
         except Unavailable as error:
             _logger.info("looking for sessions again after: %s", error)
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(GONE_SECONDS)
 
 
 async def _tick(database: Database, tick: Tick) -> None:

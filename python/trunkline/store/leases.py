@@ -39,6 +39,7 @@ class Task:
     """What there is to know of a session beside its log. `definition` is that of the pinned agent version, as JSON."""
 
     agent_id: UUID
+    agent_version: int
     user_id: str | None
     definition: Mapping[str, Any]
     remembers: bool
@@ -82,13 +83,24 @@ async def claim(
     return None if row is None else Lease(tenant_id, session_id, row["fence"])
 
 
-async def renew(connection: Connection, lease: Lease, *, seconds: float) -> int:
-    """Hold the session some seconds more and return the number of its last event. Raises LeaseLost."""
-    cursor = await connection.execute(queries("leases")["renew"], (*_key(lease), lease.fence, seconds))
-    row = await cursor.fetchone()
-    if row is None:
-        raise LeaseLost
-    return int(row["last_seq"])
+async def renew_all(connection: Connection, since: Mapping[Lease, int], *, seconds: float) -> dict[Lease, bool]:
+    """Hold sessions, of any tenants, some seconds more.
+
+    Returns those that no other has claimed, each with whether the user has interrupted it after event number `since`.
+    """
+    held = list(since)
+    cursor = await connection.execute(
+        queries("leases")["renew"],
+        (
+            [lease.tenant_id for lease in held],
+            [lease.session_id for lease in held],
+            [lease.fence for lease in held],
+            list(since.values()),
+            seconds,
+        ),
+    )
+    found = {(row["session_id"], row["fence"]): bool(row["interrupted"]) for row in await cursor.fetchall()}
+    return {lease: found[at] for lease in held if (at := (lease.session_id, lease.fence)) in found}
 
 
 async def lock(connection: Connection, lease: Lease) -> Head:
@@ -126,13 +138,6 @@ async def log(connection: Connection, lease: Lease, *, after: int, limit: int) -
     """Return up to `limit` of the session's events after number `after`, oldest first."""
     cursor = await connection.execute(queries("leases")["select_log"], (*_key(lease), after, limit))
     return [Event(**row) for row in await cursor.fetchall()]
-
-
-async def interrupted(connection: Connection, lease: Lease, *, after: int) -> bool:
-    """Tell whether the user has interrupted the agent after event number `after`."""
-    cursor = await connection.execute(queries("leases")["select_interrupted"], (*_key(lease), after))
-    row = await cursor.fetchone()
-    return row is not None and bool(row["interrupted"])
 
 
 async def mark_processed(connection: Connection, lease: Lease, numbers: Sequence[int], at: datetime) -> None:

@@ -9,10 +9,8 @@ update trunkline.sessions
 returning lease_fence as fence;
 
 -- name: renew
--- Hold a session for $4 more seconds; no row comes back if another has claimed it.
-update trunkline.sessions set lease_until = clock_timestamp() + $4::float8 * interval '1 second'
- where tenant_id = $1 and id = $2 and lease_fence = $3 and lease_owner is not null
-returning last_seq;
+-- Hold sessions of any tenants for $5 more seconds; those that others have claimed do not come back.
+select session_id, fence, interrupted from trunkline.renew_leases($1, $2, $3, $4, $5);
 
 -- name: lock
 -- The head of a session, locked for its holder; no row comes back if another has claimed it.
@@ -34,7 +32,7 @@ update trunkline.sessions set lease_owner = null, lease_until = null
 
 -- name: select_task
 -- What a worker needs to know of a session beside its log, from the agent version that it is pinned to.
-select s.agent_id, s.user_id, v.definition, v.memory_enabled as remembers
+select s.agent_id, s.agent_version, s.user_id, v.definition, v.memory_enabled as remembers
   from trunkline.sessions s
   join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
  where s.tenant_id = $1 and s.id = $2;
@@ -59,8 +57,3 @@ select e.id, e.seq, e.type, e.payload, e.created_at, e.processed_at
  where e.tenant_id = $1 and e.session_id = $2 and e.seq > $3
  order by e.seq
  limit $4;
-
--- name: select_interrupted
--- Whether the user has interrupted the agent after event number $3.
-select exists (select from trunkline.events e
-                where e.tenant_id = $1 and e.session_id = $2 and e.seq > $3 and e.type = 'user.interrupt') as interrupted;

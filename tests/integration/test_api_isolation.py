@@ -150,6 +150,8 @@ class World:
     """A key with all scopes but 'operator' of this tenant, for another agent."""
     scopeless: dict[str, str]
     """By scope, a key with all other scopes."""
+    reader: str
+    """A key with all scopes of a tenant for the agent, that may only read the one store."""
 
     def url(self, path: str) -> str:
         return path.format(**self.ids)
@@ -252,6 +254,11 @@ def world(postgres: ConnectionInfo, migrated_template: str) -> Iterator[World]:
             stranger,
             control.new_key(scopes=sorted(scopes - {"operator"}), agent_id="theirs"),
             {scope: control.new_key(scopes=sorted(scopes - {scope})) for scope in scopes},
+            control.new_key(
+                scopes=sorted(scopes - {"operator"}),
+                agent_id=ids["agent"],
+                stores=[{"memory_store_id": ids["store_id"], "access": "read_only"}],
+            ),
         )
 
 
@@ -313,6 +320,35 @@ def test_no_route_answers_a_key_without_its_scope(world: World, method: str, pat
     assert answer.status_code == 403, (answer.status_code, answer.text)
     assert answer.json()["error"]["scope"] == scope
     assert world.contents() == before
+
+
+OF_STORES = [
+    route for route in WITH_ID if "{store_id}" in route[1] and not (route[0] == "GET" or route[1].endswith("/search"))
+]
+OF_BLOCKS = [route for route in WITH_ID if route[1].startswith("/v1/agents/{agent}/memory")]
+
+
+@pytest.mark.parametrize(("method", "path"), OF_STORES)
+def test_a_store_granted_for_reading_is_written_on_no_route(world: World, method: str, path: str) -> None:
+    before = world.contents()
+    answer = call(world, method, path, world.reader)
+    assert answer.status_code == 403, (answer.status_code, answer.text)
+    assert answer.json()["error"]["code"] == "store_read_only"
+    assert world.contents() == before
+    with world.control.http(world.reader) as http:
+        assert http.get(f"/v1/memory_stores/{world.ids['store_id']}/memories").status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), OF_BLOCKS)
+def test_blocks_that_a_key_was_not_granted_are_reached_on_no_route(world: World, method: str, path: str) -> None:
+    before = world.contents()
+    answer = call(world, method, path, world.reader)
+    assert world.contents() == before
+    if path.endswith("/memory_tools") or (method, path) == ("GET", "/v1/agents/{agent}/memory"):
+        assert answer.status_code == 200
+        assert "Ada" not in answer.text
+    else:
+        assert answer.status_code in (400, 403, 404), (answer.status_code, answer.text)
 
 
 def test_names_and_references_do_not_cross_either(world: World) -> None:

@@ -325,6 +325,10 @@ impl Snapshot {
     ) -> Option<Arc<Subject>> {
         let limits = limits?;
         let name = (tenant, kind.to_owned(), id.to_string());
+        // A key of the runtime's that calls in another's name is that key, with what is held of it.
+        if let Some(known) = self.subjects.get(&name) {
+            return Some(Arc::clone(known));
+        }
         let subject = match previous.subjects.get(&name) {
             Some(known) => {
                 known.learn(limits);

@@ -32,6 +32,7 @@ async def search(agent: str, given: SubjectSearch, caller: PrincipalDependency, 
     who = subject(caller, given.user_id, given.session_id)
     async with parts.database.tenant(caller.tenant_id) as connection:
         memory = await agent_memory(connection, caller, agent)
+        caller.require_memory("session" if who.user_id is None else "user", write=False)
         store_id = await store_of_turns(connection, caller.tenant_id, memory, who)
         model = None if store_id is None else await embedding.model_of_store(connection, caller.tenant_id, store_id)
     return await found_in(parts, caller.tenant_id, store_id, model, given)

@@ -64,6 +64,7 @@ async def create(request: Request, given: DeploymentRequest, caller: Manager) ->
             created_at=at,
             updated_at=at,
             archived_at=None,
+            key_id=principal.started_by,
         )
         made = _with_a_time(planned(made, at))
         await deployments.create(connection, principal.tenant_id, made)
@@ -111,6 +112,8 @@ async def update(request: Request, deployment_id: str, given: DeploymentUpdate, 
         after = await _changed(caller, before, given)
         if "schedule" in given.model_fields_set:
             after = _with_a_time(planned(after, now()))
+        if after != before:
+            after = replace(after, key_id=caller.principal.started_by)
         return await _written(caller, before, after)
 
     return JSONResponse(await once(request, caller, act))
@@ -165,7 +168,9 @@ async def run(request: Request, deployment_id: str, caller: Manager, parts: Part
 
     async def act() -> dict[str, Any]:
         found = await _locked(caller, deployment_id)
-        made = await deployment_runs.run(caller.connection, caller.principal.tenant_id, found, None, parts.wake)
+        made = await deployment_runs.run(
+            caller.connection, caller.principal.tenant_id, found, None, parts.wake, by=caller.principal
+        )
         if made is None:
             raise Conflict("The deployment was run meanwhile; try again.")
         return made.to_wire()

@@ -16,7 +16,7 @@ from trunkline.domain import ids
 from trunkline.domain.times import now, to_wire
 from trunkline.errors import InvalidRequest
 from trunkline.memory.paths import check_prefix
-from trunkline.store import erasures
+from trunkline.store import erasures, memory_stores
 from trunkline.store.erasures import Erasure, StorePart
 
 router = APIRouter(prefix="/v1", tags=["erasure"])
@@ -77,6 +77,7 @@ async def erase_from_store(store_id: str, given: EraseFromStore, caller: Manager
         everything=given.everything,
     )
     found = ids.decode("memstore", store_id)
+    await memory_stores.lock(caller.connection, caller.principal, found)
     return JSONResponse(
         _to_wire(await erasures.erase_from_store(caller.connection, caller.principal, found, part, now()))
     )
@@ -92,6 +93,7 @@ async def erase(given: Erase, caller: Manager) -> JSONResponse:
     `erased` counts what went, by kind. Needs the scopes `manage` and `memory`.
     """
     caller.principal.require("memory")
+    caller.principal.require_all_stores("erase what is kept of somebody")
     whose = named(given.user_id, given.session_id)
     return JSONResponse(_to_wire(await erasures.erase(caller.connection, caller.principal, whose, now())))
 

@@ -112,6 +112,7 @@ async def into_agent(
         )
     if header.store.scope == "org" and caller.principal.agent_id is not None:
         raise Forbidden("The key may act for one agent, and the file is the organisation's: use a key of no agent.")
+    caller.principal.require_memory(header.store.scope, write=True)
     owner = store_owner(header.store.scope, declared.agent_id, whose)
     store_id = await memory_stores.managed(caller.connection, caller.principal.tenant_id, owner, now())
     store = await memory_stores.lock_managed(caller.connection, caller.principal.tenant_id, store_id)

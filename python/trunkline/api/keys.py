@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Annotated, Any
 
@@ -12,12 +13,13 @@ from trunkline.api import paging
 from trunkline.api.deps import Caller, Manager
 from trunkline.api.idempotency import idempotent, once
 from trunkline.domain import ids
+from trunkline.domain.grants import StoreGrant, Stores
 from trunkline.domain.keys import Key, KeyChange, KeyRequest, digest, hint, new_text
 from trunkline.domain.limits import Limits
 from trunkline.domain.principal import SCOPES
 from trunkline.domain.times import now
 from trunkline.errors import Conflict, Forbidden, InvalidRequest
-from trunkline.store import agents, keys, teams
+from trunkline.store import agents, keys, memory_stores, teams
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
@@ -62,7 +64,10 @@ async def retrieve(key_id: str, caller: Manager) -> JSONResponse:
 @router.post("/{key_id}")
 @idempotent()
 async def update(key_id: str, given: KeyChange, caller: Manager) -> JSONResponse:
-    """Change a key's name, models, end, limits or `store_bodies`, seen at once; no further than the caller's key."""
+    """Change a key's name, models, stores, tools, end, limits or `store_bodies`; calls see it at once.
+
+    It may get no further than the caller's key.
+    """
     connection, principal = caller.connection, caller.principal
     before = await keys.get(connection, principal, ids.decode("key", key_id))
     if before.revoked_at is not None:
@@ -73,6 +78,8 @@ async def update(key_id: str, given: KeyChange, caller: Manager) -> JSONResponse
     amounts = {name: asked.pop(name) for name in list(asked) if name in _AMOUNTS}
     if "users" in asked:
         asked["users"] = None if given.users is None else given.users.limits()
+    if "stores" in asked:
+        asked["stores"] = await _stores(caller, given.stores)
     after = replace(before, **asked, limits=replace(before.limits, **amounts))
     _within(await keys.get(connection, principal, principal.key_id), after)
     await keys.change(connection, principal.tenant_id, after, now())
@@ -133,9 +140,21 @@ async def _allowed(caller: Caller, given: KeyRequest, text: str) -> Key:
         expires_at=given.expires_at,
         limits=Limits(**{name: getattr(given, name) for name in _AMOUNTS}),
         users=None if given.users is None else given.users.limits(),
+        stores=await _stores(caller, given.stores),
+        tools=given.tools,
     )
     _within(own, key)
     return key
+
+
+async def _stores(caller: Caller, grants: Sequence[StoreGrant] | None) -> Stores | None:
+    """Return what is granted. Raises NotFound for a store that is not there, or not for the caller's key."""
+    if grants is None:
+        return None
+    stores = Stores.of(grants)
+    for store_id in stores.by_id:
+        await memory_stores.get(caller.connection, caller.principal, store_id)
+    return stores
 
 
 def _within(own: Key, key: Key) -> None:
@@ -163,5 +182,9 @@ def _within(own: Key, key: Key) -> None:
             f"The key {own.name!r} may ask for {', '.join(own.models)} only; give `models` out of these.",
             param="models",
         )
+    if own.stores is not None and (key.stores is None or not key.stores.within(own.stores)):
+        raise beyond("stores")
+    if own.tools is not None and (key.tools is None or not set(key.tools) <= set(own.tools)):
+        raise beyond("tools")
     if own.users is not None and own.users != key.users:
         raise beyond("users")

@@ -58,6 +58,7 @@ class UpdateStore(BaseModel):
 @router.post("")
 async def create(request: Request, given: CreateStore, caller: MemoryCaller) -> JSONResponse:
     """Create a store. A key of one agent makes stores of that agent; another key, stores of the organisation."""
+    caller.principal.require_all_stores("make another")
 
     async def act() -> dict[str, Any]:
         at = now()

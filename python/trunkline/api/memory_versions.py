@@ -88,7 +88,7 @@ async def redact(store_id: str, version_id: str, caller: MemoryCaller) -> JSONRe
     409 for the version that a memory stands at now: write or delete the memory first, then redact.
     """
     tenant_id = caller.principal.tenant_id
-    store = await memory_stores.get(caller.connection, caller.principal, ids.decode("memstore", store_id))
+    store = await memory_stores.lock(caller.connection, caller.principal, ids.decode("memstore", store_id))
     version = await memory_versions.get(caller.connection, tenant_id, store.id, ids.decode("memver", version_id))
     try:
         memory = await memories.lock(caller.connection, tenant_id, store.id, version.memory_id)

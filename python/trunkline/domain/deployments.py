@@ -123,6 +123,8 @@ class Deployment:
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None
+    key_id: UUID | None = None
+    """The key in whose name its sessions work; None: the tenant's."""
 
     @property
     def plan(self) -> Cron | Once | None:

@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, Field, StrictBool, field_validator
 
 from trunkline.domain import ids
+from trunkline.domain.grants import Grants, Stores, ToolNames
 from trunkline.domain.limits import UNLIMITED, UNUSED, Amounts, Limits, LimitsRequest, Models, Used, UserId
 from trunkline.domain.times import to_wire
 
@@ -47,6 +48,8 @@ class KeyRequest(Amounts):
     models: Models = None
     store_bodies: StrictBool | None = None
     """Whether its calls' bodies are stored, where `record.bodies` lets any be; None: as `record.bodies` says."""
+    stores: Grants = None
+    tools: ToolNames = None
     expires_at: AwareDatetime | None = None
     users: LimitsRequest | None = None
 
@@ -62,6 +65,8 @@ class KeyChange(Amounts):
     name: Annotated[str, Field(min_length=1, max_length=256)] = ""
     models: Models = None
     store_bodies: StrictBool | None = None
+    stores: Grants = None
+    tools: ToolNames = None
     expires_at: AwareDatetime | None = None
     users: LimitsRequest | None = None
 
@@ -85,6 +90,12 @@ class Key:
     limits: Limits = UNLIMITED
     users: Limits | None = None
     used: Used = UNUSED
+    stores: Stores | None = None
+    """The only memory that it reaches; None: what its agent, or without one the tenant, has."""
+    tools: tuple[str, ...] | None = None
+    """The only tools that are carried out for it; None: any."""
+    for_key: UUID | None = None
+    """The key in whose name the runtime uses this one."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the key as the API shows it; amounts of money are numbers of US dollars."""
@@ -99,6 +110,8 @@ class Key:
             "user_id": self.user_id,
             "models": None if self.models is None else list(self.models),
             "store_bodies": self.store_bodies,
+            "stores": None if self.stores is None else self.stores.to_wire(),
+            "tools": None if self.tools is None else list(self.tools),
             **self.limits.amounts_to_wire(),
             "users": None if self.users is None else self.users.to_wire(),
             **self.used.to_wire(),

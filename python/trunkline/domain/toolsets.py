@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, get_args
 
 import jsonschema
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -173,3 +173,25 @@ def check_references(tools: Iterable[Tool], servers: Iterable[McpServer]) -> Non
         raise ValueError(
             f"the MCP server {unused[0]!r} is not used; add an mcp_toolset for it to `tools`, or remove it"
         )
+
+
+def granted(definition: Mapping[str, Any], names: Sequence[str] | None) -> Mapping[str, Any]:
+    """Return an agent's stored definition with the tools of these names alone; None: with all of them."""
+    if names is None:
+        return definition
+    tools: list[Mapping[str, Any]] = []
+    for tool in definition["tools"]:
+        if tool["type"] == "custom":
+            if tool["name"] in names:
+                tools.append(tool)
+            continue
+        default = tool["default_config"]
+        there = {config["name"]: config for config in tool["configs"]}
+        typed = tool["type"] == "agent_toolset_20260401"
+        known = get_args(AgentToolName) if typed else dict.fromkeys([*there, *names])
+        configs = []
+        for name in known:
+            config = there.get(name, {"name": name, **({"type": name} if typed else {}), **default})
+            configs.append({**config, "enabled": config["enabled"] and name in names})
+        tools.append({**tool, "configs": configs, "default_config": {**default, "enabled": False}})
+    return {**definition, "tools": tools}

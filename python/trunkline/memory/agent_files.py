@@ -190,6 +190,7 @@ async def put(
     done = Ingested(0, 0)
     if file.turns or file.documents:
         scope: Scope = "session" if subject.user_id is None else "user"
+        principal.require_memory(scope, write=True)
         owner = store_owner(scope, declared.agent_id, subject)
         store_id = await memory_stores.managed(connection, principal.tenant_id, owner, at)
         store = await memory_stores.lock_managed(connection, principal.tenant_id, store_id)

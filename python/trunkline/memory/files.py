@@ -57,8 +57,9 @@ class Files:
         source: Source,
     ) -> None:
         self._connection = connection
+        self._key = principal
         # The session says which stores these are, and not which agent the key may act for.
-        self._principal = replace(principal, agent_id=None)
+        self._principal = replace(principal, agent_id=None, stores=None)
         self._owner = own
         self._own: AttachedStore | None = None
         self._mounts = {mount.name: mount for mount in mounts}
@@ -73,6 +74,7 @@ class Files:
             raise CommandRefused(f"Error: The directory {command.path} is a store of its own and cannot be deleted")
         if isinstance(command, Rename) and command.old_path.rstrip("/") in roots:
             raise CommandRefused(f"Error: The directory {command.old_path} is a store of its own and cannot be renamed")
+        self._key.require_memory(self._owner.scope, write=False)
         store_id = await memory_stores.find_managed(self._connection, self._principal.tenant_id, self._owner)
         self._own = None if store_id is None else AttachedStore("", store_id, writable=True)
         steps = steps_of(command)
@@ -161,6 +163,7 @@ class Files:
         if inside == "/" or path.removeprefix("/") in self._mounts:
             raise MemoryPathConflict(path, conflicting_path=path, conflicting_memory_id="")
         if mount is None:
+            self._key.require_memory(self._owner.scope, write=True)
             store_id = await memory_stores.managed(self._connection, self._principal.tenant_id, self._owner, now())
             mount = self._own = AttachedStore("", store_id, writable=True)
         self._refuse_read_only(mount)
@@ -237,3 +240,7 @@ class Files:
     def _refuse_read_only(self, mount: AttachedStore) -> None:
         if not mount.writable:
             raise Forbidden(f"{ROOT}/{mount.name} is attached to this session to be read, and cannot be written.")
+        if not mount.name:
+            self._key.require_memory(self._owner.scope, write=True)
+        elif self._key.stores is not None and self._key.stores.access(mount.id, None) != "read_write":
+            raise Forbidden(f"The key that this call was made with may not write to {ROOT}/{mount.name}.")

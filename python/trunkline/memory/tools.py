@@ -154,6 +154,8 @@ async def carry_out(
     is a fork that is not in the log yet. What the model did wrong is in the result. Raises NotFound for a tool that
     there is not, and Unavailable.
     """
+    if not principal.may_use(name):
+        return ToolResult(f"The key that this call was made with may not use the tool {name}.", is_error=True)
     if name == memory_tool.NAME:
         return await _files(connection, principal, agent, given, subject=subject, event_id=event_id, parent=parent)
     tools: dict[str, Callable[..., Awaitable[str]]] = {
@@ -208,6 +210,8 @@ async def _files(
                 source=Source(subject.session_id, event_id),
             )
             return ToolResult(await files.carry_out(given))
+    except Forbidden as error:
+        return ToolResult(f"Error: {error.message}", is_error=True)
     except memory_tool.CommandRefused as error:
         # It may repeat half a surrogate pair of the model's, which no answer can carry.
         return ToolResult(str(error).encode(errors="replace").decode(), is_error=True)
@@ -270,6 +274,7 @@ async def _search(
             f"limit must be a whole number from 1 to {MAX_PASSAGES}, got {shown(limit)}.", param="limit"
         )
     check_text(query, "query")
+    principal.require_memory("session" if subject.user_id is None else "user", write=False)
     found = await recall(
         connection,
         principal.tenant_id,

@@ -63,9 +63,9 @@ async def apply_operations(
     event is not recognised as a retry; use an idempotency key.)
 
     Raises NotFound for an unknown agent or block, InvalidRequest for operations that cannot be applied or break the
-    schema, Forbidden for a block that may only be read, and MemoryPreconditionFailed, with the state of the block, for
-    a precondition that does not hold. The caller then rolls the transaction back. In pipeline mode the last of it is
-    sent with the commit.
+    schema, Forbidden for a block that the agent or the key may only read, and MemoryPreconditionFailed, with the state
+    of the block, for a precondition that does not hold. The caller then rolls the transaction back. In pipeline mode
+    the last of it is sent with the commit.
     """
     by_block: dict[str, list[Operation]] = {}
     for operation in operations:
@@ -75,6 +75,8 @@ async def apply_operations(
         declared = await agent_memory(connection, principal, agent)
         for name in by_block:
             declared_block(declared, name)
+    for block in locked:
+        principal.require_memory(block.declared.scope, write=True)
     return [
         await _write(
             connection, principal.tenant_id, block, by_block[block.declared.name], subject, actor=actor, source=source

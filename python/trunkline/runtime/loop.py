@@ -145,6 +145,8 @@ class _Turn:
         lease = self._lease
         async with self._runtime.database.tenant(lease.tenant_id) as connection:
             head = await leases.lock(connection, lease)
+            if head.key_id != self._task.key_id:  # another key has given it work meanwhile
+                self._task = await leases.task(connection, lease)
             news = await self._read(connection)
             at = now()
             new: list[NewEvent] = []
@@ -295,6 +297,7 @@ class _Turn:
                 self._lease.session_id,
                 self._conversation.messages,
                 tools,
+                self._task.key_id,
             )
         )
 

@@ -14,6 +14,7 @@ from uuid import UUID
 import httpx
 
 from trunkline.domain import ids
+from trunkline.errors import Forbidden, NotFound
 from trunkline.runtime.context import Message
 from trunkline.runtime.credentials import Credentials
 
@@ -42,6 +43,8 @@ class Question:
     session_id: UUID
     messages: Sequence[Message]
     tools: Sequence[dict[str, Any]]
+    key_id: UUID | None = None
+    """The key in whose name, and under whose limits, it is asked; None: the tenant's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,10 @@ class Model:
 
     async def ask(self, question: Question) -> Reply:
         """Return the model's answer. Raises ModelError; Unavailable when a key is needed and the database is away."""
-        key = await self._credentials.key(question.tenant_id)
+        try:
+            key = await self._credentials.key(question.tenant_id, question.key_id)
+        except (Forbidden, NotFound) as error:
+            raise ModelError("model_request_failed_error", error.message, transient=False) from error
         body: dict[str, Any] = {
             "model": f"agent/{question.agent_name}",
             "max_tokens": MAX_TOKENS,
@@ -109,7 +115,7 @@ class Model:
             message = f"The gateway at {self._http.base_url} did not answer: {type(error).__name__}."
             raise ModelError("model_request_failed_error", message, transient=True) from error
         if response.status_code == 401:
-            self._credentials.forget(question.tenant_id, key)
+            self._credentials.forget(question.tenant_id, key, question.key_id)
         if response.status_code != 200:
             raise _error(response)
         return _reply(response)

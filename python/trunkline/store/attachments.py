@@ -11,7 +11,7 @@ from trunkline.domain import ids
 from trunkline.domain.principal import Principal
 from trunkline.domain.sessions import MAX_RESOURCES, UPLOADS, FileResource, MemoryStoreResource
 from trunkline.domain.times import to_wire
-from trunkline.errors import InvalidRequest, NotFound
+from trunkline.errors import Forbidden, InvalidRequest, NotFound
 from trunkline.store import files, sessions
 from trunkline.store.pool import Connection
 
@@ -29,8 +29,9 @@ async def attached(
 ) -> list[Attached]:
     """Return what is attached once `given` is added to `beside`.
 
-    Raises NotFound for a store or file that is not there or not for this key; InvalidRequest for one that is attached
-    already, for two files in one place, and for too many.
+    Raises Forbidden for a store that the key may only read and that is to be written; NotFound for a store or file that
+    is not there or not for this key; InvalidRequest for one that is attached already, for two files in one place, and
+    for too many.
     """
     if len(beside) + len(given) > MAX_RESOURCES:
         raise InvalidRequest(f"A session has at most {MAX_RESOURCES} resources.", param="resources")
@@ -54,7 +55,7 @@ async def attached(
                 )
             new: dict[str, Any] = {
                 **resource.model_dump(mode="json"),
-                "access": resource.access or "read_write",
+                "access": _access(principal, resource, param),
                 "name": store.name,
                 "description": store.description,
                 "mount_path": None,
@@ -78,6 +79,20 @@ async def attached(
             known.add(key)
         after.append(new)
     return after
+
+
+def _access(principal: Principal, resource: MemoryStoreResource, param: str) -> str:
+    """Return how a store is attached, by default as the key may use it. Raises Forbidden for more than that."""
+    stores = principal.stores
+    most = "read_write" if stores is None else stores.access(ids.decode("memstore", resource.memory_store_id), None)
+    if resource.access == "read_write" and most != "read_write":
+        raise Forbidden(
+            f"The key {principal.key_name!r} may only read {resource.memory_store_id}; attach it with the access "
+            "`read_only`.",
+            param=f"{param}.access",
+            code="store_read_only",
+        )
+    return resource.access or most or "read_only"
 
 
 def id_of(resource: Attached) -> str:

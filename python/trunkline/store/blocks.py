@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 from trunkline.domain import ids
@@ -13,7 +14,10 @@ from trunkline.store.queries import queries
 
 
 async def agent_memory(connection: Connection, principal: Principal, agent: str) -> AgentMemory:
-    """Return the memory of an agent, given by its wire id or its name, in its current version. Raises NotFound."""
+    """Return the memory of an agent, given by its wire id or its name, in its current version. Raises NotFound.
+
+    It has the blocks that the key reaches; those that it may only read are not writable.
+    """
     agent_id, name = ids.decode_or_name("agent", agent)
     cursor = await connection.execute(
         queries("blocks")["select_agent_memory"], (principal.tenant_id, principal.agent_id, agent_id, name)
@@ -26,6 +30,13 @@ async def agent_memory(connection: Connection, principal: Principal, agent: str)
         AgentBlock(**{**block, "owner_id": None if block["owner_id"] is None else UUID(block["owner_id"])})
         for block in row.pop("blocks")
     )
+    if principal.stores is not None:
+        granted = principal.stores.by_scope
+        blocks = tuple(
+            replace(block, writable=block.writable and granted[block.scope] == "read_write")
+            for block in blocks
+            if block.scope in granted
+        )
     return AgentMemory(**row, blocks=blocks)
 
 

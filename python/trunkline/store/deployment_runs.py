@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -14,7 +15,7 @@ from trunkline.domain.deployments import Deployment, Run
 from trunkline.domain.principal import Principal
 from trunkline.domain.times import now
 from trunkline.errors import TrunklineError, Unavailable
-from trunkline.store import deployments
+from trunkline.store import deployments, keys
 from trunkline.store.launches import launch
 from trunkline.store.leases import Wake
 from trunkline.store.pool import Connection
@@ -34,13 +35,21 @@ FOR_GOOD: Final = frozenset(_TYPES.values())
 
 
 async def run(
-    connection: Connection, tenant_id: UUID, deployment: Deployment, scheduled_at: datetime | None, wake: Wake | None
+    connection: Connection,
+    tenant_id: UUID,
+    deployment: Deployment,
+    scheduled_at: datetime | None,
+    wake: Wake | None,
+    *,
+    by: Principal | None = None,
 ) -> Run | None:
-    """Start a session for a deployment that is locked, and write the run. None: that time was run before."""
-    # What it refers to was allowed to the key that made the deployment.
-    principal = Principal(tenant_id, UUID(int=0), "deployment", frozenset())
+    """Start a session for a deployment that is locked, and write the run. None: that time was run before.
+
+    The session works in the name of `by`, where somebody runs it by hand, else of the key that made the deployment.
+    """
     try:
         async with connection.transaction() as started:
+            principal = await _principal(connection, tenant_id, deployment, by)
             asked = deployment.session(tenant_id)
             session_id = await launch(connection, principal, asked, wake=wake, deployment_id=deployment.id)
             made = _run(deployment, scheduled_at, session_id=session_id)
@@ -53,6 +62,20 @@ async def run(
         kind = _TYPES.get(error.code or "", "session_creation_rejected_error")
         return await refuse(connection, tenant_id, deployment, scheduled_at, kind=kind, message=error.message)
     return None
+
+
+async def _principal(
+    connection: Connection, tenant_id: UUID, deployment: Deployment, by: Principal | None
+) -> Principal:
+    """Return in whose name a session is started. What it refers to was allowed to the key that made the deployment."""
+    if by is not None:
+        return replace(by, agent_id=None, user_id=None)
+    if deployment.key_id is None:
+        return Principal(tenant_id, UUID(int=0), "deployment", frozenset())
+    key = await keys.in_force(connection, tenant_id, deployment.key_id)
+    return Principal(
+        tenant_id, key.id, key.name, frozenset(key.scopes), stores=key.stores, tools=key.tools, bounded=True
+    )
 
 
 async def refuse(

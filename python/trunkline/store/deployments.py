@@ -62,6 +62,7 @@ async def create(connection: Connection, tenant_id: UUID, new: Deployment) -> No
         new.next_run_at,
         new.due_at,
         new.created_at,
+        new.key_id,
     )
     await connection.execute(queries("deployments")["insert_deployment"], values)
 
@@ -106,6 +107,7 @@ async def update(connection: Connection, tenant_id: UUID, deployment: Deployment
         deployment.last_run_at,
         deployment.updated_at,
         deployment.archived_at,
+        deployment.key_id,
     )
     await connection.execute(queries("deployments")["update_deployment"], values)
 

@@ -84,8 +84,9 @@ async def send(
 ) -> list[Event]:
     """Append what a client sent, and `session.status_running` where that sets an idle session to work.
 
-    Returns the events that were sent. Raises NotFound; Conflict when the session has ended or a tool call has its
-    answer already; InvalidRequest when an event answers a tool call that is not there.
+    The session works in the name of this key from now on. Returns the events that were sent. Raises NotFound; Conflict
+    when the session has ended or a tool call has its answer already; InvalidRequest when an event answers a tool call
+    that is not there.
     """
     check_order(sent)
     head = await sessions.lock(connection, principal, session_id)
@@ -104,7 +105,9 @@ async def send(
         status = "running"
         new.append(NewEvent(ids.new(), "session.status_running", {}, at))
     appended = await append(connection, principal.tenant_id, session_id, last_seq=head.last_seq, events=new, at=at)
-    await sessions.advance(connection, principal.tenant_id, session_id, last_seq=appended[-1].seq, status=status, at=at)
+    await sessions.advance(
+        connection, principal.tenant_id, session_id, last_seq=appended[-1].seq, status=status, at=at, by=principal
+    )
     if wake is not None:
         await wake(connection, principal.tenant_id, session_id)
     return appended[: len(sent)]

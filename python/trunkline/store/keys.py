@@ -8,13 +8,15 @@ from uuid import UUID
 
 from psycopg import AsyncRawCursor
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from trunkline.domain import ids, keys
+from trunkline.domain.grants import Stores
 from trunkline.domain.keys import Key
 from trunkline.domain.limits import Limits, Used
 from trunkline.domain.principal import SCOPES, Principal
 from trunkline.domain.times import now
-from trunkline.errors import Conflict, NotFound
+from trunkline.errors import Conflict, Forbidden, NotFound
 from trunkline.store import limits
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
@@ -34,6 +36,9 @@ async def authenticate(connection: Connection, digest: bytes) -> Principal | Non
         agent_id=row["agent_id"],
         models=None if row["models"] is None else tuple(row["models"]),
         user_id=row["user_id"],
+        stores=Stores.from_json(row["stores"]),
+        tools=None if row["tools"] is None else tuple(row["tools"]),
+        bounded=row["bounded"],
     )
 
 
@@ -53,9 +58,9 @@ async def create(connection: Connection, tenant_id: UUID, key: Key, digest: byte
 
 
 async def change(connection: Connection, tenant_id: UUID, key: Key, at: datetime) -> None:
-    """Write a key's name, models, end, limits and whether its calls' bodies are stored anew."""
-    models = None if key.models is None else list(key.models)
-    values = (tenant_id, key.id, key.name, models, key.expires_at, key.store_bodies)
+    """Write a key's name, models, stores, tools, end, limits and whether its calls' bodies are stored anew."""
+    models, stores, tools = _bounds(key)
+    values = (tenant_id, key.id, key.name, models, key.expires_at, key.store_bodies, stores, tools)
     await connection.execute(queries("keys")["update_key"], values)
     await _write_limits(connection, tenant_id, key, at)
 
@@ -72,6 +77,18 @@ async def get(connection: Connection, principal: Principal, key_id: UUID) -> Key
     if row is None:
         raise _not_found(key_id)
     return _key(row)
+
+
+async def in_force(connection: Connection, tenant_id: UUID, key_id: UUID) -> Key:
+    """Return the key in whose name work goes on. Raises NotFound, and Forbidden when it was revoked or has expired."""
+    key = await get(connection, Principal(tenant_id, key_id, "", frozenset()), key_id)
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now()):
+        raise Forbidden(
+            f"The key {key.name!r}, in whose name this works, was revoked or has expired; have another key give it "
+            "work.",
+            code="key_ended",
+        )
+    return key
 
 
 async def page(
@@ -113,7 +130,17 @@ async def bootstrap(connection: Connection, tenant_name: str = "default", *, key
     return text
 
 
+def _bounds(key: Key) -> tuple[list[str] | None, Jsonb | None, list[str] | None]:
+    """Return a key's models, stores and tools as they are kept."""
+    return (
+        None if key.models is None else list(key.models),
+        None if key.stores is None else Jsonb(key.stores.to_wire()),
+        None if key.tools is None else list(key.tools),
+    )
+
+
 def _row(tenant_id: UUID, key: Key, digest: bytes) -> tuple[Any, ...]:
+    models, stores, tools = _bounds(key)
     return (
         tenant_id,
         key.id,
@@ -124,10 +151,13 @@ def _row(tenant_id: UUID, key: Key, digest: bytes) -> tuple[Any, ...]:
         key.agent_id,
         key.team_id,
         key.user_id,
-        None if key.models is None else list(key.models),
+        models,
         key.expires_at,
         key.created_at,
         key.store_bodies,
+        stores,
+        tools,
+        key.for_key,
     )
 
 
@@ -151,6 +181,8 @@ def _key(row: dict[str, Any]) -> Key:
         scopes=tuple(row["scopes"]),
         models=None if row["key_models"] is None else tuple(row["key_models"]),
         limits=Limits.from_row({**row, "models": None, "expires_at": None}),
+        stores=Stores.from_json(row["stores"]),
+        tools=None if row["tools"] is None else tuple(row["tools"]),
         users=Limits.from_json(row["users"]),
         used=Used.from_row(row),
     )

@@ -2,7 +2,7 @@
 
 -- name: authenticate
 -- Who a key is, by its hash; the rest of the transaction then sees that tenant's rows.
-select k.tenant_id, k.key_id, k.name, k.scopes, k.agent_id, k.models, k.user_id,
+select k.tenant_id, k.key_id, k.name, k.scopes, k.agent_id, k.models, k.user_id, k.stores, k.tools, k.bounded,
        set_config('trunkline.tenant', k.tenant_id::text, true)
   from trunkline.authenticate_key($1) k;
 
@@ -17,16 +17,17 @@ select id from trunkline.tenants where name = $1;
 -- name: insert_key
 -- Insert a key.
 insert into trunkline.api_keys (tenant_id, id, name, hash, hint, scopes, agent_id, team_id, user_id, models, expires_at,
-                                created_at, store_bodies)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+                                created_at, store_bodies, stores, tools, for_key)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);
 
 -- name: update_key
 -- Change a key.
-update trunkline.api_keys set name = $3, models = $4, expires_at = $5, store_bodies = $6 where tenant_id = $1 and id = $2;
+update trunkline.api_keys set name = $3, models = $4, expires_at = $5, store_bodies = $6, stores = $7, tools = $8
+ where tenant_id = $1 and id = $2;
 
 -- name: select_key
 -- One key with its limits and what it has used.
-select k.id, k.name, k.hint, k.scopes, k.agent_id, k.team_id, k.user_id, k.models as key_models, k.expires_at,
+select k.id, k.name, k.hint, k.scopes, k.agent_id, k.team_id, k.user_id, k.models as key_models, k.stores, k.tools, k.expires_at,
        k.store_bodies, k.revoked_at, k.created_at, l.budget_usd, l.budget_period, l.rpm, l.tpm, l.parallel, l.spent_usd, l.requests,
        l.period_spent_usd, l.period_starts_at, l.period_ends_at,
        (select trunkline.limits_json(u) from trunkline.limits u
@@ -37,7 +38,7 @@ select k.id, k.name, k.hint, k.scopes, k.agent_id, k.team_id, k.user_id, k.model
 
 -- name: list_keys
 -- A page of keys with their limits and what they have used, newest first, after the position ($3, $4).
-select k.id, k.name, k.hint, k.scopes, k.agent_id, k.team_id, k.user_id, k.models as key_models, k.expires_at,
+select k.id, k.name, k.hint, k.scopes, k.agent_id, k.team_id, k.user_id, k.models as key_models, k.stores, k.tools, k.expires_at,
        k.store_bodies, k.revoked_at, k.created_at, l.budget_usd, l.budget_period, l.rpm, l.tpm, l.parallel, l.spent_usd, l.requests,
        l.period_spent_usd, l.period_starts_at, l.period_ends_at,
        (select trunkline.limits_json(u) from trunkline.limits u

@@ -10,7 +10,7 @@ from trunkline.domain.agents import Agent
 from trunkline.domain.principal import Principal
 from trunkline.domain.sessions import AgentReference, SessionRequest
 from trunkline.domain.times import now
-from trunkline.errors import Conflict, InvalidRequest, NotFound
+from trunkline.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from trunkline.store import agents, environments, events, sessions, vaults
 from trunkline.store.attachments import attached
 from trunkline.store.leases import Wake
@@ -26,7 +26,15 @@ async def launch(
     wake: Wake | None,
     deployment_id: UUID | None = None,
 ) -> UUID:
-    """Start a session and return its id. Raises NotFound and Conflict whose `param` names what cannot be used."""
+    """Start a session and return its id. Raises NotFound and Conflict whose `param` names what cannot be used.
+
+    A key of one end user starts sessions with that user: Forbidden for another.
+    """
+    user = given.user if given.user is not None else principal.user_id
+    if principal.user_id not in (None, user):
+        raise Forbidden(
+            f"The key {principal.key_name!r} speaks for one end user only, and not for this one.", param="user_id"
+        )
     agent = await usable_agent(connection, principal, given.agent)
     environment_id = await usable_environment(connection, principal, given.environment_id)
     vault_ids = await usable_vaults(connection, principal, given.vault_ids)
@@ -37,7 +45,7 @@ async def launch(
         session_id,
         agent.id,
         agent.version,
-        given.user,
+        user,
         given.title,
         given.metadata,
         resources,

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from trunkline.domain.events import Event
 from trunkline.domain.sessions import Status
+from trunkline.domain.toolsets import granted
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 
@@ -42,7 +43,10 @@ class Task:
     agent_version: int
     user_id: str | None
     definition: Mapping[str, Any]
+    """Its tools are those that may be carried out for the key."""
     remembers: bool
+    key_id: UUID | None
+    """The key in whose name the session works; None: the tenant's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ class Head:
 
     status: Status
     last_seq: int
+    key_id: UUID | None
+    """As in Task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,7 @@ async def task(connection: Connection, lease: Lease) -> Task:
     row = await cursor.fetchone()
     if row is None:
         raise LeaseLost
-    return Task(**row)
+    return Task(**{**row, "definition": granted(row["definition"], row.pop("tools"))})
 
 
 async def log(connection: Connection, lease: Lease, *, after: int, limit: int) -> list[Event]:

@@ -14,7 +14,7 @@ select session_id, fence, interrupted from trunkline.renew_leases($1, $2, $3, $4
 
 -- name: lock
 -- The head of a session, locked for its holder; no row comes back if another has claimed it.
-select status, last_seq from trunkline.sessions
+select status, last_seq, key_id from trunkline.sessions
  where tenant_id = $1 and id = $2 and lease_fence = $3 and lease_owner is not null
    for update;
 
@@ -32,9 +32,10 @@ update trunkline.sessions set lease_owner = null, lease_until = null
 
 -- name: select_task
 -- What a worker needs to know of a session beside its log, from the agent version that it is pinned to.
-select s.agent_id, s.agent_version, s.user_id, v.definition, v.memory_enabled as remembers
+select s.agent_id, s.agent_version, s.user_id, v.definition, v.memory_enabled as remembers, s.key_id, k.tools
   from trunkline.sessions s
   join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
+  left join trunkline.api_keys k on k.tenant_id = s.tenant_id and k.id = s.key_id
  where s.tenant_id = $1 and s.id = $2;
 
 -- name: mark_processed

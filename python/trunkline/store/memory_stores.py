@@ -9,9 +9,10 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from trunkline.domain import ids
+from trunkline.domain.grants import Access
 from trunkline.domain.memory import AttachedStore, MemoryStore, StoreOwner, Subject
 from trunkline.domain.principal import Principal
-from trunkline.errors import InvalidRequest, NotFound, Unavailable
+from trunkline.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 
@@ -88,17 +89,37 @@ async def create(connection: Connection, tenant_id: UUID, store: MemoryStore) ->
 
 async def get(connection: Connection, principal: Principal, store_id: UUID) -> MemoryStore:
     """Return a store. Raises NotFound."""
-    return await _one(connection, principal, store_id, "select_store")
+    return (await _one(connection, principal, store_id, "select_store"))[0]
 
 
 async def lock(connection: Connection, principal: Principal, store_id: UUID) -> MemoryStore:
-    """Return a store and keep others from changing it, or the paths in it, in this transaction. Raises NotFound."""
-    return await _one(connection, principal, store_id, "lock_store")
+    """Return a store to write to, and keep others from changing it, or the paths in it, in this transaction.
+
+    Raises NotFound, and Forbidden where the key may only read it.
+    """
+    store, access = await _one(connection, principal, store_id, "lock_store")
+    if access == "read_only":
+        raise Forbidden(
+            f"The key {principal.key_name!r} may only read {ids.encode('memstore', store_id)}: its `stores` say so.",
+            code="store_read_only",
+        )
+    if principal.agent_id is not None and principal.stores is None and not store.managed:
+        cursor = await connection.execute(
+            queries("memory_stores")["select_for_reading"], (principal.tenant_id, principal.agent_id, store_id)
+        )
+        row = await cursor.fetchone()
+        if row is not None and row["for_reading"]:
+            raise Forbidden(
+                f"{ids.encode('memstore', store_id)} is attached to a session of this key's agent to be read, and so "
+                "the key cannot write to it; detach it there, or use a key of no agent.",
+                code="store_read_only",
+            )
+    return store
 
 
 async def lock_managed(connection: Connection, tenant_id: UUID, store_id: UUID) -> MemoryStore:
     """Return a store that `managed` found, locked as by `lock`; a key of one agent reaches the organisation's too."""
-    cursor = await connection.execute(queries("memory_stores")["lock_store"], (tenant_id, None, store_id))
+    cursor = await connection.execute(queries("memory_stores")["lock_store"], (tenant_id, None, store_id, None))
     row = await cursor.fetchone()
     if row is None:
         raise _missing(store_id)
@@ -121,6 +142,7 @@ async def page(
             wanted.created_from,
             wanted.created_to,
             limit,
+            *_granted(principal),
         ),
     )
     return [MemoryStore(**row) for row in await cursor.fetchall()]
@@ -148,12 +170,9 @@ async def archive(connection: Connection, tenant_id: UUID, store_id: UUID, at: d
 
 
 async def delete(connection: Connection, principal: Principal, store_id: UUID) -> None:
-    """Delete a store with all that is in it. Raises NotFound."""
-    cursor = await connection.execute(
-        queries("memory_stores")["delete_store"], (principal.tenant_id, principal.agent_id, store_id)
-    )
-    if await cursor.fetchone() is None:
-        raise _missing(store_id)
+    """Delete a store with all that is in it. Raises NotFound, and Forbidden where the key may only read it."""
+    await lock(connection, principal, store_id)
+    await connection.execute(queries("memory_stores")["delete_store"], (principal.tenant_id, store_id))
 
 
 async def expire(connection: Connection, limit: int) -> int | None:
@@ -176,14 +195,30 @@ def refuse_archived(store_id: UUID, archived_at: datetime | None) -> None:
         )
 
 
-async def _one(connection: Connection, principal: Principal, store_id: UUID, statement: str) -> MemoryStore:
+async def _one(
+    connection: Connection, principal: Principal, store_id: UUID, statement: str
+) -> tuple[MemoryStore, Access]:
+    """Return a store and how the key may use it. Raises NotFound, also for one that the key does not reach."""
     cursor = await connection.execute(
-        queries("memory_stores")[statement], (principal.tenant_id, principal.agent_id, store_id)
+        queries("memory_stores")[statement],
+        (principal.tenant_id, principal.agent_id, store_id, _granted(principal)[0]),
     )
     row = await cursor.fetchone()
     if row is None:
         raise _missing(store_id)
-    return MemoryStore(**row)
+    store = MemoryStore(**row)
+    if principal.stores is None:
+        return store, "read_write"
+    access = principal.stores.access(store_id, store.scope if store.managed else None)
+    if access is None:
+        raise _missing(store_id)
+    return store, access
+
+
+def _granted(principal: Principal) -> tuple[list[UUID] | None, list[str] | None]:
+    """Return the stores and scopes that a key is granted, both None for one that is not bound to any."""
+    stores = principal.stores
+    return (None, None) if stores is None else (list(stores.by_id), list(stores.by_scope))
 
 
 def _missing(store_id: UUID) -> NotFound:

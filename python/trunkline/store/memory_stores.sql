@@ -1,4 +1,5 @@
--- Memory stores. $1 is the tenant; in what a key asks for, $2 is the only agent that it may act for (null: any).
+-- Memory stores. $1 is the tenant; in what a key asks for, $2 is the only agent that it may act for (null: any), beside whose
+-- stores it reaches those that it was granted by id.
 
 -- name: share_managed
 -- The managed store of an owner, kept from being archived or deleted until the transaction ends.
@@ -37,22 +38,27 @@ values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9);
 select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at,
        expire_after_days
   from trunkline.memory_stores
- where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3;
+ where tenant_id = $1 and ($2::uuid is null or agent_id = $2 or id = any ($4::uuid[])) and id = $3;
 
 -- name: lock_store
 -- A store by its id, locked against other changes of the store, and of what paths are taken in it.
 select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at,
        expire_after_days
   from trunkline.memory_stores
- where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3
+ where tenant_id = $1 and ($2::uuid is null or agent_id = $2 or id = any ($4::uuid[])) and id = $3
    for no key update;
+
+-- name: select_for_reading
+-- Whether a store is attached to a session of an agent to be read, and to none of its sessions to be written.
+select trunkline.attached_for_reading($1, $2, $3) as for_reading;
 
 -- name: list_stores
 -- A page of stores, newest first, after the position ($3, $4).
 select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at,
        expire_after_days
   from trunkline.memory_stores
- where tenant_id = $1 and ($2::uuid is null or agent_id = $2)
+ where tenant_id = $1 and ($2::uuid is null or agent_id = $2 or id = any ($9::uuid[]))
+   and ($9::uuid[] is null or id = any ($9) or (managed and scope = any ($10::text[])))
    and ($3::timestamptz is null or (created_at, id) < ($3, $4::uuid))
    and ($5 or archived_at is null)
    and ($6::timestamptz is null or created_at >= $6)
@@ -72,9 +78,8 @@ update trunkline.memory_stores set updated_at = case when archived_at is null th
  where tenant_id = $1 and id = $2;
 
 -- name: delete_store
--- Delete a store with all its memories, versions and passages.
-delete from trunkline.memory_stores where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3
-returning id;
+-- Delete a locked store with all its memories, versions and passages.
+delete from trunkline.memory_stores where tenant_id = $1 and id = $2;
 
 -- name: expire_memory
 -- Delete up to $1 rows of each kind of one store, of any tenant, that are past its time; null when no store is left today.

@@ -90,6 +90,7 @@ async def create(connection: Connection, principal: Principal, new: NewSession) 
             new.environment_id,
             list(new.vault_ids),
             new.deployment_id,
+            principal.started_by,
         ),
     )
 
@@ -134,10 +135,21 @@ async def heads(connection: Connection, tenant_id: UUID, session_ids: Sequence[U
 
 
 async def advance(
-    connection: Connection, tenant_id: UUID, session_id: UUID, *, last_seq: int, status: Status, at: datetime
+    connection: Connection,
+    tenant_id: UUID,
+    session_id: UUID,
+    *,
+    last_seq: int,
+    status: Status,
+    at: datetime,
+    by: Principal | None = None,
 ) -> None:
-    """Move a locked session's head past events just appended."""
-    await connection.execute(queries("sessions")["advance_session"], (tenant_id, session_id, last_seq, status, at))
+    """Move a locked session's head past events just appended; from now on it works in the name of `by`, if given."""
+    key_id = None if by is None else by.started_by
+    await connection.execute(
+        queries("sessions")["advance_session"],
+        (tenant_id, session_id, last_seq, status, at, by is not None, key_id),
+    )
 
 
 async def update(
@@ -220,8 +232,11 @@ async def attachable_stores(
     connection: Connection, principal: Principal, store_ids: Sequence[UUID]
 ) -> dict[UUID, StoreName]:
     """Return the memory stores of these ids that exist, are not archived, and that the key may use."""
+    stores = principal.stores
+    granted = None if stores is None else [one for one in store_ids if stores.access(one, None) is not None]
     cursor = await connection.execute(
-        queries("sessions")["select_stores"], (principal.tenant_id, principal.agent_id, list(store_ids))
+        queries("sessions")["select_stores"],
+        (principal.tenant_id, principal.agent_id, list(store_ids if granted is None else granted), granted),
     )
     return {row["id"]: StoreName(**row) for row in await cursor.fetchall()}
 

@@ -3,8 +3,8 @@
 -- name: insert_session
 -- Insert a session that the API's client made.
 insert into trunkline.sessions (tenant_id, id, agent_id, agent_version, user_id, title, metadata, resources, origin,
-                                status, root_id, created_at, updated_at, environment_id, vault_ids, deployment_id)
-values ($1, $2, $3, $4, $5, $6, $7, $8, 'api', 'idle', $2, $9, $9, $10, $11, $12);
+                                status, root_id, created_at, updated_at, environment_id, vault_ids, deployment_id, key_id)
+values ($1, $2, $3, $4, $5, $6, $7, $8, 'api', 'idle', $2, $9, $9, $10, $11, $12, $13);
 
 -- name: insert_fork
 -- Insert a session that shares the log of another ($3) up to event number $4; triggers copy the blocks that are the other's
@@ -51,8 +51,9 @@ select s.last_seq from trunkline.sessions s
 select s.id, s.last_seq from trunkline.sessions s where s.tenant_id = $1 and s.id = any ($2::uuid[]);
 
 -- name: advance_session
--- Move a locked session's head past events just appended.
-update trunkline.sessions set last_seq = $3, status = $4, updated_at = $5 where tenant_id = $1 and id = $2;
+-- Move a locked session's head past events just appended; where $6, it works in the name of the key $7 from now on.
+update trunkline.sessions set last_seq = $3, status = $4, updated_at = $5, key_id = case when $6 then $7::uuid else key_id end
+ where tenant_id = $1 and id = $2;
 
 -- name: update_session
 -- Write a locked session's title and metadata.
@@ -115,10 +116,10 @@ select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.me
  limit $16;
 
 -- name: select_stores
--- The memory stores of these ids that can still be attached.
+-- The memory stores of these ids that can still be attached; those of $4 whosever they are.
 select m.id, m.name, m.description
   from trunkline.memory_stores m
- where m.tenant_id = $1 and ($2::uuid is null or m.agent_id = $2)
+ where m.tenant_id = $1 and ($2::uuid is null or m.agent_id = $2 or m.id = any ($4::uuid[]))
    and m.id = any ($3::uuid[]) and m.archived_at is null;
 
 -- name: delete_events

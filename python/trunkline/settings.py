@@ -130,6 +130,13 @@ class Traces(_Frozen):
             raise SetupError(f"OTEL_EXPORTER_OTLP_ENDPOINT is {endpoint!r}, which is no http(s) URL.") from error
 
 
+class Audit(_Frozen):
+    """The audit log."""
+
+    keep_days: Annotated[int, Field(ge=1, le=36_500)] = 400
+    """For how long entries are kept."""
+
+
 def _listen_address(value: str) -> str:
     host, _, port = value.rpartition(":")
     try:
@@ -164,6 +171,7 @@ class File(_Frozen):
     memory: Memory = Memory()
     tools: ToolSettings = ToolSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    audit: Audit = Audit()
 
 
 class Settings(File):

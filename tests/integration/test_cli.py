@@ -29,7 +29,8 @@ def test_agents_of_both_example_files(said: pytest.CaptureFixture[str]) -> None:
     assert run(["agent", "apply", str(EXAMPLES / "support_resolver.yaml")]) == 0
     assert "created, version 1" in said.readouterr().out
     assert run(["agent", "apply", str(EXAMPLES / "smallest.yaml"), "--json"]) == 0
-    assert json.loads(said.readouterr().out)["version"] == 2
+    (change,) = json.loads(said.readouterr().out)["changes"]
+    assert (change["action"], change["agent"]["version"]) == ("update", 2)
     assert run(["agent", "list"]) == 0
     assert "support-resolver" in said.readouterr().out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -14,7 +14,7 @@ from trunkline.api.deps import Caller, Manager
 from trunkline.api.idempotency import once
 from trunkline.api.memory_caller import actor
 from trunkline.domain import ids
-from trunkline.domain.agents import Agent, AgentDefinition, AgentUpdate, AgentVersion
+from trunkline.domain.agents import Agent, AgentDefinition, AgentUpdate, AgentVersion, differences
 from trunkline.domain.times import now
 from trunkline.errors import Conflict, Forbidden, InvalidRequest
 from trunkline.memory.blocks import parse_memory
@@ -35,6 +35,7 @@ class ApplyRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     definition: AgentDefinition
+    dry_run: bool = False
 
 
 @router.post("")
@@ -68,17 +69,39 @@ async def list_agents(
 
 @router.post("/apply")
 async def apply(request: Request, given: ApplyRequest, caller: Manager) -> JSONResponse:
-    """Make the agent of this name be as defined: create it, or add a version only if something differs."""
+    """Make the agent of this name be as defined: create it, or add a version only if something differs.
+
+    `action` is create, update or unchanged, and `fields` say where an update differs. With `dry_run` nothing is
+    written: they then tell what would be done, and `agent` what there is, null before a creation.
+    """
 
     async def act() -> dict[str, Any]:
         there = await agents.find(caller.connection, caller.principal, given.definition.name)
         if there is None:
-            return {"agent": (await _create(caller, given.definition)).to_wire(), "changed": True}
+            if given.dry_run:
+                _refuse_bound(caller)
+                await _version(caller, given.definition)
+                return _applied(None, "create")
+            return _applied(await _create(caller, given.definition, applied=True), "create")
         before = await agents.lock(caller.connection, caller.principal, ids.encode("agent", there.id))
-        after = await change(caller, before, given.definition)
-        return {"agent": after.to_wire(), "changed": after.version != before.version}
+        wanted = (await _version(caller, given.definition)).definition
+        fields = differences(before.definition, wanted)
+        if given.dry_run or not fields:
+            return _applied(before, "update" if fields else "unchanged", fields)
+        return _applied(await change(caller, before, given.definition), "update", fields)
 
+    if given.dry_run:
+        return JSONResponse(await act())
     return JSONResponse(await once(request, caller, act))
+
+
+def _applied(agent: Agent | None, action: str, fields: Sequence[str] = ()) -> dict[str, Any]:
+    return {
+        "agent": None if agent is None else agent.to_wire(),
+        "changed": action != "unchanged",
+        "action": action,
+        "fields": list(fields),
+    }
 
 
 @router.get("/{agent}")
@@ -135,12 +158,15 @@ async def versions(agent: str, caller: Manager, limit: Limit = 20, page: str | N
     return JSONResponse(paging.page(found, limit, Agent.to_wire, lambda version: paging.at_number(version.version)))
 
 
-async def _create(caller: Caller, definition: AgentDefinition) -> Agent:
+def _refuse_bound(caller: Caller) -> None:
     if caller.principal.agent_id is not None:
         raise Forbidden("The key may act for one agent only, and so it cannot create another; use a key of no agent.")
-    return await agents.create(
-        caller.connection, caller.principal, ids.new(), await _version(caller, definition), now()
-    )
+
+
+async def _create(caller: Caller, definition: AgentDefinition, *, applied: bool = False) -> Agent:
+    _refuse_bound(caller)
+    version = await _version(caller, definition)
+    return await agents.create(caller.connection, caller.principal, ids.new(), version, now(), applied=applied)
 
 
 async def change(caller: Caller, before: Agent, definition: AgentDefinition) -> Agent:

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from trunkline.api import (
     agent_search,
     agents,
+    audit,
     blocks,
     call_bodies,
     checkpoints,
@@ -128,7 +129,7 @@ def create_app(
         app.include_router(noun.router)
     for noun in (memories, memory_versions, framework_threads, checkpoints):
         app.include_router(noun.router)
-    for noun in (webhooks, keys, teams, user_limits, tenants, usage, call_bodies, erasures, retention):
+    for noun in (webhooks, keys, teams, user_limits, tenants, usage, call_bodies, erasures, retention, audit):
         app.include_router(noun.router)
     app.include_router(unserved())
 

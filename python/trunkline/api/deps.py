@@ -93,9 +93,9 @@ def key_text(request: Request) -> str:
     )
 
 
-async def authenticate(connection: Connection, text: str) -> Principal:
+async def authenticate(connection: Connection, text: str, request_id: str | None = None) -> Principal:
     """Return whom a key stands for and bind the transaction to that tenant. Raises Unauthenticated."""
-    found = await keys.authenticate(connection, digest(text))
+    found = await keys.authenticate(connection, digest(text), request_id)
     if found is None:
         raise Unauthenticated(
             "The API key is not known, has expired or was revoked. Check that all of it was copied; `trunkline keys "
@@ -117,7 +117,7 @@ def calling_with(scope: str, *, pipelined: bool = False) -> Callable[..., AsyncI
     async def caller(request: Request, database: Annotated[Database, Depends(_database)]) -> AsyncIterator[Caller]:
         text = key_text(request)
         async with database.transaction(pipelined=pipelined) as connection:
-            principal = await authenticate(connection, text)
+            principal = await authenticate(connection, text, request.state.request_id)
             principal.require(scope)
             yield Caller(principal, connection)
 

@@ -6,6 +6,7 @@ import typer
 
 from trunkline.cli import (
     agent,
+    audit,
     bench,
     config,
     control,
@@ -59,6 +60,7 @@ def build() -> typer.Typer:
     app.add_typer(sessions.app, name="sessions")
     app.add_typer(teams.app, name="teams")
     app.add_typer(users.app, name="users")
+    audit.register(app)
     usage.register(app)
     return app
 

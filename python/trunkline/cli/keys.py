@@ -35,6 +35,16 @@ def create(
             show_default=False,
         ),
     ] = None,
+    store: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The only memory that it reaches: memstore_…, or a scope (org, agent, user, session) for what agents keep "
+            "of it; with `:read_write` behind it to write too. Again for more."
+        ),
+    ] = None,
+    tool: Annotated[
+        list[str] | None, typer.Option(help="The only tool that is carried out for it; again for more.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. Its text is shown this once."""
@@ -48,6 +58,8 @@ def create(
             team_id=team,
             user_id=user,
             store_bodies=store_bodies,
+            stores=None if store is None else [_grant(one) for one in store],
+            tools=tool,
             **limits.given(models=model, budget_usd=budget_usd, period=period, rpm=rpm, tpm=tpm, parallel=parallel),
         )
     if as_json:
@@ -55,6 +67,14 @@ def create(
         return
     print(key.key)
     typer.echo(f"Key {name!r} ({key.id}), scopes {', '.join(key.scopes)}: keep it, it is not shown again.", err=True)
+
+
+def _grant(text: str) -> dict[str, str]:
+    what, _, access = text.partition(":")
+    if access not in ("", "read_only", "read_write"):
+        raise typer.BadParameter(f"{text!r}: behind the `:` stands read_only or read_write.")
+    named = "memory_store_id" if what.startswith("memstore_") else "scope"
+    return {named: what, "access": access or "read_only"}
 
 
 @app.command("list")

@@ -49,4 +49,5 @@ def worker(
         tools=settings.tools.model_copy(update={"modules": modules}),
         webhooks=settings.webhooks,
         vault_keys=vault_keys(settings),
+        audit_days=settings.audit.keep_days,
     )

@@ -3,7 +3,8 @@
 Model calls need no SDK of ours: point `openai` or `anthropic` at the same base URL.
 """
 
-from trunkline.client.agents import Agent, AppliedAgent, read_agents
+from trunkline.client.agents import Agent, AppliedAgent, Change, read_agents
+from trunkline.client.audit import AuditEntry
 from trunkline.client.blocks import AsyncBlocks, Blocks
 from trunkline.client.client import AsyncTrunkline, Trunkline
 from trunkline.client.connection import Connection
@@ -21,8 +22,10 @@ __all__ = [
     "AppliedAgent",
     "AsyncBlocks",
     "AsyncTrunkline",
+    "AuditEntry",
     "BlockVersion",
     "Blocks",
+    "Change",
     "Connection",
     "Erasure",
     "Event",

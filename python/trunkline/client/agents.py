@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias, overload
 
 import yaml
 
-from trunkline.client.transport import Transport, segment
+from trunkline.client.steps import Ask, Steps, carry_out, carry_out_async
+from trunkline.client.transport import AsyncTransport, Transport, segment
 from trunkline.client.wire import Wire
-from trunkline.errors import SetupError
+from trunkline.errors import Internal, SetupError
 
 _UNNAMED_MODEL = "default"
 """How the wire, whose agents always have a model, names the first configured one."""
@@ -85,6 +86,8 @@ class AppliedAgent(Wire):
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None = None
+    applied: bool = False
+    """Whether `apply` made it; `prune` leaves all others alone."""
     change: Literal["created", "updated", "unchanged"] | None = None
     """What `apply` did; None elsewhere."""
 
@@ -95,32 +98,148 @@ class AppliedAgent(Wire):
         return None if name == _UNNAMED_MODEL else name
 
 
+class Change(Wire):
+    """What `apply` does to one agent, or would do."""
+
+    action: Literal["create", "update", "archive", "unchanged"]
+    name: str
+    fields: tuple[str, ...] = ()
+    """Of an update, where the agent differs: `system`, `memory.blocks.customer.fields.name`."""
+    agent: AppliedAgent | None = None
+    """The agent after it, before it where nothing is written; None before a creation."""
+
+
+Definition: TypeAlias = Agent | Mapping[str, Any] | str | os.PathLike[str]
+"""An Agent, the mapping under `agent:` of the YAML form, or the path of a file with one agent."""
+
+
 class Agents:
     """`client.agents`: scope `manage`."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def apply(self, definition: Agent | Mapping[str, Any] | str | os.PathLike[str]) -> AppliedAgent:
-        """Make the agent be as defined: create it, or add a version if anything differs.
+    @overload
+    def apply(self, definition: Definition) -> AppliedAgent: ...
+    @overload
+    def apply(
+        self, definition: Sequence[Definition], *, prune: bool = False, dry_run: bool = False
+    ) -> tuple[Change, ...]: ...
+    def apply(
+        self, definition: Definition | Sequence[Definition], *, prune: bool = False, dry_run: bool = False
+    ) -> AppliedAgent | tuple[Change, ...]:
+        """Make the agent be as defined, or all of a sequence: create it, or add a version if anything differs.
 
-        The definition is the whole agent: what it leaves out gets its default, not its earlier value.
+        The definition is the whole agent: what it leaves out gets its default, not its earlier value. Of a sequence all
+        are checked before one is written; `prune` archives the agents that `apply` made and the sequence does not name,
+        and with `dry_run` nothing is written. Returns the agent; of a sequence, a Change for each agent.
 
-        Takes an Agent, the mapping under `agent:` of the YAML form, or the path of a file with one agent. Raises
-        InvalidRequest that names the wrong member, SetupError for a file that cannot be read.
+        Raises InvalidRequest that names the wrong member, SetupError for a file that cannot be read.
         """
-        answer = self._transport.request("POST", "/v1/agents/apply", body={"definition": _definition(definition)})
-        agent = answer["agent"]
-        change = "unchanged" if not answer["changed"] else "created" if agent["version"] == 1 else "updated"
-        return AppliedAgent.model_validate({**agent, "change": change})
+        if isinstance(definition, Agent | Mapping | str | os.PathLike):
+            return _applied(carry_out(self._transport, _apply([definition], prune=False, dry_run=False))[0])
+        return carry_out(self._transport, _apply(definition, prune=prune, dry_run=dry_run))
 
     def list(self) -> tuple[AppliedAgent, ...]:
         """Return all agents that are not archived."""
-        return tuple(AppliedAgent.model_validate(item) for item in self._transport.pages("/v1/agents"))
+        return carry_out(self._transport, _all())
 
     def get(self, agent: str) -> AppliedAgent:
         """Return one agent by its id or its name. Raises NotFound."""
         return AppliedAgent.model_validate(self._transport.request("GET", f"/v1/agents/{segment(agent)}"))
+
+    def archive(self, agent: str) -> AppliedAgent:
+        """Archive an agent: it takes no more calls, and its name is free again. Raises NotFound."""
+        return AppliedAgent.model_validate(self._transport.request("POST", f"/v1/agents/{segment(agent)}/archive"))
+
+
+class AsyncAgents:
+    """The same, asynchronously."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    @overload
+    async def apply(self, definition: Definition) -> AppliedAgent: ...
+    @overload
+    async def apply(
+        self, definition: Sequence[Definition], *, prune: bool = False, dry_run: bool = False
+    ) -> tuple[Change, ...]: ...
+    async def apply(
+        self, definition: Definition | Sequence[Definition], *, prune: bool = False, dry_run: bool = False
+    ) -> AppliedAgent | tuple[Change, ...]:
+        """Make agents be as defined, as `Agents.apply` does."""
+        if isinstance(definition, Agent | Mapping | str | os.PathLike):
+            changes = await carry_out_async(self._transport, _apply([definition], prune=False, dry_run=False))
+            return _applied(changes[0])
+        return await carry_out_async(self._transport, _apply(definition, prune=prune, dry_run=dry_run))
+
+    async def list(self) -> tuple[AppliedAgent, ...]:
+        """Return all agents that are not archived."""
+        return await carry_out_async(self._transport, _all())
+
+    async def get(self, agent: str) -> AppliedAgent:
+        """Return one agent by its id or its name. Raises NotFound."""
+        return AppliedAgent.model_validate(await self._transport.request("GET", f"/v1/agents/{segment(agent)}"))
+
+    async def archive(self, agent: str) -> AppliedAgent:
+        """Archive an agent: it takes no more calls, and its name is free again. Raises NotFound."""
+        answer = await self._transport.request("POST", f"/v1/agents/{segment(agent)}/archive")
+        return AppliedAgent.model_validate(answer)
+
+
+_DONE: Final[Mapping[str, Any]] = {"create": "created", "update": "updated", "unchanged": "unchanged"}
+
+
+def _applied(change: Change) -> AppliedAgent:
+    if change.agent is None:
+        raise Internal(f"Trunkline did not return the agent {change.name!r} that it was to make: is it this version?")
+    return change.agent.model_copy(update={"change": _DONE[change.action]})
+
+
+def _all() -> Steps[tuple[AppliedAgent, ...]]:
+    found: list[AppliedAgent] = []
+    page = None
+    while True:
+        answer = yield Ask("GET", "/v1/agents", params={"limit": 100, "page": page})
+        found += (AppliedAgent.model_validate(agent) for agent in answer["data"])
+        page = answer["next_page"]
+        if page is None:
+            return tuple(found)
+
+
+def _apply(given: Sequence[Definition], *, prune: bool, dry_run: bool) -> Steps[tuple[Change, ...]]:
+    """Ask what is to be done, of all agents, before anything is done."""
+    definitions = [_definition(one) for one in given]
+    names = [str(definition.get("name")) for definition in definitions]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SetupError(f"Two definitions are of the agent {twice[0]!r}; give one.")
+    plan: list[Change] = []
+    if dry_run or prune or len(definitions) > 1:
+        for definition in definitions:
+            plan += [(yield from _ask_to_apply(definition, dry_run=True))]
+    gone: list[AppliedAgent] = []
+    if prune:
+        there = yield from _all()
+        gone = [agent for agent in there if agent.applied and agent.name not in names]
+    if dry_run:
+        return (*plan, *(Change(action="archive", name=agent.name, agent=agent) for agent in gone))
+    done: list[Change] = []
+    for definition in definitions:
+        done += [(yield from _ask_to_apply(definition, dry_run=False))]
+    for agent in gone:
+        archived = yield Ask("POST", f"/v1/agents/{segment(agent.id)}/archive", body={})
+        done.append(Change(action="archive", name=agent.name, agent=AppliedAgent.model_validate(archived)))
+    return tuple(done)
+
+
+def _ask_to_apply(definition: Mapping[str, Any], *, dry_run: bool) -> Steps[Change]:
+    body = {"definition": definition, **({"dry_run": True} if dry_run else {})}
+    answer = yield Ask("POST", "/v1/agents/apply", body=body)
+    agent = None if answer["agent"] is None else AppliedAgent.model_validate(answer["agent"])
+    return Change(
+        action=answer["action"], name=str(definition.get("name")), fields=tuple(answer["fields"]), agent=agent
+    )
 
 
 def read_agents(text: str, source: str) -> tuple[dict[str, Any], ...]:
@@ -145,7 +264,7 @@ def read_agents(text: str, source: str) -> tuple[dict[str, Any], ...]:
     return tuple(agents)
 
 
-def _definition(given: Agent | Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
+def _definition(given: Definition) -> Mapping[str, Any]:
     if isinstance(given, Agent):
         return given.to_definition()
     if isinstance(given, Mapping):

@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 
-from trunkline.client.agents import Agents
+from trunkline.client.agents import Agents, AsyncAgents
+from trunkline.client.audit import AuditEntry, audit_params
 from trunkline.client.connection import resolve
 from trunkline.client.erasure import Erasure, erase
 from trunkline.client.keys import Keys
@@ -80,6 +81,29 @@ class Trunkline:
             if page is None:
                 return
 
+    def audit_log(
+        self,
+        *,
+        resource_type: str | None = None,
+        resource_id: str | None = None,
+        user_id: str | None = None,
+        key_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> Iterator[AuditEntry]:
+        """Yield who changed what, newest first, from `since` up to `until`: scope `manage`, a key of no agent."""
+        params = audit_params(
+            resource_type=resource_type,
+            resource_id=resource_id,
+            user_id=user_id,
+            key_id=key_id,
+            since=since,
+            until=until,
+        )
+        for entry in self._transport.pages("/v1/audit_log", params=params, limit=limit):
+            yield AuditEntry.model_validate(entry)
+
     def erase(self, *, user_id: str | None = None, session_id: str | None = None) -> Erasure:
         """Erase all that is kept of a user, or of a session with its forks, for good; scopes `manage` and `memory`.
 
@@ -119,6 +143,7 @@ class AsyncTrunkline:
         connection = resolve(base_url, api_key, os.environ)
         self._transport = AsyncTransport(connection, timeout_s=timeout_s, http=http)
         self.base_url = connection.base_url
+        self.agents = AsyncAgents(self._transport)
         self.memory = AsyncMemory(self._transport)
         self.memory_stores = AsyncMemoryStores(self._transport)
         self.sessions = AsyncSessions(self._transport)

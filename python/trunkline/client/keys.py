@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +23,10 @@ class Key(Wire):
     models: tuple[str, ...] | None = None
     store_bodies: bool | None = None
     """Whether its calls' bodies are stored; None: as the server's `record.bodies` says."""
+    stores: tuple[dict[str, str], ...] | None = None
+    """The only memory that it reaches; None: what its agent, or without one the tenant, has."""
+    tools: tuple[str, ...] | None = None
+    """The only tools that are carried out for it; None: any."""
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     created_at: datetime | None = None
@@ -47,6 +51,8 @@ class Keys:
         scopes: Sequence[str] | None = None,
         agent_id: str | None = None,
         models: Sequence[str] | None = None,
+        stores: Sequence[Mapping[str, str]] | None = None,
+        tools: Sequence[str] | None = None,
         budget_usd: float | None = None,
         budget_period: str | int | None = None,
         rpm: int | None = None,
@@ -60,14 +66,18 @@ class Keys:
         """Make a key.
 
         `scopes`: of inference, memory, manage, operator; `budget_period`: total, day, week, month, or a number of
-        seconds; `rpm`, `tpm`: requests and tokens a minute; `team_id`: a team's id or name;
-        `store_bodies`: whether its calls' bodies are stored (None: as the server's `record.bodies` says).
+        seconds; `rpm`, `tpm`: requests and tokens a minute; `team_id`: a team's id or name; `store_bodies`: whether its
+        calls' bodies are stored (None: as the server's `record.bodies` says); `stores`: the only memory that it reaches,
+        `{"memory_store_id": …}` or `{"scope": "user"}`, with an `access` of read_only or read_write; `tools`: the only
+        tools that are carried out for it.
         """
         body: dict[str, Any] = {
             "name": name,
             "scopes": None if scopes is None else list(scopes),
             "agent_id": agent_id,
             "models": None if models is None else list(models),
+            "stores": None if stores is None else [dict(grant) for grant in stores],
+            "tools": None if tools is None else list(tools),
             "budget_usd": budget_usd,
             "budget_period": budget_period,
             "rpm": rpm,

@@ -31,6 +31,38 @@ class Ask:
 Steps: TypeAlias = Generator[Ask, Any, Result]
 
 
+def carry_out(transport: Transport, steps: Steps[Result]) -> Result:
+    """Take the steps and return what they return. Raises the TrunklineError that they do not catch."""
+    try:
+        ask = next(steps)
+        while True:
+            try:
+                answer = transport.request(ask.method, ask.path, params=ask.params, body=ask.body)
+            except TrunklineError as error:
+                ask = steps.throw(error)
+            else:
+                ask = steps.send(answer)
+    except StopIteration as end:
+        found: Result = end.value
+        return found
+
+
+async def carry_out_async(transport: AsyncTransport, steps: Steps[Result]) -> Result:
+    """Do the same without keeping the event loop waiting."""
+    try:
+        ask = next(steps)
+        while True:
+            try:
+                answer = await transport.request(ask.method, ask.path, params=ask.params, body=ask.body)
+            except TrunklineError as error:
+                ask = steps.throw(error)
+            else:
+                ask = steps.send(answer)
+    except StopIteration as end:
+        found: Result = end.value
+        return found
+
+
 class Link:
     """A Trunkline for programs of both kinds; connections are opened when they are first needed.
 
@@ -58,18 +90,7 @@ class Link:
         """Take the steps and return what they return. Raises the TrunklineError that they do not catch."""
         if self._transport is None:
             self._transport = Transport(self._connection, timeout_s=self._timeout_s, http=self._http)
-        try:
-            ask = next(steps)
-            while True:
-                try:
-                    answer = self._transport.request(ask.method, ask.path, params=ask.params, body=ask.body)
-                except TrunklineError as error:
-                    ask = steps.throw(error)
-                else:
-                    ask = steps.send(answer)
-        except StopIteration as end:
-            found: Result = end.value
-            return found
+        return carry_out(self._transport, steps)
 
     async def carry_out_async(self, steps: Steps[Result]) -> Result:
         """Do the same without keeping the event loop waiting."""
@@ -78,18 +99,7 @@ class Link:
         if transport is None:
             transport = AsyncTransport(self._connection, timeout_s=self._timeout_s, http=self._async_http)
             self._by_loop[loop] = transport
-        try:
-            ask = next(steps)
-            while True:
-                try:
-                    answer = await transport.request(ask.method, ask.path, params=ask.params, body=ask.body)
-                except TrunklineError as error:
-                    ask = steps.throw(error)
-                else:
-                    ask = steps.send(answer)
-        except StopIteration as end:
-            found: Result = end.value
-            return found
+        return await carry_out_async(transport, steps)
 
     def close(self) -> None:
         """Close the connections of synchronous calls."""

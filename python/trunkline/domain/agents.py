@@ -184,6 +184,8 @@ class Agent:
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None
+    applied: bool = False
+    """Whether `apply` made it, so that a pruning `apply` may archive it."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the Managed Agents `agent`, with our `memory`."""
@@ -193,7 +195,22 @@ class Agent:
             "created_at": to_wire(self.created_at),
             "updated_at": to_wire(self.updated_at),
             "archived_at": to_wire(self.archived_at),
+            "applied": self.applied,
         }
+
+
+def differences(before: Any, after: Any, path: str = "", depth: int = 5) -> list[str]:
+    """Return where two definitions differ, as paths: `system`, `memory.blocks.customer.fields.name`."""
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping) or depth == 0:
+        return [path] if before != after else []
+    found: list[str] = []
+    for key in sorted({*before, *after}):
+        inner = f"{path}.{key}" if path else str(key)
+        if key not in before or key not in after:
+            found.append(inner)
+        else:
+            found += differences(before[key], after[key], inner, depth - 1)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

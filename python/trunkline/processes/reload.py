@@ -18,7 +18,7 @@ FIXED = ("listen", "control_url", "database", "spool_dir", "ca_file", "embedder"
 """Keys of the gateway's configuration that belong to its start; it takes on all others while it runs."""
 _MADE = frozenset({"control_url", "database", "spool_dir", "embedder"})
 """Those that follow from other settings, or from none: they are told under the name of what they follow from."""
-_ELSEWHERE = ("memory", "tools", "database_url", "gateway_database_url", "control_database_url")
+_ELSEWHERE = ("memory", "tools", "audit", "database_url", "gateway_database_url", "control_database_url")
 """Settings that other processes read at their start."""
 
 

@@ -164,6 +164,7 @@ class Supervisor:
                 "tools": tools,
                 "webhooks": self._settings.webhooks.model_dump(mode="json"),
                 "vault_keys": [key.hex() for key in keys],
+                "audit_days": self._settings.audit.keep_days,
             }
         )
         run = self._write_run(url, control_url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from trunkline.errors import SetupError
@@ -14,7 +15,7 @@ from trunkline.processes import logs
 from trunkline.processes.lifeline import on_loss, receive
 from trunkline.runtime.tools.functions import load
 from trunkline.runtime.tools.sources import WorkerTools
-from trunkline.runtime.worker import run
+from trunkline.runtime.worker import DailyTask, run
 from trunkline.scheduling import deployments, partitions, retention
 from trunkline.scheduling.webhooks import Webhooks, forget_deliveries
 from trunkline.store.sealing import Sealing
@@ -30,10 +31,12 @@ def serve(
     tools: ToolSettings,
     webhooks: WebhookSettings,
     vault_keys: Sequence[bytes],
+    audit_days: int,
     on_loss: Callable[[Callable[[], None]], None] | None = None,
 ) -> None:
-    """Work until SIGTERM or SIGINT; `base_url` is the gateway that model calls, and embeddings, go through.
+    """Work until SIGTERM or SIGINT.
 
+    `base_url` is the gateway that model calls, and embeddings, go through; the audit log is kept for `audit_days`.
     `vault_keys` open the secrets that webhooks are signed with.
 
     Raises SetupError for tools that cannot be had.
@@ -41,13 +44,14 @@ def serve(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
     logs.start()
     sys.path.append(str(Path.cwd()))  # for the modules of tools; last, so that nothing there hides what is installed
-    daily = {
+    daily: dict[str, DailyTask] = {
         "ensure_partitions": partitions.ensure,
         "forget_answers": retention.forget_answers,
         "forget_bodies": retention.forget_bodies,
         "expire_memory": retention.expire_memory,
         "expire_files": retention.expire_files,
         "forget_items": retention.forget_items,
+        "forget_audit": partial(retention.forget_audit, days=audit_days),
         "expire_prompts": retention.expire_prompts,
         "expire_sessions": retention.expire_sessions,
         "forget_deliveries": forget_deliveries,
@@ -76,6 +80,7 @@ def _supervised() -> None:
             tools=tools,
             webhooks=WebhookSettings.model_validate(configuration["webhooks"]),
             vault_keys=[bytes.fromhex(key) for key in configuration["vault_keys"]],
+            audit_days=configuration["audit_days"],
             on_loss=on_loss,
         )
     except SetupError as error:

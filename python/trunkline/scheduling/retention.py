@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from trunkline.store import files, memory_stores, sessions, store_items
+from trunkline.store import audit, files, memory_stores, sessions, store_items
 from trunkline.store import retention as retentions
 from trunkline.store.pool import Database
 from trunkline.store.queries import queries
@@ -28,6 +28,12 @@ async def forget_bodies(database: Database) -> None:
     """Delete the bodies of calls that are past their time. Raises Unavailable."""
     async with database.transaction() as connection:
         await connection.execute(queries("call_bodies")["forget"])
+
+
+async def forget_audit(database: Database, *, days: int) -> None:
+    """Delete what the audit log has kept for longer than so many days. Raises Unavailable."""
+    async with database.transaction() as connection:
+        await audit.forget(connection, days)
 
 
 async def expire_memory(database: Database) -> None:

@@ -29,15 +29,21 @@ class AgentFilter:
 
 
 async def create(
-    connection: Connection, principal: Principal, agent_id: UUID, version: AgentVersion, at: datetime
+    connection: Connection,
+    principal: Principal,
+    agent_id: UUID,
+    version: AgentVersion,
+    at: datetime,
+    *,
+    applied: bool = False,
 ) -> Agent:
     """Write an agent with its first version. Raises Conflict, with the agent there is, when its name is taken."""
     tenant = principal.tenant_id
-    cursor = await connection.execute(queries("agents")["insert_agent"], (tenant, agent_id, version.name, at))
+    cursor = await connection.execute(queries("agents")["insert_agent"], (tenant, agent_id, version.name, at, applied))
     if await cursor.fetchone() is None:
         raise await _name_taken(connection, principal, version.name)
     await _insert_version(connection, tenant, agent_id, number=1, version=version, at=at)
-    return Agent(agent_id, 1, version.definition, at, at, None)
+    return Agent(agent_id, 1, version.definition, at, at, None, applied)
 
 
 async def find(connection: Connection, principal: Principal, agent: str, version: int | None = None) -> Agent | None:

@@ -2,8 +2,8 @@
 
 -- name: insert_agent
 -- Insert an agent; no row comes back if another, not archived, has its name.
-insert into trunkline.agents (tenant_id, id, name, current_version, created_at, updated_at)
-values ($1, $2, $3, 1, $4, $4)
+insert into trunkline.agents (tenant_id, id, name, current_version, created_at, updated_at, applied)
+values ($1, $2, $3, 1, $4, $4, $5)
 on conflict (tenant_id, name) where archived_at is null do nothing
 returning id;
 
@@ -28,7 +28,7 @@ select $1, $2, $3, row_number() over (), b.name, b.scope, b.description, b.schem
 
 -- name: select_agent
 -- One version of an agent, by the agent's id or its name; the current version where none is given.
-select a.id, v.version, v.definition, a.created_at, v.created_at as updated_at, a.archived_at
+select a.id, v.version, v.definition, a.created_at, v.created_at as updated_at, a.archived_at, a.applied
   from trunkline.agents a
   join trunkline.agent_versions v on v.tenant_id = a.tenant_id and v.agent_id = a.id
                                  and v.version = coalesce($5::int, a.current_version)
@@ -51,7 +51,7 @@ returning id;
 
 -- name: list_agents
 -- A page of agents, newest first, after the position ($3, $4).
-select a.id, v.version, v.definition, a.created_at, v.created_at as updated_at, a.archived_at
+select a.id, v.version, v.definition, a.created_at, v.created_at as updated_at, a.archived_at, a.applied
   from trunkline.agents a
   join trunkline.agent_versions v on v.tenant_id = a.tenant_id and v.agent_id = a.id and v.version = a.current_version
  where a.tenant_id = $1 and ($2::uuid is null or a.id = $2)
@@ -65,7 +65,7 @@ select a.id, v.version, v.definition, a.created_at, v.created_at as updated_at, 
 
 -- name: list_versions
 -- A page of an agent's versions, newest first, before version $4.
-select a.id, v.version, v.definition, a.created_at, v.created_at as updated_at, a.archived_at
+select a.id, v.version, v.definition, a.created_at, v.created_at as updated_at, a.archived_at, a.applied
   from trunkline.agents a
   join trunkline.agent_versions v on v.tenant_id = a.tenant_id and v.agent_id = a.id
  where a.tenant_id = $1 and ($2::uuid is null or a.id = $2) and a.id = $3

@@ -22,9 +22,12 @@ from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 
 
-async def authenticate(connection: Connection, digest: bytes) -> Principal | None:
-    """Return whom a key's SHA-256 stands for and bind the transaction to that tenant; None: no key in force has it."""
-    cursor = await connection.execute(queries("keys")["authenticate"], (digest,))
+async def authenticate(connection: Connection, digest: bytes, request_id: str | None = None) -> Principal | None:
+    """Return whom a key's SHA-256 stands for and bind the transaction to that tenant; None: no key in force has it.
+
+    What the transaction changes is that key's in the audit log, in the request of this id.
+    """
+    cursor = await connection.execute(queries("keys")["authenticate"], (digest, request_id))
     row = await cursor.fetchone()
     if row is None:
         return None

@@ -1,9 +1,11 @@
 -- API keys and tenants.
 
 -- name: authenticate
--- Who a key is, by its hash; the rest of the transaction then sees that tenant's rows.
+-- Who a key is, by its hash; the rest of the transaction then sees that tenant's rows, and is this key's and request's in the
+-- audit log.
 select k.tenant_id, k.key_id, k.name, k.scopes, k.agent_id, k.models, k.user_id, k.stores, k.tools, k.bounded,
-       set_config('trunkline.tenant', k.tenant_id::text, true)
+       set_config('trunkline.tenant', k.tenant_id::text, true), set_config('trunkline.key', k.key_id::text, true),
+       set_config('trunkline.request', coalesce($2::text, ''), true)
   from trunkline.authenticate_key($1) k;
 
 -- name: insert_tenant

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -81,7 +82,7 @@ def test_nothing_is_written_where_one_of_several_is_wrong(plane: ControlPlane, t
 
 async def test_the_same_from_python(plane: ControlPlane) -> None:
     name = uuid4().hex
-    agents = [Agent(name=f"a-{name}"), {"name": f"b-{name}", "memory": {"token_budget": 100}}]
+    agents: list[Any] = [Agent(name=f"a-{name}"), {"name": f"b-{name}", "memory": {"token_budget": 100}}]
     async with AsyncTrunkline(plane.base_url, plane.key) as tl:
         planned = await tl.agents.apply(agents, prune=True, dry_run=True)
         assert [(one.action, one.agent) for one in planned] == [("create", None)] * 2

@@ -428,3 +428,41 @@ def test_daily_tasks_that_are_due_are_done_when_a_worker_starts(stack: Stack) ->
         ):
             assert time.monotonic() < give_up, (stack.folder / "worker.log").read_text()
             time.sleep(0.05)
+
+
+def test_a_session_works_in_the_name_of_the_key_that_gave_it_work(stack: Stack, model_server: str) -> None:
+    weather: Any = WEATHER
+    agent = stack.sdk.beta.agents.create(name="named", model="test", tools=[weather])
+    text = stack.control.new_key(name="desk", scopes=["manage"], agent_id=agent.id, budget_usd=5, tools=["refund"])
+    with stack.control.http(text) as http:
+        (key,) = [key for key in http.get("/v1/keys").json()["data"] if key["name"] == "desk"]
+        session = stack.sdk.beta.sessions.create(agent=agent.id, environment_id="default").id
+        with stack.worker():
+            stack.send(session, said("As the administrator"))
+            stack.until_idle(session)
+            words: Any = said("As the desk")
+            stack.control.sdk(text).beta.sessions.events.send(session, events=[words])
+            stack.until_idle(session, times=2)
+        # What the desk asked is counted as the desk's, and the tool that it was not granted was not offered.
+        calls = stack.query("select key_id from trunkline.usage where status = 200 order by created_at")
+        assert [f"key_{call.hex}" == key["id"] for (call,) in calls] == [False, True]
+        asked = [request["body"] for request in httpx.get(f"{model_server}/_requests").json()]
+        offered = ["weather" in str(body.get("tools")) for body in asked if "As the admin" in str(body["messages"])]
+        assert offered == [True, False]
+
+
+def test_work_of_a_key_that_was_revoked_is_not_carried_out(stack: Stack) -> None:
+    agent = stack.sdk.beta.agents.create(name="named", model="test")
+    theirs = stack.control.sdk(stack.control.new_key(name="leaver", scopes=["manage"], agent_id=agent.id))
+    session = theirs.beta.sessions.create(agent=agent.id, environment_id="default").id
+    words: Any = said("One more thing")
+    theirs.beta.sessions.events.send(session, events=[words])
+    with stack.control.http() as http:
+        (key,) = [key for key in http.get("/v1/keys").json()["data"] if key["name"] == "leaver"]
+        assert http.delete(f"/v1/keys/{key['id']}").status_code == 200
+    with stack.worker():
+        events = stack.until_idle(session)
+    (error,) = [event for event in events if event.type == "session.error"]
+    assert "was revoked" in error.error.message
+    assert events[-1].stop_reason.type == "retries_exhausted"
+    assert stack.query("select count(*) from trunkline.usage where status = 200")[0][0] == 0

@@ -76,6 +76,7 @@ def worker(
         "tools": tools or {},
         "webhooks": {},
         "vault_keys": [],
+        "audit_days": 400,
     }
     with log.open("ab") as file, process("worker", configuration, file) as child:
         yield child

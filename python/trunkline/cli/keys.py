@@ -38,8 +38,8 @@ def create(
     store: Annotated[
         list[str] | None,
         typer.Option(
-            help="The only memory that it reaches: memstore_…, or a scope (org, agent, user, session) for what agents keep "
-            "of it; with `:read_write` behind it to write too. Again for more."
+            help="The only memory that it reaches: memstore_…, or a scope (org, agent, user, session) for what agents "
+            "keep of it; with `:read_write` behind it to write too. Again for more."
         ),
     ] = None,
     tool: Annotated[

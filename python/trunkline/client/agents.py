@@ -120,7 +120,9 @@ class Agents:
         self._transport = transport
 
     @overload
-    def apply(self, definition: Definition) -> AppliedAgent: ...
+    def apply(  # type: ignore[overload-overlap]  # a str is a sequence of them too, and means a path
+        self, definition: Definition
+    ) -> AppliedAgent: ...
     @overload
     def apply(
         self, definition: Sequence[Definition], *, prune: bool = False, dry_run: bool = False
@@ -160,7 +162,9 @@ class AsyncAgents:
         self._transport = transport
 
     @overload
-    async def apply(self, definition: Definition) -> AppliedAgent: ...
+    async def apply(  # type: ignore[overload-overlap]  # as above
+        self, definition: Definition
+    ) -> AppliedAgent: ...
     @overload
     async def apply(
         self, definition: Sequence[Definition], *, prune: bool = False, dry_run: bool = False

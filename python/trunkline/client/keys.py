@@ -67,9 +67,9 @@ class Keys:
 
         `scopes`: of inference, memory, manage, operator; `budget_period`: total, day, week, month, or a number of
         seconds; `rpm`, `tpm`: requests and tokens a minute; `team_id`: a team's id or name; `store_bodies`: whether its
-        calls' bodies are stored (None: as the server's `record.bodies` says); `stores`: the only memory that it reaches,
-        `{"memory_store_id": …}` or `{"scope": "user"}`, with an `access` of read_only or read_write; `tools`: the only
-        tools that are carried out for it.
+        calls' bodies are stored (None: as the server's `record.bodies` says); `stores`: the only memory that it
+        reaches, `{"memory_store_id": …}` or `{"scope": "user"}`, with an `access` of read_only or read_write; `tools`:
+        the only tools that are carried out for it.
         """
         body: dict[str, Any] = {
             "name": name,

@@ -11,7 +11,17 @@ from trunkline.domain import ids
 from trunkline.domain.times import to_wire
 
 ResourceType = Literal[
-    "agent", "key", "team", "user", "vault", "credential", "environment", "deployment", "memory_store", "retention", "erasure"
+    "agent",
+    "key",
+    "team",
+    "user",
+    "vault",
+    "credential",
+    "environment",
+    "deployment",
+    "memory_store",
+    "retention",
+    "erasure",
 ]
 
 

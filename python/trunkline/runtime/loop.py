@@ -146,7 +146,7 @@ class _Turn:
         async with self._runtime.database.tenant(lease.tenant_id) as connection:
             head = await leases.lock(connection, lease)
             if head.key_id != self._task.key_id:  # another key has given it work meanwhile
-                self._task = await leases.task(connection, lease)
+                self._task, self._toolbox = await leases.task(connection, lease), None
             news = await self._read(connection)
             at = now()
             new: list[NewEvent] = []
@@ -259,7 +259,7 @@ class _Turn:
         return await self.calls.finished(uses, await self._tools())
 
     async def _tools(self) -> Toolbox:
-        """Return what the agent may call: the same throughout a claim."""
+        """Return what the agent may call: the same throughout a claim, unless another key gives it work."""
         if self._toolbox is None:
             self._toolbox = await self._runtime.tools.open(self._lease, self._task)
         return self._toolbox

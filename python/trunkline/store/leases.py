@@ -137,7 +137,8 @@ async def task(connection: Connection, lease: Lease) -> Task:
     row = await cursor.fetchone()
     if row is None:
         raise LeaseLost
-    return Task(**{**row, "definition": granted(row["definition"], row.pop("tools"))})
+    tools = row.pop("tools")
+    return Task(**{**row, "definition": granted(row["definition"], tools)})
 
 
 async def log(connection: Connection, lease: Lease, *, after: int, limit: int) -> list[Event]:

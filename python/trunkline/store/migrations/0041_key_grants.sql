@@ -66,6 +66,7 @@ begin
                      'name', coalesce(p.name, k.name), 'scopes', k.scopes,
                      'agent', k.agent_id, 'team', coalesce(p.team_id, k.team_id), 'user', k.user_id,
                      'models', coalesce(p.models, k.models),
+                     'store_bodies', coalesce(p.store_bodies, k.store_bodies),
                      'expires_at', extract(epoch from least(k.expires_at, p.expires_at))::float8, 'limits', limits_json(l),
                      'limits_users', u.kind is not null)), '[]')
                    from api_keys k

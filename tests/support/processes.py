@@ -77,6 +77,7 @@ def worker(
         "webhooks": {},
         "vault_keys": [],
         "audit_days": 400,
+        "home": str(log.parent),
     }
     with log.open("ab") as file, process("worker", configuration, file) as child:
         yield child

@@ -50,4 +50,5 @@ def worker(
         webhooks=settings.webhooks,
         vault_keys=vault_keys(settings),
         audit_days=settings.audit.keep_days,
+        home=settings.home,
     )

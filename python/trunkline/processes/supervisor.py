@@ -165,6 +165,7 @@ class Supervisor:
                 "webhooks": self._settings.webhooks.model_dump(mode="json"),
                 "vault_keys": [key.hex() for key in keys],
                 "audit_days": self._settings.audit.keep_days,
+                "home": str(self._settings.home),
             }
         )
         run = self._write_run(url, control_url)

@@ -13,8 +13,7 @@ from trunkline.memory import embedding
 from trunkline.memory_settings import Embedder, Memory
 from trunkline.processes import logs
 from trunkline.processes.lifeline import on_loss, receive
-from trunkline.runtime.tools.functions import load
-from trunkline.runtime.tools.sources import WorkerTools
+from trunkline.runtime.tools.sources import worker_tools
 from trunkline.runtime.worker import DailyTask, run
 from trunkline.scheduling import deployments, partitions, retention
 from trunkline.scheduling.webhooks import Webhooks, forget_deliveries
@@ -32,12 +31,14 @@ def serve(
     webhooks: WebhookSettings,
     vault_keys: Sequence[bytes],
     audit_days: int,
+    home: Path,
     on_loss: Callable[[Callable[[], None]], None] | None = None,
 ) -> None:
     """Work until SIGTERM or SIGINT.
 
     `base_url` is the gateway that model calls, and embeddings, go through; the audit log is kept for `audit_days`.
-    `vault_keys` open the secrets that webhooks are signed with.
+    `vault_keys` open the secrets that webhooks are signed with; files of sessions are in `home`, unless `tools` says
+    otherwise.
 
     Raises SetupError for tools that cannot be had.
     """
@@ -60,7 +61,7 @@ def serve(
     run(
         database,
         base_url,
-        WorkerTools(load(tools.modules)),
+        worker_tools(tools, home),
         on_loss=on_loss,
         daily=daily,
         ticks=(deployments.fire_due, Webhooks(Sealing(vault_keys), webhooks.allow).deliver_due),
@@ -81,6 +82,7 @@ def _supervised() -> None:
             webhooks=WebhookSettings.model_validate(configuration["webhooks"]),
             vault_keys=[bytes.fromhex(key) for key in configuration["vault_keys"]],
             audit_days=configuration["audit_days"],
+            home=Path(configuration["home"]),
             on_loss=on_loss,
         )
     except SetupError as error:

@@ -113,7 +113,7 @@ class _Turn:
         self._forget()
 
     def _forget(self) -> None:
-        self._conversation = Conversation()
+        self._conversation = Conversation(self_hosted=self._task.self_hosted)
         self._unprocessed: list[Event] = []
         self._seen = 0
 
@@ -261,7 +261,7 @@ class _Turn:
     async def _tools(self) -> Toolbox:
         """Return what the agent may call: the same throughout a claim, unless another key gives it work."""
         if self._toolbox is None:
-            self._toolbox = await self._runtime.tools.open(self._lease, self._task)
+            self._toolbox = await self._runtime.tools.open(self._runtime.database, self._lease, self._task)
         return self._toolbox
 
     async def _interruptible(self, work: Coroutine[Any, Any, _Done]) -> _Done:

@@ -131,6 +131,7 @@ async def serve(
         queue.on_session(on_session)
         living = asyncio.create_task(_live(conninfo, database, name))
         looking = asyncio.create_task(_look(database))
+        sweeping = asyncio.create_task(tools.sweep(database))
         folding = asyncio.create_task(_fold(database))
         ticking = [asyncio.create_task(_tick(database, tick)) for tick in ticks]
         working = asyncio.create_task(_work(queue))
@@ -138,6 +139,7 @@ async def serve(
         await stop.wait()
         embeds.cancel()
         looking.cancel()
+        sweeping.cancel()
         folding.cancel()
         for one in ticking:
             one.cancel()

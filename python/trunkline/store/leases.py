@@ -47,6 +47,22 @@ class Task:
     remembers: bool
     key_id: UUID | None
     """The key in whose name the session works; None: the tenant's."""
+    resources: Sequence[Mapping[str, Any]]
+    vault_ids: Sequence[UUID]
+    environment: Mapping[str, Any] | None
+    """The `config` of its environment; None: the default one's."""
+
+    @property
+    def self_hosted(self) -> bool:
+        """Whether the owner of the environment carries out the tools in it."""
+        return self.environment is not None and self.environment["type"] == "self_hosted"
+
+    @property
+    def network(self) -> str:
+        """What may be reached from the environment: `unrestricted` or `limited`."""
+        if self.environment is None:
+            return "unrestricted"
+        return str(self.environment.get("networking", {}).get("type", "limited"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +166,12 @@ async def log(connection: Connection, lease: Lease, *, after: int, limit: int) -
 async def mark_processed(connection: Connection, lease: Lease, numbers: Sequence[int], at: datetime) -> None:
     """Note that the agent takes up these events, by number, now."""
     await connection.execute(queries("leases")["mark_processed"], (*_key(lease), list(numbers), at))
+
+
+async def alive(connection: Connection, tenant_id: UUID, session_ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of these sessions that are there and have not ended."""
+    cursor = await connection.execute(queries("leases")["select_alive"], (tenant_id, list(session_ids)))
+    return {row["id"] for row in await cursor.fetchall()}
 
 
 def _key(lease: Lease) -> tuple[UUID, UUID]:

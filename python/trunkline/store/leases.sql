@@ -32,11 +32,18 @@ update trunkline.sessions set lease_owner = null, lease_until = null
 
 -- name: select_task
 -- What a worker needs to know of a session beside its log, from the agent version that it is pinned to.
-select s.agent_id, s.agent_version, s.user_id, v.definition, v.memory_enabled as remembers, s.key_id, k.tools
+select s.agent_id, s.agent_version, s.user_id, v.definition, v.memory_enabled as remembers, s.key_id, k.tools, s.resources,
+       s.vault_ids, e.config as environment
   from trunkline.sessions s
   join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
   left join trunkline.api_keys k on k.tenant_id = s.tenant_id and k.id = s.key_id
+  left join trunkline.environments e on e.tenant_id = s.tenant_id and e.id = s.environment_id
  where s.tenant_id = $1 and s.id = $2;
+
+-- name: select_alive
+-- Those of these sessions that are there, not archived, and not terminated.
+select s.id from trunkline.sessions s
+ where s.tenant_id = $1 and s.id = any ($2::uuid[]) and s.archived_at is null and s.status <> 'terminated';
 
 -- name: mark_processed
 -- Note when the agent took up events that a client sent.

@@ -2,21 +2,134 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from uuid import UUID
 
+from trunkline.errors import SetupError, Unavailable
 from trunkline.runtime.tools import functions
+from trunkline.runtime.tools.builtin import builtin
 from trunkline.runtime.tools.functions import Functions
+from trunkline.runtime.tools.local_sandbox import Confinement, confinement, hide_from_own_user, open_sandbox
+from trunkline.runtime.tools.mounts import mount
+from trunkline.runtime.tools.sandbox import Ended, Sandbox
+from trunkline.runtime.tools.tool import Tool, ToolError
 from trunkline.runtime.tools.toolbox import Toolbox
+from trunkline.store import leases
 from trunkline.store.leases import Lease, Task
+from trunkline.store.pool import Database
+from trunkline.tool_settings import ToolSettings
+
+_logger = logging.getLogger(__name__)
+
+SWEEP_SECONDS: Final = 600.0
+"""How often directories of sessions that have ended are looked for."""
 
 
 @dataclass(frozen=True)
 class WorkerTools:
-    """What this worker carries out. `functions` are Python's, by name."""
+    """What this worker carries out: Python `functions` by name, and shell and files in directories of this machine."""
 
+    settings: ToolSettings
+    directory: Path
     functions: Functions = field(default_factory=dict)
+    confined: Confinement | None = None
 
-    async def open(self, lease: Lease, task: Task) -> Toolbox:  # noqa: ARG002
-        """Return what a session's agent may call."""
-        custom = [tool for tool in task.definition["tools"] if tool["type"] == "custom"]
-        return Toolbox(custom, functions.served(self.functions, custom))
+    async def open(self, database: Database, lease: Lease, task: Task) -> Toolbox:
+        """Return what a session's agent may call. Raises Unavailable when the database is away."""
+        declared = task.definition["tools"]
+        custom = [tool for tool in declared if tool["type"] == "custom"]
+        served: list[Tool] = functions.served(self.functions, custom)
+        for toolset in declared:
+            if toolset["type"] == "agent_toolset_20260401":
+                served += builtin(toolset, await self._sandbox(database, lease, task))
+        return Toolbox(custom, served)
+
+    async def _sandbox(self, database: Database, lease: Lease, task: Task) -> Sandbox:
+        if task.self_hosted:
+            return _Nowhere("This environment is self-hosted: its owner carries out commands.")
+        if self.confined is None:
+            return _Nowhere("Shell and files are not available: this worker has no sandbox. Tell the operator.")
+        folder = self.directory / str(lease.tenant_id) / str(lease.session_id)
+        network = self.settings.network == "host" and task.network == "unrestricted"
+        try:
+            sandbox = await asyncio.to_thread(
+                open_sandbox, folder, lease.session_id, confined=self.confined, network=network
+            )
+            await mount(database, lease.tenant_id, sandbox, task.resources)
+        except (OSError, ToolError):
+            _logger.exception("the sandbox of session %s cannot be made", lease.session_id)
+            return _Nowhere("Shell and files are not available: the sandbox could not be made. Tell the operator.")
+        return sandbox
+
+    async def sweep(self, database: Database) -> None:
+        """Delete, again and again, the directories of sessions that are gone, archived or terminated."""
+        while True:
+            try:
+                for tenant in await asyncio.to_thread(_names, self.directory):
+                    there = await asyncio.to_thread(_names, self.directory / str(tenant))
+                    async with database.tenant(tenant) as connection:
+                        kept = await leases.alive(connection, tenant, there)
+                    for session in set(there) - kept:
+                        folder = self.directory / str(tenant) / str(session)
+                        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            except (OSError, Unavailable) as error:
+                _logger.warning("directories of sessions are swept later: %s", error)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Nowhere:
+    """Stands for a sandbox that there is none of; says why."""
+
+    about: str
+
+    async def run(self, argv: object, *, seconds: float) -> Ended:  # noqa: ARG002
+        raise ToolError(self.about)
+
+    async def read(self, path: str, limit: int) -> bytes:  # noqa: ARG002
+        raise ToolError(self.about)
+
+    async def write(self, path: str, content: bytes) -> None:  # noqa: ARG002
+        raise ToolError(self.about)
+
+    async def glob(self, pattern: str, path: str) -> list[str]:  # noqa: ARG002
+        raise ToolError(self.about)
+
+    def place(self, path: str) -> str:
+        return path
+
+
+def worker_tools(settings: ToolSettings, home: Path) -> WorkerTools:
+    """Return the tools that settings ask for. Raises SetupError when they cannot be had."""
+    found = functions.load(settings.modules)
+    confined: Confinement | None = None
+    if settings.sandbox == "limits":
+        confined = "limits"
+        hide_from_own_user()
+    elif settings.sandbox != "none":
+        confined = confinement()
+        if settings.sandbox == "bubblewrap" and confined != "bubblewrap":
+            raise SetupError(
+                "tools.sandbox is bubblewrap, and `bwrap` is not installed or not allowed user namespaces here."
+            )
+    directory = (settings.directory or home / "sandboxes").expanduser().absolute()
+    return WorkerTools(settings, directory, found, confined)
+
+
+def _names(folder: Path) -> list[UUID]:
+    """Return the ids that directories are named by."""
+    if not folder.is_dir():
+        return []
+    found = []
+    for entry in os.scandir(folder):
+        try:
+            found.append(UUID(entry.name))
+        except ValueError:
+            continue
+    return found

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from trunkline.runtime.tools.tool import Tool
 from trunkline.store.leases import Lease, Task
+from trunkline.store.pool import Database
 
 
 class Toolbox:
@@ -58,6 +59,10 @@ class Toolbox:
 class Tools(Protocol):
     """Where the tools of all sessions of a worker come from."""
 
-    async def open(self, lease: Lease, task: Task) -> Toolbox:
+    async def open(self, database: Database, lease: Lease, task: Task) -> Toolbox:
         """Return what a session's agent may call. Raises Unavailable when the database is away."""
+        ...
+
+    async def sweep(self, database: Database) -> None:
+        """Delete, again and again, what sessions that have ended left on this machine."""
         ...

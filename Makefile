@@ -46,10 +46,11 @@ test-python: $(VENV)/.extension ## the tests of all the rest, against a real Pos
 
 KILL_RUNS := 10
 KILL_SECONDS := 60
+KILL_SEED := 0
 
 kill-anything: build ## ten times a minute of killing and freezing every part under 50 sessions (KILL_RUNS, KILL_SECONDS, KILL_SEED)
 	@for run in $$(seq $(KILL_RUNS)); do \
-		KILL_SECONDS=$(KILL_SECONDS) KILL_SESSIONS=50 KILL_TURNS=10 $(BIN)/python -m pytest -q -s tests/end_to_end/test_kill_anything.py; \
+		KILL_SEED=$(KILL_SEED) KILL_SECONDS=$(KILL_SECONDS) KILL_SESSIONS=50 KILL_TURNS=10 $(BIN)/python -m pytest -q -s tests/end_to_end/test_kill_anything.py; \
 	done
 
 bench: build ## measure the gateway against nginx and others (about ten minutes)

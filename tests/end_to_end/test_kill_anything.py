@@ -35,7 +35,8 @@ from trunkline.store.migrate import migrate
 SECONDS = float(os.environ.get("KILL_SECONDS", "12"))
 SESSIONS = int(os.environ.get("KILL_SESSIONS", "12"))
 TURNS = int(os.environ.get("KILL_TURNS", "4"))
-SEED = int(os.environ.get("KILL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+SEED = int(os.environ.get("KILL_SEED", "11")) or random.SystemRandom().randrange(1, 10**6)
+"""0: another one each time, as `make kill-anything` has it."""
 PATIENCE_S = float(os.environ.get("KILL_PATIENCE", "240"))
 """How long after the last kill the sessions may take to their end, on a machine that does other things too."""
 SCRIPT = Path(__file__).with_name("kill_anything.yaml")
@@ -127,6 +128,8 @@ def site(folder: Path) -> Iterator[Site]:
                     "tools": {},
                     "webhooks": {},
                     "vault_keys": [],
+                    "audit_days": 400,
+                    "home": str(folder),
                 }
 
             return Process("worker", folder / f"worker-{number}.log", configuration)

@@ -214,6 +214,7 @@ def test_many_turns_at_once_from_one_point_lose_nothing(stack: Stack) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(go_on, range(8)))
+    said(stack, start.session)  # through the gateway, which waits until the store has all turns
     logs = sorted(said(stack, session)[-1][1] for session in family(stack, start.session))
     assert logs == sorted(f"leaf {number}" for number in range(8))
     for session in family(stack, start.session):

@@ -35,7 +35,9 @@ POSTS = sorted(
 def world(urls: DatabaseUrls, plane: ControlPlane) -> dict[str, str]:
     with plane.http() as http:
         ids = fill(http, "mine")
-    return ids | {"call_id": store_bodies(urls, ids)}
+        # Of its own: the session of the others may be running by then, and its items cannot be changed.
+        talk = http.post("/v1/conversations", json={}, headers={"x-trunkline-agent": ids["agent"]})
+    return ids | {"call_id": store_bodies(urls, ids), "conversation_id": talk.json()["id"]}
 
 
 _FILES: dict[str, str] = {}

@@ -22,8 +22,8 @@ def anyio_backend() -> str:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """How many processes `make test` spreads the files over: half of a test's time is waiting."""
-    return (os.cpu_count() or 1) * 3 // 2
+    """How many processes `make test` spreads the files over."""
+    return max(os.cpu_count() or 1, 2)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -88,6 +88,15 @@ def kinds(events: list[Any]) -> list[str]:
     return [event.type for event in events]
 
 
+def recorded(stack: Stack, calls: int, query: str) -> list[Any]:
+    """Ask what was used, once the gateway has brought the database so many calls."""
+    give_up = time.monotonic() + PATIENCE_S
+    said_once = "select count(*) from trunkline.usage where source <> 'replay'"
+    while stack.query(said_once)[0][0] < calls and time.monotonic() < give_up:
+        time.sleep(0.05)
+    return stack.query(query)
+
+
 def said(words: str) -> dict[str, Any]:
     return {"type": "user.message", "content": [{"type": "text", "text": words}]}
 
@@ -144,7 +153,7 @@ def test_a_message_is_answered_and_the_log_tells_how(stack: Stack) -> None:
         assert read.usage.input_tokens == sum(usage.input_tokens for usage in used) > 0
         assert read.usage.output_tokens == sum(usage.output_tokens for usage in used) > 0
         # The gateway counted the calls and their cost, and left the log alone.
-        assert stack.query("select count(*) from trunkline.usage where status = 200")[0][0] == 2
+        assert recorded(stack, 2, "select count(*) from trunkline.usage where status = 200")[0][0] == 2
         assert count(events)["user.message"] == 2
 
 
@@ -322,7 +331,7 @@ def test_a_killed_workers_sessions_are_taken_over_and_each_message_is_answered_o
                 events = stack.until_idle(session, times=2)
                 assert len(answers(events)) == 2
                 assert [event.seq for event in events] == list(range(1, len(events) + 1))
-    assert stack.query("select count(*) from trunkline.usage where source <> 'replay'") == [(10,)]
+    assert recorded(stack, 10, "select count(*) from trunkline.usage where source <> 'replay'") == [(10,)]
 
 
 def test_a_frozen_worker_that_comes_back_appends_nothing(stack: Stack) -> None:
@@ -396,7 +405,7 @@ def test_tenants_are_served_with_keys_of_their_own(stack: Stack) -> None:
             assert time.monotonic() < give_up
             time.sleep(0.05)
         assert len(stack.query("select distinct tenant_id from trunkline.api_keys where name = 'runtime'")) == 2
-        assert len(stack.query("select distinct tenant_id from trunkline.usage")) == 2
+        assert len(recorded(stack, 2, "select distinct tenant_id from trunkline.usage")) == 2
 
 
 def test_daily_tasks_that_are_due_are_done_when_a_worker_starts(stack: Stack) -> None:
@@ -444,7 +453,7 @@ def test_a_session_works_in_the_name_of_the_key_that_gave_it_work(stack: Stack, 
             stack.control.sdk(text).beta.sessions.events.send(session, events=[words])
             stack.until_idle(session, times=2)
         # What the desk asked is counted as the desk's, and the tool that it was not granted was not offered.
-        calls = stack.query("select key_id from trunkline.usage where status = 200 order by created_at")
+        calls = recorded(stack, 2, "select key_id from trunkline.usage where status = 200 order by created_at")
         assert [f"key_{call.hex}" == key["id"] for (call,) in calls] == [False, True]
         asked = [request["body"] for request in httpx.get(f"{model_server}/_requests").json()]
         offered = ["weather" in str(body.get("tools")) for body in asked if "As the admin" in str(body["messages"])]

@@ -51,7 +51,8 @@ class Served:
         return self.stack.session(tools=(*TOOLS, *more))
 
     def noted(self, name: str) -> list[str]:
-        return (self.stack.folder / name).read_text().splitlines()
+        noted = self.stack.folder / name
+        return noted.read_text().splitlines() if noted.exists() else []
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_after_a_crash_only_what_may_be_done_twice_is_done_again(served: Served)
     with served.worker() as first:
         session = served.session()
         stack.send(session, said("both"))
-        stack.until(session, lambda _: (stack.folder / "unsafe").exists() and (stack.folder / "safe").exists())
+        stack.until(session, lambda _: bool(served.noted("unsafe") and served.noted("safe")))
         first.kill()
         with served.worker():
             events = stack.until_idle(session)
@@ -150,7 +151,7 @@ def test_an_interrupt_ends_the_tools(served: Served) -> None:
     with served.worker():
         session = served.session()
         stack.send(session, said("call unsafe"))
-        stack.until(session, lambda _: (stack.folder / "unsafe").exists())
+        stack.until(session, lambda _: bool(served.noted("unsafe")))
         stack.send(session, {"type": "user.interrupt"})
         events = stack.until_idle(session)
         assert events[-1].stop_reason.type == "end_turn"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from support.control_plane import VAULT_KEY
 from support.postgres import DatabaseUrls
 from trunkline.processes.ports import claim, status_of
 
@@ -75,7 +76,7 @@ def worker(
         "memory": {},
         "tools": tools or {},
         "webhooks": {},
-        "vault_keys": [],
+        "vault_keys": [VAULT_KEY.hex()],
         "audit_days": 400,
         "home": str(log.parent),
     }

@@ -151,11 +151,11 @@ def mcp_tool_name(server: str, tool: str) -> str:
 
 
 class McpServer(_Frozen):
-    """An MCP server by its URL."""
+    """An MCP server by its URL; `stdio://NAME` is a program that the operator of the workers has configured."""
 
     type: Literal["url"]
     name: Annotated[str, Field(min_length=1, max_length=255)]
-    url: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)]
+    url: Annotated[str, Field(pattern=r"^(https?://[^\s]+|stdio://[A-Za-z0-9_-]{1,64})$", max_length=2048)]
 
 
 def check_references(tools: Iterable[Tool], servers: Iterable[McpServer]) -> None:

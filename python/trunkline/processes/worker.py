@@ -37,8 +37,8 @@ def serve(
     """Work until SIGTERM or SIGINT.
 
     `base_url` is the gateway that model calls, and embeddings, go through; the audit log is kept for `audit_days`.
-    `vault_keys` open the secrets that webhooks are signed with; files of sessions are in `home`, unless `tools` says
-    otherwise.
+    `vault_keys` open the secrets that webhooks are signed with, and credentials for MCP servers; files of sessions are
+    in `home`, unless `tools` says otherwise.
 
     Raises SetupError for tools that cannot be had.
     """
@@ -61,7 +61,7 @@ def serve(
     run(
         database,
         base_url,
-        worker_tools(tools, home),
+        worker_tools(tools, home, vault_keys),
         on_loss=on_loss,
         daily=daily,
         ticks=(deployments.fire_due, Webhooks(Sealing(vault_keys), webhooks.allow).deliver_due),

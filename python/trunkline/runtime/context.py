@@ -39,6 +39,8 @@ class ToolUse:
     """`allow`, `ask` or `deny`, as it stands by now; of a tool of the client `allow`."""
     denial: str | None = None
     """What the model is told when a person did not allow it."""
+    server: str | None = None
+    """The MCP server that has the tool, by the agent's name for it."""
 
 
 class Conversation:
@@ -87,7 +89,7 @@ class Conversation:
                 self.step = None
                 if not event.payload.get("is_error"):
                     self._asked = False
-            case "session.error":
+            case "session.error" if not _is_of_a_server(event):
                 self.failures += 1
             case "session.status_idle":
                 self.step, self._asked, self.failures = None, False, 0
@@ -175,11 +177,12 @@ class Conversation:
         payload = event.payload
         given = payload["input"] if isinstance(payload["input"], dict) else {}
         name = payload["name"]
-        if event.type == "agent.mcp_tool_use":
-            name = mcp_tool_name(payload["mcp_server_name"], name)
+        server = payload["mcp_server_name"] if event.type == "agent.mcp_tool_use" else None
+        if server is not None:
+            name = mcp_tool_name(server, name)
         self._append("assistant", [{"type": "tool_use", "id": call, "name": name, "input": given}])
         permission = payload["evaluated_permission"] if event.type in _SERVED else "allow"
-        self._calls[event_id] = ToolUse(event_id, event.type, call, name, given, permission)
+        self._calls[event_id] = ToolUse(event_id, event.type, call, name, given, permission, server=server)
 
     def _append(self, role: str, blocks: list[dict[str, Any]]) -> None:
         """Add blocks to the conversation; those of one side in a row are one message."""
@@ -189,6 +192,11 @@ class Conversation:
             self.messages[-1]["content"] = [*self.messages[-1]["content"], *blocks]
         else:
             self.messages.append({"role": role, "content": blocks})
+
+
+def _is_of_a_server(error: Event) -> bool:
+    """Tell whether it is an MCP server that failed: the turn goes on without it."""
+    return str(error.payload["error"].get("type")).startswith("mcp_")
 
 
 def _answered(result: Event) -> str:

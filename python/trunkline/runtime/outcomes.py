@@ -14,7 +14,7 @@ from trunkline.domain.events import Event
 from trunkline.runtime.context import ToolUse
 from trunkline.runtime.model import ModelError, Reply
 from trunkline.runtime.tools.tool import Result
-from trunkline.runtime.tools.toolbox import Toolbox
+from trunkline.runtime.tools.toolbox import Problem, Toolbox
 from trunkline.store.events import NewEvent
 from trunkline.store.leases import Tokens
 
@@ -45,7 +45,7 @@ NOTHING: Final = Outcome()
 
 def replied(step: Event, reply: Reply, toolbox: Toolbox) -> Outcome:
     """Return the model's answer: its text (if there is any, or nothing else), then its calls of tools."""
-    said = []
+    said = [_unusable(problem) for problem in toolbox.news()]
     if reply.text or not reply.calls:
         said.append(_new("agent.message", {"content": [{"type": "text", "text": reply.text}] if reply.text else []}))
     said += [_new(*toolbox.use(call.name, call.input)) for call in reply.calls]
@@ -103,6 +103,12 @@ def _end(step: Event, usage: Mapping[str, int], *, is_error: bool) -> NewEvent:
 def _error(kind: str, message: str, *, exhausted: bool) -> NewEvent:
     status = {"type": "exhausted" if exhausted else "retrying"}
     return _new("session.error", {"error": {"type": kind, "message": message, "retry_status": status}})
+
+
+def _unusable(problem: Problem) -> NewEvent:
+    kind = "mcp_authentication_failed_error" if problem.is_refusal else "mcp_connection_failed_error"
+    error = {"type": kind, "mcp_server_name": problem.server, "message": problem.message}
+    return _new("session.error", {"error": {**error, "retry_status": {"type": "retrying"}}})
 
 
 def _new(kind: str, payload: dict[str, Any]) -> NewEvent:

@@ -146,6 +146,7 @@ async def serve(
         working.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await working
+        await tools.close()
         living.cancel()
         with contextlib.suppress(Unavailable):
             async with database.transaction() as connection:

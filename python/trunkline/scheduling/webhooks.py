@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from ipaddress import IPv4Network as Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final
 
 import httpx
@@ -17,6 +15,7 @@ import httpx
 from trunkline.domain.times import now
 from trunkline.domain.webhooks import Due, sealed_for, signed
 from trunkline.errors import Unavailable
+from trunkline.public_hosts import NotAllowed, address_of
 from trunkline.store import webhooks
 from trunkline.store.pool import Database
 from trunkline.store.queries import queries
@@ -32,18 +31,12 @@ _CLAIM_SECONDS: Final = 60
 PAUSES: Final = (5, 30, 120, 600, 1800, 3600, 7200, 14_400, 28_800)
 """Seconds between one attempt and the next, a fifth more or less; after the last, about 16 hours on, none follows."""
 _GONE: Final = 410
-_EXPANDED: Final = IPv6Network("64:ff9b::/96")
-"""NAT64: IPv4 addresses as IPv6 ones."""
-
-
-class NotAllowed(Exception):
-    """The URL leads to where webhooks must not go, or nowhere; its text is for whoever made the webhook."""
 
 
 class Webhooks:
     """Tells webhooks what is due. `allow` are networks that they may go to beside public addresses."""
 
-    def __init__(self, sealing: Sealing, allow: Sequence[Network | IPv6Network] = ()) -> None:
+    def __init__(self, sealing: Sealing, allow: Sequence[IPv4Network | IPv6Network] = ()) -> None:
         self._sealing = sealing
         self._allow = tuple(allow)
 
@@ -94,7 +87,8 @@ class Webhooks:
             **signed(secret, due.event_id, now(), body),
         }
         # It goes to the very address that was looked at: the name may stand for another one a moment later.
-        place = url.copy_with(host=str(await self._address(url)))
+        port = url.port or (443 if url.scheme == "https" else 80)
+        place = url.copy_with(host=str(await address_of(url.host, port, self._allow, "webhooks.allow")))
         async with (
             httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as http,
             http.stream(
@@ -102,33 +96,6 @@ class Webhooks:
             ) as response,
         ):
             return response.status_code
-
-    async def _address(self, url: httpx.URL) -> IPv4Address | IPv6Address:
-        """Return the address that a URL's name stands for. Raises NotAllowed where one of them is not to be reached."""
-        port = url.port or (443 if url.scheme == "https" else 80)
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise NotAllowed(f"The name {url.host} is not known.") from error
-        addresses = [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-        for address in addresses:
-            if not self._may_reach(address):
-                raise NotAllowed(
-                    f"{url.host} leads to the address {address}, which is not public; `webhooks.allow` in "
-                    "trunkline.yaml lets webhooks go there."
-                )
-        return addresses[0]
-
-    def _may_reach(self, address: IPv4Address | IPv6Address) -> bool:
-        if any(address in network for network in self._allow if network.version == address.version):
-            return True
-        if isinstance(address, IPv6Address):
-            within = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-            if within is None and address in _EXPANDED:
-                within = IPv4Address(int(address) & 0xFFFF_FFFF)
-            if within is not None:
-                return self._may_reach(within)
-        return address.is_global and not address.is_multicast
 
 
 async def forget_deliveries(database: Database) -> None:

@@ -119,6 +119,16 @@ async def lock_credential(connection: Connection, tenant_id: UUID, vault_id: UUI
     return Credential(**row)
 
 
+async def for_server(
+    connection: Connection, tenant_id: UUID, agent_id: UUID, vault_ids: Sequence[UUID], url: str
+) -> Credential | None:
+    """Return the credential that the first of these vaults has for an MCP server, with what is sealed of it."""
+    values = (tenant_id, agent_id, list(vault_ids), url)
+    cursor = await connection.execute(queries("vaults")["select_for_server"], values)
+    row = await cursor.fetchone()
+    return None if row is None else Credential(**row)
+
+
 async def update_credential(connection: Connection, tenant_id: UUID, credential: Credential) -> None:
     """Write a credential that `lock_credential` returned."""
     values = (

@@ -58,6 +58,17 @@ select c.id, c.vault_id, c.display_name, c.target, c.auth, c.metadata, c.created
  where c.tenant_id = $1 and c.vault_id = $2 and c.id = $3
    for update;
 
+-- name: select_for_server
+-- The credential, with what is sealed of it, that the first of these vaults which the agent may use has for a URL.
+select c.id, c.vault_id, c.display_name, c.target, c.auth, c.metadata, c.created_at, c.updated_at, c.archived_at, c.sealed
+  from unnest($3::uuid[]) with ordinality as given (vault_id, nth)
+  join trunkline.vaults v
+    on v.tenant_id = $1 and v.id = given.vault_id and v.archived_at is null and (v.agent_id is null or v.agent_id = $2)
+  join trunkline.vault_credentials c on c.tenant_id = $1 and c.vault_id = v.id and c.archived_at is null
+ where rtrim(c.target, '/') = rtrim($4, '/') and c.auth ->> 'type' in ('mcp_oauth', 'static_bearer')
+ order by given.nth
+ limit 1;
+
 -- name: update_credential
 -- Write a locked credential.
 update trunkline.vault_credentials

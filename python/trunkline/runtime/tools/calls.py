@@ -66,7 +66,7 @@ class Calls:
         if use.denial is not None:
             return use, text(use.denial, is_error=True)
         if tool is None or use.permission == "deny":
-            return use, text(f"There is no tool named {use.name!r} here.", is_error=True)
+            return use, text(toolbox.why_not(use), is_error=True)
         if not tool.idempotent and use.event_id not in self.first_seen:
             return use, UNKNOWN
         self.first_seen.discard(use.event_id)

@@ -6,9 +6,12 @@ import asyncio
 import logging
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from trunkline.errors import SetupError, Unavailable
@@ -16,14 +19,19 @@ from trunkline.runtime.tools import functions
 from trunkline.runtime.tools.builtin import builtin
 from trunkline.runtime.tools.functions import Functions
 from trunkline.runtime.tools.local_sandbox import Confinement, confinement, hide_from_own_user, open_sandbox
+from trunkline.runtime.tools.mcp.credentials import CredentialError, token_for
 from trunkline.runtime.tools.mounts import mount
 from trunkline.runtime.tools.sandbox import Ended, Sandbox
 from trunkline.runtime.tools.tool import Tool, ToolError
-from trunkline.runtime.tools.toolbox import Toolbox
+from trunkline.runtime.tools.toolbox import Problem, Toolbox
 from trunkline.store import leases
 from trunkline.store.leases import Lease, Task
 from trunkline.store.pool import Database
+from trunkline.store.sealing import Sealing
 from trunkline.tool_settings import ToolSettings
+
+if TYPE_CHECKING:
+    from trunkline.runtime.tools.mcp.tools import McpTools, Server
 
 _logger = logging.getLogger(__name__)
 
@@ -31,14 +39,19 @@ SWEEP_SECONDS: Final = 600.0
 """How often directories of sessions that have ended are looked for."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class WorkerTools:
-    """What this worker carries out: Python `functions` by name, and shell and files in directories of this machine."""
+    """What this worker carries out: Python `functions` by name, shell and files in directories of this machine, MCP.
+
+    `sealing` opens the credentials of vaults.
+    """
 
     settings: ToolSettings
     directory: Path
     functions: Functions = field(default_factory=dict)
     confined: Confinement | None = None
+    sealing: Sealing = field(default_factory=lambda: Sealing(()))
+    _mcp: McpTools | None = None
 
     async def open(self, database: Database, lease: Lease, task: Task) -> Toolbox:
         """Return what a session's agent may call. Raises Unavailable when the database is away."""
@@ -48,7 +61,49 @@ class WorkerTools:
         for toolset in declared:
             if toolset["type"] == "agent_toolset_20260401":
                 served += builtin(toolset, await self._sandbox(database, lease, task))
-        return Toolbox(custom, served)
+        toolsets = [tool for tool in declared if tool["type"] == "mcp_toolset" and _offers_any(tool)]
+        if not toolsets:
+            return Toolbox(custom, served)
+        found, problems = await self._of_servers(database, lease, task, toolsets)
+        return Toolbox(custom, [*served, *found], problems)
+
+    async def close(self) -> None:
+        """End the connections to MCP servers, and their programs."""
+        if self._mcp is not None:
+            await self._mcp.close()
+
+    async def _of_servers(
+        self, database: Database, lease: Lease, task: Task, toolsets: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[Tool], list[Problem]]:
+        """Return the tools of an agent's MCP servers, and the servers that cannot be used."""
+        urls = {server["name"]: server["url"] for server in task.definition["mcp_servers"]}
+        try:
+            # It takes a second, during which leases must be renewed.
+            await asyncio.to_thread(import_module, "trunkline.runtime.tools.mcp.tools")
+            from trunkline.runtime.tools.mcp.connections import Target  # noqa: PLC0415 (an extra)
+            from trunkline.runtime.tools.mcp.tools import McpTools, Server  # noqa: PLC0415
+        except ModuleNotFoundError:
+            missing = "The worker lacks the package for MCP servers: pip install 'trunkline[mcp]'. Tell the operator."
+            return [], [Problem(toolset["mcp_server_name"], missing) for toolset in toolsets]
+        if self._mcp is None:
+            self._mcp = McpTools(self.settings.mcp)
+        servers: list[Server] = []
+        problems: list[Problem] = []
+        for toolset in toolsets:
+            name = toolset["mcp_server_name"]
+            url = urls[name]
+            if not _may_reach(task, url):
+                problems.append(Problem(name, f"The environment of the session does not let it reach {url}."))
+                continue
+            try:
+                token = await token_for(database, self.sealing, lease, task, url)
+            except CredentialError as error:
+                words = f"The MCP server {name} cannot be used: {error}"
+                problems.append(Problem(name, words, is_refusal=True))
+                continue
+            servers.append(Server(name, Target(lease.tenant_id, lease.session_id, url, token), toolset))
+        tools, unusable = await self._mcp.open(servers)
+        return tools, problems + unusable
 
     async def _sandbox(self, database: Database, lease: Lease, task: Task) -> Sandbox:
         if task.self_hosted:
@@ -105,8 +160,24 @@ class _Nowhere:
         return path
 
 
-def worker_tools(settings: ToolSettings, home: Path) -> WorkerTools:
-    """Return the tools that settings ask for. Raises SetupError when they cannot be had."""
+def _offers_any(toolset: Mapping[str, Any]) -> bool:
+    """Tell whether any tool of a toolset is enabled: a server of which none is, is not even connected to."""
+    return toolset["default_config"]["enabled"] or any(config["enabled"] for config in toolset["configs"])
+
+
+def _may_reach(task: Task, url: str) -> bool:
+    """Tell whether the session's environment lets it use a server; programs are the operator's matter."""
+    if task.environment is None or task.network == "unrestricted" or task.self_hosted or url.startswith("stdio:"):
+        return True
+    networking = task.environment["networking"]
+    return networking["allow_mcp_servers"] or urlsplit(url).hostname in networking["allowed_hosts"]
+
+
+def worker_tools(settings: ToolSettings, home: Path, vault_keys: Sequence[bytes]) -> WorkerTools:
+    """Return the tools that settings ask for; `vault_keys` open the credentials of vaults.
+
+    Raises SetupError when they cannot be had.
+    """
     found = functions.load(settings.modules)
     confined: Confinement | None = None
     if settings.sandbox == "limits":
@@ -119,7 +190,7 @@ def worker_tools(settings: ToolSettings, home: Path) -> WorkerTools:
                 "tools.sandbox is bubblewrap, and `bwrap` is not installed or not allowed user namespaces here."
             )
     directory = (settings.directory or home / "sandboxes").expanduser().absolute()
-    return WorkerTools(settings, directory, found, confined)
+    return WorkerTools(settings, directory, found, confined, Sealing(vault_keys))
 
 
 def _names(folder: Path) -> list[UUID]:

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from trunkline.runtime.context import ToolUse
 from trunkline.runtime.tools.tool import Tool
 from trunkline.store.leases import Lease, Task
 from trunkline.store.pool import Database
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An MCP server, by the agent's name for it, that cannot be used, and why.
+
+    `is_refusal`: for want of credentials.
+    """
+
+    server: str
+    message: str
+    is_refusal: bool = False
+
+
 class Toolbox:
     """The tools of one session: those that the worker carries out, and those that the client does."""
 
-    def __init__(self, custom: Sequence[Mapping[str, Any]], served: Sequence[Tool]) -> None:
+    def __init__(
+        self, custom: Sequence[Mapping[str, Any]], served: Sequence[Tool], problems: Sequence[Problem] = ()
+    ) -> None:
         self._custom = {tool["name"]: tool for tool in custom}
         self._served = {tool.name: tool for tool in served}
+        self._problems = {problem.server: problem for problem in problems}
+        self._untold = tuple(problems)
 
     def offers(self) -> list[dict[str, Any]]:
         """Return the tools as the Anthropic wire offers them to the model, in a stable order."""
@@ -29,6 +47,16 @@ class Toolbox:
             for tool in self._served.values()
         ]
         return custom + served
+
+    def news(self) -> tuple[Problem, ...]:
+        """Return what cannot be used; once, for the log of the session."""
+        untold, self._untold = self._untold, ()
+        return untold
+
+    def why_not(self, use: ToolUse) -> str:
+        """Tell the model why a call cannot be carried out that there is no tool for."""
+        problem = None if use.server is None else self._problems.get(use.server)
+        return f"There is no tool named {use.name!r} here." if problem is None else problem.message
 
     def find(self, name: str) -> Tool | None:
         """Return the tool that the worker carries out under this name."""
@@ -65,4 +93,8 @@ class Tools(Protocol):
 
     async def sweep(self, database: Database) -> None:
         """Delete, again and again, what sessions that have ended left on this machine."""
+        ...
+
+    async def close(self) -> None:
+        """End what tools have left open: connections and programs."""
         ...

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import httpx
 import openai
+import psycopg
 import pytest
 
 from support.memory import CUSTOMER, ok, write
@@ -285,6 +286,27 @@ def another_gateway(world: World, limits: str = "") -> Iterator[tuple[Stack, Pat
             yield replace(stack, base_url=base_url, gateway=part), home / "spool"
         finally:
             part.end()
+
+
+def test_a_gateway_that_gets_no_more_connections_goes_on_with_those_it_has(world: World) -> None:
+    key, _ = world.stack.inference_key()
+    body = {"model": "gpt", "messages": [{"role": "user", "content": "hello"}]}
+
+    def call(stack: Stack, number: int) -> int:
+        with stack.http(key) as http:
+            return http.post(CHAT, json=body, headers={"idempotency-key": f"few-{number}"}).status_code
+
+    with (
+        another_gateway(world, "threads: 1, ") as (other, _),
+        psycopg.connect(world.stack.admin_url, autocommit=True) as admin,
+    ):
+        assert call(other, 0) == 200
+        # As when others have taken all that Postgres allows: nobody of this role logs in any more.
+        admin.execute("alter role trunkline_gateway connection limit 1")
+        try:
+            assert [call(other, number) for number in range(1, 13)] == [200] * 12
+        finally:
+            admin.execute("alter role trunkline_gateway connection limit -1")
 
 
 def test_two_gateways_on_one_database_lose_and_double_nothing(world: World) -> None:

@@ -343,18 +343,24 @@ impl Readers {
         }
     }
 
-    /// The slot with its connection open.
+    /// The slot with its connection open; another one where it cannot be opened, as when all that Postgres allows are taken.
     async fn opened<'a>(
-        &self,
+        &'a self,
         slot: &'a tokio::sync::RwLock<Option<Reader>>,
     ) -> Result<tokio::sync::RwLockReadGuard<'a, Option<Reader>>, DatabaseError> {
+        let is_open = |reader: &Option<Reader>| reader.as_ref().is_some_and(|reader| !reader.client.is_closed());
         let guard = slot.read().await;
-        if guard.as_ref().is_some_and(|reader| !reader.client.is_closed()) {
+        if is_open(&guard) {
             return Ok(guard);
         }
         drop(guard);
-        self.open(slot).await?;
-        Ok(slot.read().await)
+        match self.open(slot).await {
+            Ok(()) => Ok(slot.read().await),
+            Err(error) => {
+                let mut others = self.slots.iter().filter_map(|slot| slot.try_read().ok());
+                others.find(|guard| is_open(guard)).ok_or(error)
+            }
+        }
     }
 
     async fn read(&self, slot: &tokio::sync::RwLock<Option<Reader>>, query: &ContextQuery<'_>) -> Result<Context, DatabaseError> {

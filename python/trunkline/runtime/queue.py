@@ -22,6 +22,8 @@ from trunkline.store.queue_schema import SCHEMA
 _logger = logging.getLogger(__name__)
 
 _DAY_SECONDS: Final = 86_400
+_IDLE_SECONDS: Final = 60.0
+"""After this, connections that nobody used are closed: others may have none left to open."""
 _DEAD_SECONDS: Final = 3600
 """A job whose worker has been silent this long will never end by itself."""
 
@@ -32,7 +34,7 @@ class Queue:
     def __init__(self, conninfo: str, *, concurrency: int) -> None:
         self._concurrency = concurrency
         self._app = App(
-            connector=PsycopgConnector(conninfo=_in_schema(conninfo), min_size=1, max_size=4),
+            connector=PsycopgConnector(conninfo=_in_schema(conninfo), min_size=1, max_size=4, max_idle=_IDLE_SECONDS),
             # A worker that was off at the hour of a daily task does it when it starts.
             periodic_defaults={"max_delay": _DAY_SECONDS},
         )

@@ -21,6 +21,9 @@ Connection = AsyncConnection[DictRow]
 
 Pool = AsyncConnectionPool[Connection]
 
+_IDLE_SECONDS = 60.0
+"""After this, connections beyond the first that nobody used are closed: others may have none left to open."""
+
 
 class Database:
     """A pool of connections of the control plane's role.
@@ -96,6 +99,7 @@ async def open_database(
         min_size=min_size,
         max_size=max_size,
         timeout=timeout_s,
+        max_idle=_IDLE_SECONDS,
         check=_refuse_lost,
         name="trunkline",
         open=False,

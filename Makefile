@@ -16,7 +16,7 @@ say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 # Tests and counts of instructions are no part of it.
 RUST := Cargo.toml Cargo.lock $(shell find crates -type f -not -path '*/tests/*' -not -path '*/benches/*')
 
-.PHONY: help build demo run test test-rust test-python kill-anything bench bench-memory bench-prompt-cache bench-recall instructions flamegraph fuzz lint lint-python lint-rust format lock clean
+.PHONY: help build demo run test test-rust test-python kill-anything bench bench-memory bench-platform bench-prompt-cache bench-recall instructions flamegraph fuzz lint lint-python lint-rust format lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -62,6 +62,9 @@ bench-recall: build ## measure recall on a set of conversations: make bench-reca
 bench-memory: build ## measure blocks, up to a million sessions, and recall in big stores and in many
 	@$(BIN)/python -m bench.memory
 	@$(BIN)/python -m bench.recall
+
+bench-platform: build ## measure agents that run: messages, streams, takeovers, sessions a process (a few minutes)
+	@$(BIN)/python -m bench.platform
 
 bench-prompt-cache: build ## count what memory leaves of providers' prompt caches (a few minutes)
 	@$(BIN)/python -m bench.prompt_cache

@@ -47,7 +47,9 @@ def _run(options: argparse.Namespace) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trunkline-flamegraph-")))
         folder.chmod(0o711)
         upstream = stack.enter_context(load.upstream(programs, folder))
-        up = stack.enter_context(trunkline_setup.trunkline(options.trunkline, upstream, folder))
+        up = stack.enter_context(
+            trunkline_setup.trunkline(options.trunkline, trunkline_setup.settings(upstream), folder)
+        )
         case = trunkline_setup.cases(up, [options.case], session=None)[0]
         samples = folder / "perf.data"
         # Frame pointers are not kept in a release build: the stacks are unwound from copies of them.

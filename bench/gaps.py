@@ -40,7 +40,9 @@ def _run(options: argparse.Namespace) -> int:
         # For root, the embedded Postgres runs as another user, who must be able to pass through to its home.
         folder.chmod(0o711)
         upstream = stack.enter_context(load.upstream(programs, folder))
-        up = stack.enter_context(trunkline_setup.trunkline(options.trunkline, upstream, folder))
+        up = stack.enter_context(
+            trunkline_setup.trunkline(options.trunkline, trunkline_setup.settings(upstream), folder)
+        )
         plain, memory = trunkline_setup.cases(up, [trunkline_setup.PLAIN, trunkline_setup.REFRESH], None)
         for number in range(options.rounds):
             for name, arguments in _measurements(upstream, plain, memory):

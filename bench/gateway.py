@@ -127,7 +127,9 @@ def _start(
         except CaseUnavailable as error:
             left_out.append(f"nginx left out: {error}")
     if names := [name for name in wanted if name in trunkline_setup.CASES]:
-        up = stack.enter_context(trunkline_setup.trunkline(options.trunkline, upstream, folder))
+        up = stack.enter_context(
+            trunkline_setup.trunkline(options.trunkline, trunkline_setup.settings(upstream), folder)
+        )
         for case in trunkline_setup.cases(up, names, options.session):
             trunkline_setup.prove_memory(case, upstream)
             made.append(case)

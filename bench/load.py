@@ -99,9 +99,10 @@ def run(
     body_bytes: int,
     seconds: float,
     warmup: float,
+    expect: str = "The order left",
 ) -> LoadResult:
-    """Put load on `url` (closed loop) and return what the client saw."""
-    command = [str(programs.load), "--url", url, "--expect-substring", "The order left", *arguments]
+    """Put load on `url` (closed loop), GET where there is no body, and return what the client saw."""
+    command = [str(programs.load), "--url", url, "--expect-substring", expect, *arguments]
     command += ["--connections", str(connections), "--body-bytes", str(body_bytes)]
     command += ["--seconds", str(seconds), "--warmup", str(warmup)]
     for header in headers:

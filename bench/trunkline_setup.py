@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,8 +32,9 @@ MEMORY_BYTES = range(3500, 4700)
 
 @dataclass(frozen=True)
 class Running:
-    """A running Trunkline: its addresses, the process ids by part, and the key of its first start."""
+    """A running Trunkline: its home and addresses, the process ids by part, and the key of its first start."""
 
+    home: Path
     base_url: str
     control_url: str
     processes: dict[str, int]
@@ -41,15 +42,15 @@ class Running:
 
 
 @contextmanager
-def trunkline(binary: Path, upstream: Upstream, folder: Path) -> Iterator[Running]:
-    """Run `trunkline up` with one provider, the upstream, until the block ends."""
+def trunkline(binary: Path, settings: Mapping[str, object], folder: Path) -> Iterator[Running]:
+    """Run `trunkline up` on a free port, with `settings` as its trunkline.yaml, until the block ends."""
     if not binary.exists():
         raise HarnessError(f"{binary} does not exist: `make build` makes it")
     home = folder / "trunkline"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     port = free_port()
     # JSON is YAML, and needs no escaping of ours.
-    (home / "trunkline.yaml").write_text(json.dumps(configuration(port, upstream.url)))
+    (home / "trunkline.yaml").write_text(json.dumps({"listen": f"127.0.0.1:{port}", **settings}))
     log = folder / "trunkline.log"
     environment = {name: value for name, value in os.environ.items() if not _is_foreign(name)}
     environment["TRUNKLINE_HOME"] = str(home)
@@ -61,6 +62,7 @@ def trunkline(binary: Path, upstream: Upstream, folder: Path) -> Iterator[Runnin
         if "gateway" not in processes:
             raise HarnessError(f"run.json names no gateway process: {run}. The end of the log:\n{tail(log)}")
         yield Running(
+            home=home,
             base_url=run["base_url"],
             control_url=run["control_url"],
             processes=dict(processes),
@@ -95,11 +97,10 @@ def _end_orphans(processes: dict[str, int]) -> None:
             continue
 
 
-def configuration(port: int, upstream_url: str) -> dict[str, object]:
+def settings(upstream: Upstream) -> dict[str, object]:
     """Return the content of trunkline.yaml. The upstream knows the model by another name, as providers do."""
     return {
-        "listen": f"127.0.0.1:{port}",
-        "providers": {"bench": {"wire": "openai_chat", "base_url": f"{upstream_url}/v1", "api_key": "none"}},
+        "providers": {"bench": {"wire": "openai_chat", "base_url": f"{upstream.url}/v1", "api_key": "none"}},
         "models": {
             "bench": {"provider": "bench", "model": "bench-upstream"},
             **{name: {"provider": "bench", "model": name} for name in ("paced-10", "paced-50", "paced-100")},

@@ -3,7 +3,7 @@
 //! It prints one JSON line. Latency is from the first byte written to the last byte read, over the requests answered
 //! inside the measured window; every failure of the whole run is counted, warm-up included, and none is retried.
 //!
-//! With `--stream` each request asks for an event stream, and latency is from the first byte written to the first token read.
+//! With `--body-bytes 0` the requests are GET. With `--stream` each request asks for an event stream, and latency is from the first byte written to the first token read.
 
 use hdrhistogram::Histogram;
 use lexopt::ValueExt as _;
@@ -328,11 +328,14 @@ fn options() -> Result<Options, Box<dyn Error>> {
     let rest = url.strip_prefix("http://").ok_or("--url must begin with http://")?;
     let (host, path) = rest.split_once('/').ok_or("--url must have a path")?;
     let address = host.to_socket_addrs()?.next().ok_or("the host of --url has no address")?;
-    let body = chat_body(&model, body_bytes, stream, max_tokens)?;
-    let mut request = format!(
-        "POST /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
-        body.len()
-    );
+    let (mut request, body) = if body_bytes == 0 {
+        (format!("GET /{path} HTTP/1.1\r\nhost: {host}\r\n"), String::new())
+    } else {
+        let body = chat_body(&model, body_bytes, stream, max_tokens)?;
+        let length = body.len();
+        let head = format!("POST /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n");
+        (format!("{head}content-length: {length}\r\n"), body)
+    };
     for header in headers {
         request.extend([header.as_str(), "\r\n"]);
     }

@@ -128,6 +128,40 @@ def test_memory_tools_are_carried_out_and_never_shown(stack: Stack, model: str, 
     assert "Ada Lovelace" in asked
 
 
+def test_the_oldest_turns_of_a_long_conversation_are_not_sent_on_and_stay_in_the_log(stack: Stack) -> None:
+    name = f"brief-{uuid4().hex[:8]}"
+    context = {"budget_tokens": 500, "keep_turns": 1}
+    with stack.http() as http:
+        ok(http.post("/v1/agents", json={"name": name, "model": "claude", "memory": {"context": context}}))
+    client = stack.openai(default_headers={"x-trunkline-user": f"u-{uuid4().hex[:6]}"})
+    words, begun, sessions = "filler " * 50, [], set()
+    goes_on: dict[str, str] = {}
+    for turn in range(9):
+        raw = client.responses.with_raw_response.create(
+            model=f"agent/{name}", input=f"Turn number {turn}: {words}", store=True, extra_body=goes_on
+        )
+        session = raw.headers["x-trunkline-session"]
+        sessions.add(session)
+        # By the one name and by the other: both are of the same log.
+        by_conversation = {"conversation": session.replace("sesn_", "conv_")}
+        goes_on = by_conversation if turn % 2 else {"previous_response_id": raw.parse().id}
+        messages = stack.asked()[-1]["body"]["messages"]
+        texts = ["".join(part["text"] for part in message["content"]) for message in messages]
+        assert f"Turn number {turn}:" in texts[-1]
+        begun.append((texts[0].startswith("<trunkline-context>"), texts[0].split("Turn number ")[-1][0]))
+    assert len(sessions) == 1, "what is left out is no edit of the history"
+    assert not begun[0][0]
+    assert begun[-1][0]
+    assert len(set(begun)) < 5, "several prompts begin alike, for the provider's cache"
+    eventually(lambda: [event.type for event in stack.events(session)].count("agent.message") == 9)
+    events = stack.events(session)
+    assert "trunkline-context" not in str([event.to_dict() for event in events])
+    cuts = [event.to_dict()["kept_from_seq"] for event in events if event.type == "agent.thread_context_compacted"]
+    assert cuts == sorted(set(cuts))
+    assert cuts
+    assert {event.to_dict()["seq"] for event in events if event.type == "user.message"} >= set(cuts)
+
+
 def test_what_is_not_there_or_anothers_is_not_found(stack: Stack, agent: str) -> None:
     mine = stack.openai(default_headers={"x-trunkline-user": "one"})
     theirs = stack.openai(default_headers={"x-trunkline-user": "another"})

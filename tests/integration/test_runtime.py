@@ -20,6 +20,7 @@ import pytest
 from support import control_plane, model_server, processes
 from support.control_plane import ControlPlane
 from support.postgres import DatabaseUrls
+from trunkline.memory.render import escape
 from trunkline.store.leases import wake
 
 PATIENCE_S = 30.0
@@ -477,3 +478,90 @@ def test_work_of_a_key_that_was_revoked_is_not_carried_out(stack: Stack) -> None
     assert "was revoked" in error.error.message
     assert events[-1].stop_reason.type == "retries_exhausted"
     assert stack.query("select count(*) from trunkline.usage where status = 200")[0][0] == 0
+
+
+def compacting(**context: Any) -> dict[str, Any]:
+    """An agent's keys by which its conversations leave their prompts soon."""
+    return {"extra_body": {"memory": {"context": {"budget_tokens": 150, "keep_turns": 1, **context}}}}
+
+
+def text(message: dict[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(block["text"] for block in content)
+
+
+def asked_with(model_server: str, words: str) -> list[dict[str, Any]]:
+    """What the model server was asked, where these words are in it."""
+    bodies = [request["body"] for request in httpx.get(f"{model_server}/_requests").json()]
+    return [body for body in bodies if words in str(body)]
+
+
+def test_turns_that_have_left_the_prompt_are_in_the_log_and_are_found_again(
+    database: DatabaseUrls, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.yaml"
+    script.write_text(
+        """
+rules:
+  - when: {last_role: tool, user: "which number"}
+    reply: "Found: {{tool_result}}"
+  - when: {user: "which number", has_tool: memory_search}
+    tool_calls:
+      - {name: memory_search, arguments: {query: "lucky number"}}
+"""
+    )
+    with model_server.started("--script", str(script)) as model, stack_on(database, model.url, tmp_path) as stack:
+        with stack.worker():
+            session = stack.session(**compacting())
+            told = ("My lucky number is 4711. " + "filler " * 60, "Another matter. " + "filler " * 60, "which number?")
+            for turn, words in enumerate(told, start=1):
+                stack.send(session, said(words))
+                events = stack.until_idle(session, times=turn)
+        assert "4711" in answers(events)[-1], "the turn was found"
+        asked = asked_with(model.url, "which number?")
+        assert all("older turns are left out" in text(body["messages"][0]) for body in asked)
+        assert "Another matter" in text(asked[0]["messages"][1])
+        assert "4711" not in str(asked[0]["messages"][:-1]), "it had left the conversation"
+        assert "4711" in text(asked[0]["messages"][-1]), "and is recalled"
+        [cut] = [event for event in events if event.type == "agent.thread_context_compacted"]
+        assert cut.kept_from_seq == [event.seq for event in events if event.type == "user.message"][1]
+        assert count(events)["user.message"] == len(told), "the log is whole"
+
+
+def test_a_summary_is_bought_once_though_its_worker_is_killed(stack: Stack, model_server: str) -> None:
+    session = stack.session(**compacting(summary={"model": "fake/slow-1500"}))
+    with stack.worker() as first:
+        stack.send(session, said("The parcel is blue. " + "filler " * 60))
+        stack.until_idle(session)
+        stack.send(session, said("It is heavy. " + "filler " * 60))
+        stack.until(session, lambda _: bool(asked_with(model_server, "You sum up the older part of a conversation")))
+        with stack.worker():
+            first.kill()
+            events = stack.until_idle(session, times=2)
+    [cut] = [event for event in events if event.type == "agent.thread_context_compacted"]
+    [summary] = asked_with(model_server, "You sum up the older part of a conversation")
+    assert "The parcel is blue." in text(summary["messages"][0])
+    assert "It is heavy." not in str(summary)
+    shown = asked_with(model_server, "It is heavy.")
+    assert shown
+    for body in shown:
+        assert len(body["messages"]) == 2
+        assert escape(cut.summary) in text(body["messages"][0])
+    ends = [event.model_usage for event in events if event.type == "span.model_request_end"]
+    read = stack.sdk.beta.sessions.retrieve(session)
+    assert len(ends) == 3, "the summary is a model request of its own, and counted"
+    assert read.usage.input_tokens == sum(usage.input_tokens for usage in ends)
+
+
+def test_a_turn_goes_on_without_a_summary_that_cannot_be_made(stack: Stack, model_server: str) -> None:
+    session = stack.session(**compacting(summary={"model": "no-such-model"}))
+    with stack.worker():
+        for turn, words in enumerate(("The crate is green. ", "It is round. "), start=1):
+            stack.send(session, said(words + "filler " * 60))
+            events = stack.until_idle(session, times=turn)
+    assert len(answers(events)) == 2
+    [cut] = [event for event in events if event.type == "agent.thread_context_compacted"]
+    assert "summary" not in cut.to_dict()
+    [asked] = asked_with(model_server, "It is round.")
+    assert "older turns are left out" in text(asked["messages"][0])
+    assert len(asked["messages"]) == 2

@@ -50,6 +50,9 @@ pub struct Additions<'a> {
 pub fn splice(wire: Wire, body: &Bytes, scan: &Scan, additions: &Additions) -> Bytes {
     let given = |text: Option<&str>| text.is_some_and(|text| !text.is_empty());
     let mut edits = Edits { body, list: Vec::with_capacity(8) };
+    if let Some(left) = &scan.left_out {
+        edits.replace(left.span, [Json(USER_ITEM), Text(&left.marker), Json("\"},")]);
+    }
     // Gemini has the model in the URL.
     if let Some(model) = additions.model.filter(|_| wire != Wire::Gemini) {
         edits.model(scan, model);
@@ -128,6 +131,7 @@ struct Edits<'a> {
 }
 
 const SYSTEM_MESSAGE: &str = r#"{"role":"system","content":""#;
+const USER_ITEM: &str = r#"{"role":"user","content":""#;
 const TEXT_PART: &str = r#"{"type":"text","text":""#;
 const INPUT_TEXT: &str = r#"{"type":"input_text","text":""#;
 const PART: &str = r#"{"text":""#;

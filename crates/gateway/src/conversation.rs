@@ -31,6 +31,8 @@ pub struct Conversation {
     messages: Vec<Message>,
     calls: Calls,
     prefill: String,
+    /// Messages that begin before are in the log alone.
+    sent_from: usize,
 }
 
 /// One message in normal form: a user's text, an assistant's text and tool calls, or one tool result.
@@ -102,7 +104,8 @@ pub fn conversation(wire: Wire, body: &Bytes, scan: &Scan) -> Conversation {
         });
         start += turn.len();
     }
-    let mut conversation = Conversation { wire, body: body.clone(), sources, messages, calls, prefill: String::new() };
+    let sent_from = scan.left_out.as_ref().map_or(0, |left| left.span.end);
+    let mut conversation = Conversation { wire, body: body.clone(), sources, messages, calls, prefill: String::new(), sent_from };
     if wire == Wire::AnthropicMessages {
         conversation.take_prefill();
     }
@@ -136,10 +139,10 @@ impl Conversation {
         self.messages.last().map_or(EMPTY, |message| message.chain)
     }
 
-    /// The user message that ends with this chain, as the client wrote it.
+    /// The user message that ends with this chain, as the client wrote it, if it is sent.
     pub fn source_of(&self, chain: &Chain) -> Option<Source> {
         let message = self.messages.iter().find(|message| message.chain == *chain && message.role == Role::User)?;
-        self.sources.get(message.sources.0).copied()
+        self.sources.get(message.sources.0).filter(|source| source.span.start >= self.sent_from).copied()
     }
 
     /// The chain of the newest message, if that is a user's and has text or a list of parts that more can be put beside.

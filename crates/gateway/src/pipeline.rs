@@ -77,11 +77,11 @@ async fn stages(
             .inspect_err(|refusal| count(worker, &call, refusal))?;
     }
     // 3. May it come in? After what it is for, since that decides whose limits it is under and what it may cost.
-    let admission = admit_call(worker, &key, &target, scan.output_tokens, body.len())
+    let admission = admit_call(worker, &key, &target, scan.output_tokens, body.len() - scan.left_out_bytes())
         .await
         .inspect_err(|refusal| count(worker, &call, refusal))?;
 
-    let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len());
+    let mut record = Recorder::new(gateway, call, &key, &target, scan.stream, body.len() - scan.left_out_bytes());
     record.reserved(admission);
     record.with_trace(&head.headers, &body);
     if let Some(((stored, when), asked)) = stored.filter(|_| !scan.kept.forget) {
@@ -108,6 +108,7 @@ async fn stages(
                     if let Err(refusal) = record.with_turn(agent, &memory, conversation, !scan.kept.forget).await {
                         return Err(record.refused(refusal));
                     }
+                    record.compacts(scan.left_out.as_ref().and_then(|left| left.kept_from));
                     Some(memory)
                 }
                 Err(refusal) => return Err(record.refused(refusal)),
@@ -125,7 +126,7 @@ async fn stages(
             uri: &head.uri,
             headers: &head.headers,
             target: &target,
-            added: added(wire, &target, memory.as_ref()),
+            added: added(wire, &target, memory.as_ref(), &scan),
             body: &body,
             moves: scan.kept.named(&body).is_some(),
         };
@@ -204,7 +205,7 @@ pub fn stored(worker: &Worker, key: &Key, headers: &HeaderMap) -> Result<Option<
 }
 
 /// What memory adds to a request, in the order of [`cache::Asked::added`].
-fn added<'a>(wire: Wire, target: &'a Target, memory: Option<&'a Memory>) -> Vec<Option<&'a str>> {
+fn added<'a>(wire: Wire, target: &'a Target, memory: Option<&'a Memory>, scan: &'a Scan) -> Vec<Option<&'a str>> {
     let agent = target.agent.as_deref();
     let reachable = memory.is_some_and(|memory| memory.state != State::Unavailable);
     let tools = agent.filter(|_| reachable).and_then(|agent| agent.tools.as_ref());
@@ -215,7 +216,8 @@ fn added<'a>(wire: Wire, target: &'a Target, memory: Option<&'a Memory>) -> Vec<
         memory.and_then(|memory| memory.recall.as_deref()),
         tools.map(|tools| tools.text(wire)),
     ];
-    always.into_iter().chain(deltas.iter().map(|delta| Some(&*delta.text))).collect()
+    let said = deltas.iter().map(|delta| &*delta.text).chain(scan.left_out.iter().map(|left| &*left.marker));
+    always.into_iter().chain(said.map(Some)).collect()
 }
 
 /// Stage 1, the same for every route that costs money: the key, and room to record the call.

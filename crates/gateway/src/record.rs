@@ -17,6 +17,7 @@ pub use self::{
     ending::CLIENT_GONE,
     given::Given,
     row::{CallRows, TurnRow, write_hex},
+    turn::COMPACTED,
 };
 use self::{
     ending::Sum,
@@ -208,6 +209,13 @@ impl Recorder {
             Turn::new(agent, memory, &conversation)
         });
         Ok(())
+    }
+
+    /// Notes with which event of its session prompts begin from this call on, where that is another than before.
+    pub fn compacts(&mut self, kept_from: Option<i64>) {
+        if let Some(turn) = &mut self.turn {
+            turn.kept_from = kept_from;
+        }
     }
 
     /// Notes an answer's head: from where, after how long, in which attempt.

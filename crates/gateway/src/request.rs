@@ -5,6 +5,8 @@ mod input;
 pub(crate) mod json;
 pub(crate) mod text;
 
+use std::sync::Arc;
+
 pub use self::input::Named;
 pub(crate) use self::json::{Cursor, Fault};
 pub use self::json::{Kind, Span, Value};
@@ -34,8 +36,21 @@ pub struct Scan {
     pub kept: Kept,
     /// The most tokens that the client asks to be answered with, all choices together; none: it does not say.
     pub output_tokens: Option<u64>,
+    /// The oldest messages, where they are not to be sent.
+    pub left_out: Option<LeftOut>,
     /// Index after the `{` of the body: new members go here. As `messages` is required, a member always follows.
     pub open: usize,
+}
+
+/// Messages that the session's log has, and that are not to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// All of them, with the separator before the first that is sent.
+    pub span: Span,
+    /// What the model is told instead.
+    pub marker: Arc<str>,
+    /// The number of the event that prompts begin with, where the log does not say so yet.
+    pub kept_from: Option<i64>,
 }
 
 /// What a responses request says of what is kept.
@@ -121,6 +136,11 @@ impl Malformed {
 }
 
 impl Scan {
+    /// How many bytes of the body are not to be sent.
+    pub fn left_out_bytes(&self) -> usize {
+        self.left_out.as_ref().map_or(0, |left| left.span.end - left.span.start)
+    }
+
     /// Whether `stream_options.include_usage` is set.
     pub fn include_usage(&self, body: &[u8]) -> bool {
         let value = self.stream_options.and_then(|options| options.include_usage);
@@ -166,6 +186,7 @@ pub fn scan(wire: Wire, body: &[u8]) -> Result<Scan, Malformed> {
         tools: found.tools,
         user: user.map(|value| text::decode(value.span.of(body)).into_owned()),
         kept: found.kept,
+        left_out: None,
         open,
     })
 }
@@ -215,6 +236,7 @@ pub fn named(body: &[u8]) -> Result<Scan, Malformed> {
         tools: None,
         user: found.user.map(|value| text::decode(value.span.of(body)).into_owned()),
         kept: Kept::default(),
+        left_out: None,
         open,
     })
 }

@@ -54,6 +54,8 @@ pub struct Agent {
     pub has_session_blocks: bool,
     /// How what prompts begin with is kept for providers' caches; none: blocks are put as they stand at each call.
     pub prompt_cache: Option<PromptCache>,
+    /// How much of a conversation that the log adds stands in its prompts; none: all of it.
+    pub context: Option<Context>,
     /// The memory tools that it offers to the model.
     pub tools: Option<Tools>,
 }
@@ -78,6 +80,7 @@ impl From<AgentRow> for Agent {
                 breakpoints: cache.cache_control,
                 instructions: half(hash(row.instructions.as_deref().unwrap_or_default())),
             }),
+            context: row.context,
             tenant: row.tenant,
             id: row.id,
             name: row.name,
@@ -92,6 +95,16 @@ impl From<AgentRow> for Agent {
             has_session_blocks: row.has_session_blocks,
         }
     }
+}
+
+/// How much of a conversation prompts hold.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Context {
+    /// Past so many tokens its oldest turns leave, until half of that is left.
+    pub tokens: u64,
+    /// The newest turns that stay in any case.
+    pub turns: usize,
 }
 
 /// How what a session's prompts begin with is kept.
@@ -224,6 +237,8 @@ struct AgentRow {
     memory_tools: Vec<ToolRow>,
     #[serde(default)]
     prompt_cache: Option<PromptCacheRow>,
+    #[serde(default)]
+    context: Option<Context>,
     has_blocks: bool,
     has_session_blocks: bool,
 }

@@ -212,6 +212,8 @@ async def _version(caller: Caller, definition: AgentDefinition) -> AgentVersion:
         memory_budget=memory.token_budget,
         prompt_cache_ttl=memory.prompt_cache.ttl_seconds if memory.prompt_cache else None,
         cache_control=memory.prompt_cache is not None and memory.prompt_cache.cache_control,
+        context_tokens=memory.context.budget_tokens if memory.context else None,
+        context_turns=memory.context.keep_turns if memory.context else None,
         memory_tools=tools,
         retention=memory.retention,
         blocks=blocks,

@@ -264,6 +264,8 @@ class AgentVersion:
     memory_budget: int
     prompt_cache_ttl: int | None
     cache_control: bool
+    context_tokens: int | None
+    context_turns: int | None
     memory_tools: tuple[Mapping[str, Any], ...]
     retention: Retention
     blocks: tuple[DeclaredBlock, ...]

@@ -36,6 +36,9 @@ MAX_BLOCKS: Final = 50
 MAX_FIELDS: Final = 200
 MAX_SCHEMA_BYTES: Final = 65_536
 MAX_PROMPT_CACHE_SECONDS: Final = 86_400  # what is redacted is looked for in sessions called within this
+MIN_CONTEXT_TOKENS: Final = 100
+MAX_CONTEXT_TOKENS: Final = 10_000_000
+MAX_KEEP_TURNS: Final = 1_000
 
 Backend = Literal["postgres", "pgvector"]
 OnUnavailable = Literal["continue", "fail"]
@@ -48,6 +51,7 @@ _MEMORY_KEYS: Final = (
     "refresh_on_every_turn",
     "token_budget",
     "prompt_cache",
+    "context",
     "on_unavailable",
     "tools",
     "recall",
@@ -79,6 +83,19 @@ class PromptCache:
 
     ttl_seconds: int = 300
     cache_control: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ContextBudget:
+    """How much of a session's conversation stands in its prompts.
+
+    Past `budget_tokens` its oldest turns leave, until half of that is left, but never the newest `keep_turns`. With a
+    `summary_model`, a model configured under this name sums up what leaves.
+    """
+
+    budget_tokens: int
+    keep_turns: int = 2
+    summary_model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +186,8 @@ class MemoryDefinition:
     """An agent's memory as declared, defaults filled in. `blocks` are in the order of the prompt.
 
     `token_budget` and `recall_tokens` are in tokens; `recall_tokens` is 0 when the agent does not recall. Without a
-    `prompt_cache`, blocks are rendered anew on every call. `retention` is of the agent's sessions.
+    `prompt_cache`, blocks are rendered anew on every call; without a `context`, prompts hold the whole conversation.
+    `retention` is of the agent's sessions.
     """
 
     enabled: bool = True
@@ -177,6 +195,7 @@ class MemoryDefinition:
     refresh: bool = True
     token_budget: int = 2000
     prompt_cache: PromptCache | None = PromptCache()
+    context: ContextBudget | None = None
     recall_tokens: int = 500
     on_unavailable: OnUnavailable = "continue"
     tools: bool = True
@@ -277,6 +296,7 @@ def parse_memory(definition: Any, where: str = "memory") -> MemoryDefinition:
         refresh=_boolean(given, "refresh_on_every_turn", True, where),
         token_budget=_integer(given, "token_budget", 2000, where),
         prompt_cache=_prompt_cache(given.get("prompt_cache", True), f"{where}.prompt_cache"),
+        context=_context(given.get("context"), f"{where}.context"),
         recall_tokens=recall_tokens if recall else 0,
         on_unavailable="fail" if on_unavailable == "fail" else "continue",
         tools=_boolean(given, "tools", True, where),
@@ -299,6 +319,27 @@ def _prompt_cache(given: Any, where: str) -> PromptCache | None:
             f"must be a whole number of seconds from 1 to {MAX_PROMPT_CACHE_SECONDS}, got {shown(ttl)}",
         )
     return PromptCache(ttl, _boolean(given, "cache_control", True, where))
+
+
+def _context(given: Any, where: str) -> ContextBudget | None:
+    if given is None:
+        return None
+    given = _mapping(given, where)
+    _known_keys(given, ("budget_tokens", "keep_turns", "summary"), where)
+    if "budget_tokens" not in given:
+        raise _invalid(where, "must say budget_tokens: how much of a conversation its prompts may hold")
+    model = None
+    if given.get("summary") is not None:
+        summary = _mapping(given["summary"], f"{where}.summary")
+        _known_keys(summary, ("model",), f"{where}.summary")
+        model = summary.get("model")
+        if not isinstance(model, str) or not 1 <= len(model) <= 256:
+            raise _invalid(f"{where}.summary.model", f"must be the name of a configured model, got {shown(model)}")
+    return ContextBudget(
+        _within(given["budget_tokens"], MIN_CONTEXT_TOKENS, MAX_CONTEXT_TOKENS, f"{where}.budget_tokens"),
+        _within(given.get("keep_turns", 2), 1, MAX_KEEP_TURNS, f"{where}.keep_turns"),
+        model,
+    )
 
 
 def _borrowed(name: Any, given: Mapping[str, Any], where: str) -> BorrowedBlock:
@@ -437,6 +478,12 @@ def _boolean(given: Mapping[str, Any], key: str, default: bool, where: str) -> b
     value = given.get(key, default)
     if not isinstance(value, bool):
         raise _invalid(f"{where}.{key}", f"must be true or false, got {shown(value)}")
+    return value
+
+
+def _within(value: Any, least: int, most: int, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise _invalid(where, f"must be a whole number from {least} to {most}, got {shown(value)}")
     return value
 
 

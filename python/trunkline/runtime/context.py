@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 from trunkline.domain import ids
 from trunkline.domain.events import Event
 from trunkline.domain.toolsets import mcp_tool_name
+from trunkline.memory.render import estimate_tokens
 
 Message = dict[str, Any]
 """A message of the Anthropic wire: `{"role": "user" | "assistant" | "system", "content": [block, …]}`."""
@@ -16,6 +18,13 @@ Message = dict[str, Any]
 STEP: Final = "span.model_request_start"
 """Marks in the log how far the model has read: it is shown what was said before, and what comes after is for later."""
 
+COMPACTED: Final = "agent.thread_context_compacted"
+"""Says from which event on the conversation stands in prompts, and may sum up what comes before: `compaction.py`."""
+
+_IMAGE_TOKENS: Final = 1600
+"""Anthropic's (width x height) / 750, at the size to which larger images are scaled."""
+_DOCUMENT_TOKENS: Final = 3000
+"""Of a document whose text is not known here: the upper end of what Anthropic reckons for a page of a PDF."""
 _INPUTS: Final = frozenset({"user.message", "user.custom_tool_result", "user.tool_result", "system.message"})
 _SERVED: Final = frozenset({"agent.tool_use", "agent.mcp_tool_use"})
 _DENIED: Final = "The user did not allow this call."
@@ -53,6 +62,16 @@ class Conversation:
     def __init__(self, events: Iterable[Event] = (), *, self_hosted: bool = False) -> None:
         self.messages: list[Message] = []
         """What the model has been shown and has said."""
+        self.firsts: list[int] = []
+        """The number of the event that each message began with."""
+        self.tokens: list[int] = []
+        """An estimate of each message's tokens."""
+        self.kept_from = 0
+        """The number of the event that prompts begin with: what is before has left them."""
+        self.summary: str | None = None
+        """What a model has made of the turns before `summed_up_to`."""
+        self.summed_up_to = 0
+        self._seq = 0
         self.queued: list[Event] = []
         """What clients sent since the model was last asked."""
         self.failures = 0
@@ -68,6 +87,7 @@ class Conversation:
 
     def add(self, event: Event) -> None:
         """Take in the next event of the log."""
+        self._seq = event.seq
         match event.type:
             case kind if kind in _INPUTS:
                 self.queued.append(event)
@@ -78,6 +98,8 @@ class Conversation:
             case "span.model_request_start":
                 self.take_up()
                 self.step, self._asked = event, True
+            case kind if kind == COMPACTED:
+                self._compact(event)
             case "agent.tool_use" if "evaluated_permission" not in event.payload:
                 pass  # of a memory tool, through the gateway
             case "agent.message" | "agent.custom_tool_use" | "agent.tool_use" | "agent.mcp_tool_use":
@@ -86,9 +108,7 @@ class Conversation:
                 self._say(event)
                 self.failures = 0
             case "span.model_request_end":
-                self.step = None
-                if not event.payload.get("is_error"):
-                    self._asked = False
+                self.step, self._asked = None, self._asked and bool(event.payload.get("is_error"))
             case "session.error" if not _is_of_a_server(event):
                 self.failures += 1
             case "session.status_idle":
@@ -120,9 +140,9 @@ class Conversation:
             self._settle()
         for event in self.queued:
             if event.type == "user.message":
-                self._append("user", event.payload["content"])
+                self._append("user", event.payload["content"], event.seq)
             elif event.type == "system.message":
-                self._append("system", event.payload["content"])
+                self._append("system", event.payload["content"], event.seq)
         self.queued = []
 
     def _answers(self) -> dict[str, Mapping[str, Any]]:
@@ -155,6 +175,14 @@ class Conversation:
             if use.permission == "deny":
                 use.denial = f"{_DENIED} {event.payload.get('deny_message') or ''}".strip()
 
+    def _compact(self, event: Event) -> None:
+        """Take in that older turns have left the prompts."""
+        self.kept_from = event.payload["kept_from_seq"]
+        if event.payload.get("summary") is not None:
+            self.summary, self.summed_up_to = event.payload["summary"], self.kept_from
+        if "model_request_start_id" in event.payload:
+            self._asked = True  # the request that this names was for it: the model is still to be asked what was said
+
     def _settle(self) -> None:
         """Give every open call its result; a call without one was interrupted."""
         answers = self._answers()
@@ -164,13 +192,14 @@ class Conversation:
             block = {"type": "tool_result", "tool_use_id": use.call, "content": result.get("content", [])}
             blocks.append(block | ({"is_error": True} if result.get("is_error") else {}))
         self._calls, self._results = {}, {}
-        self._append("user", blocks)
+        self._append("user", blocks, self._seq)
 
     def _say(self, event: Event) -> None:
         """Add what the model said or called."""
         if event.type == "agent.message":
             content = event.payload["content"]
-            self._append("assistant", [block for block in content if block["type"] == "text" and block["text"]])
+            said = [block for block in content if block["type"] == "text" and block["text"]]
+            self._append("assistant", said, event.seq)
             return
         event_id = ids.encode("sevt", event.id)
         call = event.payload.get("id", event_id)  # through the gateway a call keeps the id that its client knows
@@ -180,18 +209,22 @@ class Conversation:
         server = payload["mcp_server_name"] if event.type == "agent.mcp_tool_use" else None
         if server is not None:
             name = mcp_tool_name(server, name)
-        self._append("assistant", [{"type": "tool_use", "id": call, "name": name, "input": given}])
+        self._append("assistant", [{"type": "tool_use", "id": call, "name": name, "input": given}], event.seq)
         permission = payload["evaluated_permission"] if event.type in _SERVED else "allow"
         self._calls[event_id] = ToolUse(event_id, event.type, call, name, given, permission, server=server)
 
-    def _append(self, role: str, blocks: list[dict[str, Any]]) -> None:
+    def _append(self, role: str, blocks: list[dict[str, Any]], seq: int) -> None:
         """Add blocks to the conversation; those of one side in a row are one message."""
         if not blocks:
             return
+        tokens = sum(map(_tokens, blocks))
         if self.messages and self.messages[-1]["role"] == role:
             self.messages[-1]["content"] = [*self.messages[-1]["content"], *blocks]
+            self.tokens[-1] += tokens
         else:
             self.messages.append({"role": role, "content": blocks})
+            self.firsts.append(seq)
+            self.tokens.append(tokens)
 
 
 def _is_of_a_server(error: Event) -> bool:
@@ -203,3 +236,20 @@ def _answered(result: Event) -> str:
     """Return the id of the call that a result is of."""
     payload = result.payload
     return str(payload.get("custom_tool_use_id") or payload.get("tool_use_id") or payload.get("mcp_tool_use_id"))
+
+
+def _tokens(block: Mapping[str, Any]) -> int:
+    """Estimate the tokens of a content block."""
+    match block["type"]:
+        case "text":
+            return estimate_tokens(block["text"])
+        case "tool_use":
+            return estimate_tokens(block["name"]) + estimate_tokens(json.dumps(block["input"], ensure_ascii=False))
+        case "tool_result" | "search_result":
+            return sum(map(_tokens, block["content"]))
+        case "document" if block.get("source", {}).get("type") == "text":
+            return estimate_tokens(block["source"]["data"])
+        case "document":
+            return _DOCUMENT_TOKENS
+        case _:
+            return _IMAGE_TOKENS

@@ -20,9 +20,9 @@ from trunkline.domain import ids
 from trunkline.domain.events import SENT_TYPES, Event
 from trunkline.domain.times import now
 from trunkline.errors import Unavailable
-from trunkline.runtime import outcomes
+from trunkline.runtime import compaction, outcomes
 from trunkline.runtime.context import STEP, Conversation, ToolUse
-from trunkline.runtime.model import Model, ModelError, Question, Reply
+from trunkline.runtime.model import Asker, Model, ModelError, Question, Reply
 from trunkline.runtime.outcomes import Outcome
 from trunkline.runtime.passages import keep
 from trunkline.runtime.renewals import Renewals
@@ -104,6 +104,7 @@ class _Turn:
         self._lease = lease
         self._task = task
         self._step: Event | None = None
+        self._compacts = compaction.rules(task.definition)
         self._under_way: asyncio.Task[Any] | None = None
         self._toolbox: Toolbox | None = None
         self.calls = Calls(lease, task)
@@ -167,6 +168,9 @@ class _Turn:
                 if self._conversation.wants_model and not outcome.is_dead:
                     # One that was begun by a worker that is gone goes on under its idempotency key.
                     step = self._conversation.step or append(NewEvent(ids.new(), STEP, {}, at))
+                    kept_from = compaction.due(self._conversation, self._compacts)
+                    if kept_from is not None and self._summarizer is None:
+                        append(outcomes.compacted(kept_from))
                 elif not calls:
                     append(outcomes.idle(self._stop_reason(outcome)))
                     status = "idle"
@@ -233,7 +237,7 @@ class _Turn:
         if step is None:
             raise RuntimeError("the model is asked outside a step")
         try:
-            outcome = outcomes.replied(step, await self._interruptible(self._call()), await self._tools())
+            outcome = await self._interruptible(self._answered(step))
         except ModelError as error:
             failures = self._conversation.failures + 1
             self._retry_after_s = error.retry_after_s or 0.0
@@ -278,7 +282,28 @@ class _Turn:
         finally:
             self._under_way = None
 
-    async def _call(self) -> Reply:
+    @property
+    def _summarizer(self) -> str | None:
+        return None if self._compacts is None else self._compacts.budget.summary_model
+
+    async def _answered(self, step: Event) -> Outcome:
+        """Ask for the summary that has to come first, or for the answer. Raises ModelError and Unavailable."""
+        kept_from = compaction.due(self._conversation, self._compacts)
+        if kept_from is None or self._compacts is None or self._summarizer is None:
+            return outcomes.replied(step, await self._call(step), await self._tools())
+        text = compaction.to_sum_up(self._conversation, kept_from, self._compacts)
+        model = self._summarizer
+        try:
+            reply = await self._runtime.model.sum_up(self._asker(step), model, text)
+        except ModelError as error:
+            _logger.warning("session %s is compacted without a summary: %s", self._lease.session_id, error)
+            return outcomes.summed_up(step, kept_from, model, None)
+        return outcomes.summed_up(step, kept_from, model, reply)
+
+    def _asker(self, step: Event) -> Asker:
+        return Asker(ids.encode("sevt", step.id), self._lease.tenant_id, self._task.user_id, self._task.key_id)
+
+    async def _call(self, step: Event) -> Reply:
         failures = self._conversation.failures
         if failures:
             pause = _PAUSES[min(failures, len(_PAUSES)) - 1] * random.uniform(0.75, 1.25)  # noqa: S311 (no secret)
@@ -288,16 +313,13 @@ class _Turn:
         tools = (await self._tools()).offers()
         return await self._runtime.model.ask(
             Question(
-                ids.encode("sevt", self._step.id) if self._step is not None else None,
-                self._lease.tenant_id,
+                self._asker(step),
                 self._task.agent_id,
                 self._task.agent_version,
                 definition["name"],
-                self._task.user_id,
                 self._lease.session_id,
-                self._conversation.messages,
+                compaction.shown(self._conversation, self._compacts),
                 tools,
-                self._task.key_id,
             )
         )
 

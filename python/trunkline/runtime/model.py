@@ -15,6 +15,7 @@ import httpx
 
 from trunkline.domain import ids
 from trunkline.errors import Forbidden, NotFound
+from trunkline.runtime.compaction import SUMMARY_SYSTEM, SUMMARY_TOKENS
 from trunkline.runtime.context import Message
 from trunkline.runtime.credentials import Credentials
 
@@ -30,21 +31,29 @@ _STARTING_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One model call: who asks, as whom, in which session, and the conversation so far."""
+class Asker:
+    """For whom a model is asked. `key` is the idempotency key: who asks again under it is given what was paid for.
+
+    `key_id` is the key in whose name, and under whose limits, it is asked; None: the tenant's.
+    """
 
     key: str | None
-    """The idempotency key: who asks again under it is given the answer that was paid for."""
     tenant_id: UUID
+    user_id: str | None
+    key_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One model call: for whom, as which agent, in which session, and the conversation so far."""
+
+    asker: Asker
     agent_id: UUID
     agent_version: int
     agent_name: str
-    user_id: str | None
     session_id: UUID
     messages: Sequence[Message]
     tools: Sequence[dict[str, Any]]
-    key_id: UUID | None = None
-    """The key in whose name, and under whose limits, it is asked; None: the tenant's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +94,52 @@ class Model:
 
     async def ask(self, question: Question) -> Reply:
         """Return the model's answer. Raises ModelError; Unavailable when a key is needed and the database is away."""
-        try:
-            key = await self._credentials.key(question.tenant_id, question.key_id)
-        except (Forbidden, NotFound) as error:
-            raise ModelError("model_request_failed_error", error.message, transient=False) from error
         body: dict[str, Any] = {
             "model": f"agent/{question.agent_name}",
             "max_tokens": MAX_TOKENS,
             "messages": question.messages,
         }
         headers = {
-            b"x-api-key": key.encode(),
             b"x-trunkline-agent": ids.encode("agent", question.agent_id).encode(),
             b"x-trunkline-agent-version": str(question.agent_version).encode(),
             b"x-trunkline-session": ids.encode("sesn", question.session_id).encode(),
         }
-        if question.key is not None:
-            headers[b"idempotency-key"] = question.key.encode()
         if question.tools:
             body["tools"] = question.tools
-        user = question.user_id
-        if user is not None and user.isprintable() and user == user.strip():
-            headers[b"x-trunkline-user"] = user.encode()
-        elif user is not None:  # no header can carry it
-            body["metadata"] = {"user_id": user}
+        return await self._answer(question.asker, body, headers)
+
+    async def sum_up(self, asker: Asker, model: str, text: str) -> Reply:
+        """Return a summary of `text` by a configured model, as a call of no agent. Raises as `ask`, also for none."""
+        body: dict[str, Any] = {
+            "model": model,
+            "max_tokens": SUMMARY_TOKENS,
+            "system": SUMMARY_SYSTEM,
+            "messages": [{"role": "user", "content": text}],
+        }
+        reply = await self._answer(asker, body, {})
+        if not reply.text.strip():
+            raise ModelError("model_request_failed_error", f"The model {model!r} wrote no summary.", transient=False)
+        return reply
+
+    async def _answer(self, asker: Asker, body: dict[str, Any], headers: dict[bytes, bytes]) -> Reply:
+        try:
+            key = await self._credentials.key(asker.tenant_id, asker.key_id)
+        except (Forbidden, NotFound) as error:
+            raise ModelError("model_request_failed_error", error.message, transient=False) from error
+        headers[b"x-api-key"] = key.encode()
+        if asker.key is not None:
+            headers[b"idempotency-key"] = asker.key.encode()
+        if asker.user_id is not None and asker.user_id.isprintable() and asker.user_id == asker.user_id.strip():
+            headers[b"x-trunkline-user"] = asker.user_id.encode()
+        elif asker.user_id is not None:  # no header can carry it
+            body["metadata"] = {"user_id": asker.user_id}
         try:
             response = await self._post(body, headers)
         except httpx.HTTPError as error:
             message = f"The gateway at {self._http.base_url} did not answer: {type(error).__name__}."
             raise ModelError("model_request_failed_error", message, transient=True) from error
         if response.status_code == 401:
-            self._credentials.forget(question.tenant_id, key, question.key_id)
+            self._credentials.forget(asker.tenant_id, key, asker.key_id)
         if response.status_code != 200:
             raise _error(response)
         return _reply(response)

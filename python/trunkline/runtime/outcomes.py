@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from trunkline.domain import ids
 from trunkline.domain.events import Event
-from trunkline.runtime.context import ToolUse
+from trunkline.runtime.context import COMPACTED, ToolUse
 from trunkline.runtime.model import ModelError, Reply
 from trunkline.runtime.tools.tool import Result
 from trunkline.runtime.tools.toolbox import Problem, Toolbox
@@ -50,8 +50,7 @@ def replied(step: Event, reply: Reply, toolbox: Toolbox) -> Outcome:
         said.append(_new("agent.message", {"content": [{"type": "text", "text": reply.text}] if reply.text else []}))
     said += [_new(*toolbox.use(call.name, call.input)) for call in reply.calls]
     end = _end(step, reply.usage, is_error=False)
-    tokens = Tokens(*(reply.usage.get(name, 0) for name in _USAGE[:3]))
-    return Outcome((*said, end), (end,), tokens, is_refused=reply.refused)
+    return Outcome((*said, end), (end,), _tokens(reply), is_refused=reply.refused)
 
 
 def carried_out(finished: Iterable[tuple[ToolUse, Result]]) -> Outcome:
@@ -87,6 +86,24 @@ def broken(step: Event | None) -> Outcome:
     return Outcome(closing, closing, is_dead=True)
 
 
+def compacted(kept_from: int) -> NewEvent:
+    """Return the event by which turns before event `kept_from` leave the prompts."""
+    return _new(COMPACTED, {"kept_from_seq": kept_from})
+
+
+def summed_up(step: Event, kept_from: int, model: str, reply: Reply | None) -> Outcome:
+    """Return a step that only summed up the turns before event `kept_from`; None: they leave without a summary."""
+    end = _end(step, {} if reply is None else reply.usage, is_error=reply is None)
+    payload: dict[str, Any] = {
+        "kept_from_seq": kept_from,
+        "model_request_start_id": ids.encode("sevt", step.id),
+        "model": model,
+    }
+    if reply is None:
+        return Outcome((end, _new(COMPACTED, payload)), (end,))
+    return Outcome((end, _new(COMPACTED, payload | {"summary": reply.text.strip()})), (end,), _tokens(reply))
+
+
 def idle(stop_reason: Mapping[str, object]) -> NewEvent:
     """Return the event that ends a turn."""
     return _new("session.status_idle", {"stop_reason": dict(stop_reason)})
@@ -98,6 +115,10 @@ def _end(step: Event, usage: Mapping[str, int], *, is_error: bool) -> NewEvent:
     return _new(
         "span.model_request_end", {"model_request_start_id": start, "model_usage": counts, "is_error": is_error}
     )
+
+
+def _tokens(reply: Reply) -> Tokens:
+    return Tokens(*(reply.usage.get(name, 0) for name in _USAGE[:3]))
 
 
 def _error(kind: str, message: str, *, exhausted: bool) -> NewEvent:

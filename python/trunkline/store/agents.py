@@ -161,6 +161,8 @@ async def _insert_version(
         version.cache_control,
         version.retention.sessions,
         version.retention.events,
+        version.context_tokens,
+        version.context_turns,
     )
     await connection.execute(queries("agents")["insert_version"], parameters)
     if version.blocks:

@@ -17,6 +17,8 @@ use crate::{
     wire::{ToolCall, ToolResult},
 };
 
+/// Says with which event prompts begin from then on.
+pub const COMPACTED: &str = "agent.thread_context_compacted";
 const CLIENT_TOOL: &str = "agent.custom_tool_use";
 
 /// A memory tool that was carried out for the model: the client never saw it, the session's log has it.
@@ -43,6 +45,8 @@ pub struct Turn {
     prefix: Chain,
     /// What is new in it, or all.
     pub messages: Vec<MessageRow>,
+    /// The number of the event that prompts begin with from this turn on, where it is another than before.
+    pub kept_from: Option<i64>,
     /// In the order in which they were carried out.
     pub hidden: Vec<Hidden>,
 }
@@ -77,14 +81,24 @@ impl Turn {
             prefill: conversation.prefill().to_owned(),
             prefix,
             messages: messages.collect(),
+            kept_from: None,
             hidden: Vec::new(),
         }
     }
 
     /// One of which nothing is kept but whose it was.
     pub fn empty(agent: &Arc<Agent>, session: Uuid, parent: Uuid) -> Self {
-        let (messages, hidden) = (Vec::new(), Vec::new());
-        Self { agent: Arc::clone(agent), session, parent, head: EMPTY, prefill: String::new(), prefix: EMPTY, messages, hidden }
+        Self {
+            agent: Arc::clone(agent),
+            session,
+            parent,
+            head: EMPTY,
+            prefill: String::new(),
+            prefix: EMPTY,
+            messages: Vec::new(),
+            kept_from: None,
+            hidden: Vec::new(),
+        }
     }
 
     /// The row, and the chain that the session's log ends with. `interrupted`: the client left before the answer's end.
@@ -93,7 +107,9 @@ impl Turn {
         let calls: Vec<ClientCall> =
             answer.calls.iter().map(|call| ClientCall { id: &call.id, name: &call.name, arguments: &call.arguments }).collect();
         let reply = reply_message(self.head, &text, &calls);
-        let mut events: Vec<EventRow> = self.hidden.drain(..).flat_map(Hidden::rows).collect();
+        let compacted = |seq| event(Uuid::now_v7(), COMPACTED, serde_json::json!({"kept_from_seq": seq}));
+        let mut events: Vec<EventRow> = self.kept_from.and_then(compacted).into_iter().collect();
+        events.extend(self.hidden.drain(..).flat_map(Hidden::rows));
         events.extend(reply.events.into_iter().filter_map(row));
         let waiting: Vec<String> =
             events.iter().filter(|event| event.kind == CLIENT_TOOL).map(|event| event_name(event.id)).collect();

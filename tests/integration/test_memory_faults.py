@@ -88,8 +88,8 @@ def test_the_applications_role_sees_one_tenant_without_any_filter(plane: Control
         tenant: dict[str, Any] = dict(ids)
         agent_id = agent.removeprefix("agent_")
     lock = (
-        "select count(*) from trunkline.lock_blocks(%s, null, %s, null, 'cus_42', null, array['customer'], "
-        "array[gen_random_uuid()], null, now())"
+        "select count(*) from trunkline.lock_blocks(%s, null, %s, null, jsonb_build_array(jsonb_build_object("
+        "'nth', 0, 'block', 'customer', 'user_id', 'cus_42', 'store_id', gen_random_uuid())), now())"
     )
     with psycopg.connect(urls.control_url) as control:
         for table in ("agent_blocks", "memory_stores", "memories", "memory_versions"):

@@ -58,6 +58,7 @@ from trunkline.api import (
     vaults,
     webhooks,
 )
+from trunkline.api.block_writes import BlockWrites
 from trunkline.api.bodies import Bodies
 from trunkline.api.deps import Embedding, Parts
 from trunkline.api.event_feed import EventFeed
@@ -105,6 +106,7 @@ def create_app(
             opened = open_embedding(database) if open_embedding else contextlib.nullcontext(Embedding())
             async with opened as embedding, feed.running():
                 app.state.parts = Parts(database, feed, wake, embedding, Sealing(settings.vault_keys))
+                app.state.block_writes = BlockWrites(database)
                 yield
 
     app = FastAPI(

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
-from trunkline.api.deps import Caller
+from trunkline.api.block_writes import AskedWrite, BlockWrites, BlockWritesDependency
+from trunkline.api.deps import Caller, DatabaseDependency, calling, key_text
 from trunkline.api.idempotency import idempotent
-from trunkline.api.memory_caller import BlockWriter, MemoryCaller, UserId, actor, subject
+from trunkline.api.memory_caller import MemoryCaller, UserId, actor, subject
 from trunkline.domain import ids
 from trunkline.domain.memory import AgentBlock, AgentMemory, Memory, MemoryVersion, Source, Subject
 from trunkline.domain.times import now, to_wire
@@ -27,6 +28,7 @@ from trunkline.memory.values import canonical, check_value
 from trunkline.memory.writes import apply_operations
 from trunkline.store import idempotency, memory_versions
 from trunkline.store.blocks import agent_memory
+from trunkline.store.pool import Database
 
 router = APIRouter(prefix="/v1/agents/{agent}/memory", tags=["blocks"])
 
@@ -108,17 +110,25 @@ async def retrieve(
 
 
 @router.post("")
-async def operate_on_several(request: Request, agent: str, given: BlockOperations, caller: BlockWriter) -> JSONResponse:
+async def operate_on_several(
+    request: Request, *, agent: str, given: BlockOperations, writes: BlockWritesDependency, database: DatabaseDependency
+) -> JSONResponse:
     """Carry out operations on several blocks, all or none, and return those blocks."""
     operations = parse_operations(given.operations)
-    states = await _carry_out(request, caller, agent, given, operations)
+    states = await _carry_out(request, writes, database, agent=agent, given=given, operations=operations)
     return JSONResponse({"blocks": [_told(state) for state in states]})
 
 
 @router.post("/{block}")
 @router.post("/{block}/operations")
 async def operate(
-    request: Request, agent: str, block: str, given: BlockOperations, caller: BlockWriter
+    request: Request,
+    *,
+    agent: str,
+    block: str,
+    given: BlockOperations,
+    writes: BlockWritesDependency,
+    database: DatabaseDependency,
 ) -> JSONResponse:
     """Carry out operations on a block, all or none, and return it.
 
@@ -126,27 +136,37 @@ async def operate(
     does not hold. What holds already succeeds and makes no version (`changed` is false).
     """
     operations = parse_operations(given.operations, block)
-    states = await _carry_out(request, caller, agent, given, operations)
+    states = await _carry_out(request, writes, database, agent=agent, given=given, operations=operations)
     return JSONResponse(_told(states[0]))
 
 
 async def _carry_out(
     request: Request,
-    caller: Caller,
+    writes: BlockWrites,
+    database: Database,
+    *,
     agent: str,
     given: BlockOperations,
     operations: list[Operation],
 ) -> list[BlockState]:
-    principal, connection = caller.principal, caller.connection
-    who = subject(caller.principal, given.user_id, given.session_id)
-    source = Source(session_id=who.session_id)
+    text, request_id = key_text(request), request.state.request_id
     key = given.idempotency_key or request.headers.get("idempotency-key")
     if key is None:
-        return await apply_operations(connection, principal, agent, operations, who, actor=actor(caller), source=source)
+        return await writes.write(text, agent, AskedWrite(operations, given.user_id, given.session_id, request_id))
     if not 1 <= len(key) <= 255:
         raise InvalidRequest("An idempotency key has 1 to 255 characters.", param="idempotency-key")
+    async with calling(database, text, "memory", request_id) as caller:
+        return await _once(caller, key, request.url.path, agent=agent, given=given, operations=operations)
+
+
+async def _once(
+    caller: Caller, key: str, path: str, *, agent: str, given: BlockOperations, operations: list[Operation]
+) -> list[BlockState]:
+    principal, connection = caller.principal, caller.connection
+    who = subject(principal, given.user_id, given.session_id)
+    source = Source(session_id=who.session_id)
     # What is kept under the key is that the request was carried out, not what it wrote: erasure need not look there.
-    digest = _digest(caller, request.url.path, given)
+    digest = _digest(caller, path, given)
     kept = await idempotency.claim(connection, principal.tenant_id, key, digest, now())
     if kept is None:
         states = await apply_operations(

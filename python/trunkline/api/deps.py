@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -111,15 +112,27 @@ async def _principal(request: Request, database: Annotated[Database, Depends(_da
         return await authenticate(connection, text)
 
 
-def calling_with(scope: str, *, pipelined: bool = False) -> Callable[..., AsyncIterator[Caller]]:
-    """Return the dependency that gives a caller whose key has this scope; `pipelined` as in `Database.transaction`."""
+@asynccontextmanager
+async def calling(
+    database: Database, text: str, scope: str, request_id: str | None, *, pipelined: bool = False
+) -> AsyncIterator[Caller]:
+    """Open a transaction for the caller with this key; `pipelined` as in `Database.transaction`.
+
+    What is changed in it is that request's in the audit log; no request's where `request_id` is None. Raises
+    Unauthenticated, and Forbidden for a key without the scope.
+    """
+    async with database.transaction(pipelined=pipelined) as connection:
+        principal = await authenticate(connection, text, request_id)
+        principal.require(scope)
+        yield Caller(principal, connection)
+
+
+def calling_with(scope: str) -> Callable[..., AsyncIterator[Caller]]:
+    """Return the dependency that gives a caller whose key has this scope."""
 
     async def caller(request: Request, database: Annotated[Database, Depends(_database)]) -> AsyncIterator[Caller]:
-        text = key_text(request)
-        async with database.transaction(pipelined=pipelined) as connection:
-            principal = await authenticate(connection, text, request.state.request_id)
-            principal.require(scope)
-            yield Caller(principal, connection)
+        async with calling(database, key_text(request), scope, request.state.request_id) as found:
+            yield found
 
     return caller
 

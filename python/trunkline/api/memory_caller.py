@@ -14,7 +14,6 @@ from trunkline.domain.memory import Actor, Subject
 from trunkline.domain.principal import Principal
 
 MemoryCaller = Annotated[Caller, Depends(calling_with("memory"), scope="function")]
-BlockWriter = Annotated[Caller, Depends(calling_with("memory", pipelined=True), scope="function")]
 
 
 def no_controls(text: str) -> str:

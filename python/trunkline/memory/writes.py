@@ -1,15 +1,16 @@
 """Writing blocks: operations on what is stored, each write one version, many writers at once.
 
 One short transaction of two round trips: Postgres finds or makes the stores and locks the blocks, in one order for all
-writers, so that no two wait for each other (`lock_blocks`); the operations are applied here; the new state and its
-version are written (`write_memory`), with the commit behind them.
+writers, so that no two wait for each other (`lock_blocks`); the operations are applied here; the new states and their
+versions are written (`write_memories`), with the commit behind them. It carries out one write, or many that have
+nothing to do with each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -31,7 +32,7 @@ from trunkline.domain.memory import (
 )
 from trunkline.domain.principal import Principal
 from trunkline.domain.times import now
-from trunkline.errors import Forbidden, InvalidRequest, Unavailable
+from trunkline.errors import Forbidden, InvalidRequest, TrunklineError, Unavailable
 from trunkline.memory.blocks import stored_block
 from trunkline.memory.operations import Operation, apply, failed_precondition, resolved, same
 from trunkline.memory.reads import BlockState, declared_block
@@ -40,10 +41,20 @@ from trunkline.memory.states import State, Written, contradicts, next_states
 from trunkline.memory.values import canonical
 from trunkline.store import memories, memory_stores, memory_versions
 from trunkline.store.blocks import agent_memory
-from trunkline.store.memories import LockedBlock, WrittenMemory
+from trunkline.store.memories import LockedBlock, WantedBlock, WrittenMemory
 from trunkline.store.pool import Connection
 
 _TICK: Final = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWrite:
+    """Operations on blocks of one subject, all or none."""
+
+    operations: Sequence[Operation]
+    subject: Subject
+    actor: Actor
+    source: Source = Source()  # noqa: RUF009 - frozen
 
 
 async def apply_operations(
@@ -67,37 +78,75 @@ async def apply_operations(
     of the block, for a precondition that does not hold. The caller then rolls the transaction back. In pipeline mode
     the last of it is sent with the commit.
     """
-    by_block: dict[str, list[Operation]] = {}
-    for operation in operations:
-        by_block.setdefault(operation.block, []).append(operation)
-    locked = await memories.lock_blocks(connection, principal, agent, list(by_block), subject, source=source, at=now())
-    if len(locked) < len(by_block):
-        declared = await agent_memory(connection, principal, agent)
-        for name in by_block:
-            declared_block(declared, name)
-    for block in locked:
-        principal.require_memory(block.declared.scope, write=True)
-    return [
-        await _write(
-            connection, principal.tenant_id, block, by_block[block.declared.name], subject, actor=actor, source=source
-        )
-        for block in locked
-    ]
+    (outcome,) = await apply_all(connection, principal, agent, [BlockWrite(operations, subject, actor, source)])
+    if isinstance(outcome, TrunklineError):
+        raise outcome
+    return outcome
 
 
-async def _write(
-    connection: Connection,
-    tenant_id: UUID,
-    locked: LockedBlock,
-    given: Sequence[Operation],
-    subject: Subject,
-    *,
-    actor: Actor,
-    source: Source,
-) -> BlockState:
-    declared, memory = locked.declared, locked.memory
+async def apply_all(
+    connection: Connection, principal: Principal, agent: str, writes: Sequence[BlockWrite]
+) -> list[list[BlockState] | TrunklineError]:
+    """Carry out writes one after the other, each as `apply_operations` does; return what each comes to.
+
+    One that is refused leaves nothing behind but the error, and the others are carried out. Raises what concerns all of
+    them: that is Unavailable when others make one of the blocks at this moment, and `StoresMade` when one of several is
+    refused for whose blocks a store was made; either way the caller rolls the transaction back, and may try each alone.
+    """
+    wanted: list[WantedBlock] = []
+    places: list[dict[str, int]] = []
+    for write in writes:
+        names = dict.fromkeys(operation.block for operation in write.operations)
+        places.append({name: len(wanted) + nth for nth, name in enumerate(names)})
+        wanted += [WantedBlock(name, write.subject, write.source.event_id) for name in names]
+    locked = await memories.lock_blocks(connection, principal, agent, wanted, at=now())
+    outcomes: list[list[BlockState] | TrunklineError] = []
+    stored: dict[tuple[UUID, str], Memory] = {}
+    pending: list[tuple[WrittenMemory, MemoryVersion]] = []
+    for write, place in zip(writes, places, strict=True):
+        try:
+            for name, nth in place.items():
+                if nth not in locked:
+                    declared_block(await agent_memory(connection, principal, agent), name)
+            blocks = sorted((locked[nth] for nth in place.values()), key=lambda block: block.position)
+            for block in blocks:
+                principal.require_memory(block.declared.scope, write=True)
+            steps = [_step(write, _as_written(block, stored)) for block in blocks]
+        except TrunklineError as error:
+            if len(writes) > 1 and any(locked[nth].made for nth in place.values() if nth in locked):
+                raise StoresMade from error
+            outcomes.append(error)
+            continue
+        outcomes.append([state for state, _ in steps])
+        for _, step in steps:
+            if step is not None:
+                memory = step[0].memory
+                stored[memory.store_id, memory.path] = memory
+                pending.append(step)
+    if pending and not await memories.write(connection, principal.tenant_id, pending):
+        raise Unavailable("One of the blocks is being made by others at this moment; try again.")
+    return outcomes
+
+
+class StoresMade(Exception):
+    """A store was made for a write that was then refused; only a rollback leaves nothing of it."""
+
+
+def _as_written(locked: LockedBlock, stored: Mapping[tuple[UUID, str], Memory]) -> LockedBlock:
+    """Return a block as the writes before this one left it."""
     if locked.store_id is None:
-        store_owner(declared.scope, declared.owner_id or locked.agent_id, subject)  # raises: it says what is missing
+        return locked
+    memory = stored.get((locked.store_id, block_path(locked.declared.name)))
+    return locked if memory is None else replace(locked, memory=memory)
+
+
+def _step(write: BlockWrite, locked: LockedBlock) -> tuple[BlockState, tuple[WrittenMemory, MemoryVersion] | None]:
+    """Return a block after a write, and what is to be written for that; None: it holds already."""
+    declared, memory = locked.declared, locked.memory
+    given = [operation for operation in write.operations if operation.block == declared.name]
+    if locked.store_id is None:
+        # It raises, and says what is missing.
+        store_owner(declared.scope, declared.owner_id or locked.agent_id, write.subject)
         raise Unavailable(f"{declared.name}: its store is being deleted and made again by others; try again.")
     if not declared.writable:
         raise Forbidden(f"{declared.name}: this agent may read the block and not write it.", param=declared.name)
@@ -107,13 +156,13 @@ async def _write(
     record = [operation.to_json() for operation in given]
     operations = resolved(definition, given)
     if memory is not None and record in locked.repeated:
-        return BlockState(declared, memory)
+        return BlockState(declared, memory), None
     before = {} if memory is None else memory.value
     version, digest = (memory.version, memory.content_sha256) if memory else (0, "")
     if failed := failed_precondition(before, version, digest, operations):
         with suppress(InvalidRequest):
             if same(apply(definition, before, operations), before):
-                return BlockState(declared, memory)
+                return BlockState(declared, memory), None
         raise MemoryPreconditionFailed(
             f"{declared.name}: {failed}. Read it again, decide on what it says now, and retry with what it gives.",
             param=declared.name,
@@ -125,15 +174,23 @@ async def _write(
         apply(definition, {}, [operation])  # raises where it would not fit the schema
     after = apply(definition, before, applied)
     written = next_state(
-        declared, locked.store_id, memory, after, actor=actor, source=source, operations=applied, against=against
+        declared,
+        locked.store_id,
+        memory,
+        after,
+        actor=write.actor,
+        source=write.source,
+        operations=applied,
+        against=against,
     )
     if memory is not None and same(after, before) and written.memory.states == (memory.states or {}):
-        return BlockState(declared, memory)
+        return BlockState(declared, memory), None
     if memory is None and not after:
-        return BlockState(declared, memory)
-    if not await put(connection, tenant_id, written, actor=actor, source=source, operations=record):
-        raise Unavailable(f"{declared.name}: the block is being made by others at this moment; try again.")
-    return BlockState(declared, written.memory, changed=True)
+        return BlockState(declared, memory), None
+    version_made = version_of(
+        written.memory, _operation(written), actor=write.actor, source=write.source, operations=record
+    )
+    return BlockState(declared, written.memory, changed=True), (written, version_made)
 
 
 def next_state(
@@ -219,9 +276,12 @@ async def put(
     operations: list[dict[str, Any]] | None = None,
 ) -> bool:
     """Write a memory's next state and its version. Returns False, with nothing written, if the path is taken by now."""
-    operation: VersionOperation = "created" if written.new else "modified"
-    version = version_of(written.memory, operation, actor=actor, source=source, operations=operations)
-    return await memories.write(connection, tenant_id, written, version)
+    version = version_of(written.memory, _operation(written), actor=actor, source=source, operations=operations)
+    return await memories.write(connection, tenant_id, [(written, version)])
+
+
+def _operation(written: WrittenMemory) -> VersionOperation:
+    return "created" if written.new else "modified"
 
 
 async def delete(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
-
-from psycopg.types.json import Jsonb
 
 from trunkline.domain import ids
 from trunkline.domain.memory import (
@@ -17,7 +16,6 @@ from trunkline.domain.memory import (
     Memory,
     MemoryPathConflict,
     MemoryVersion,
-    Source,
     StoreOwner,
     Subject,
     block_path,
@@ -45,16 +43,28 @@ class WrittenMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedBlock:
+    """A block of one subject that somebody is about to write, and the event that it is written for."""
+
+    name: str
+    subject: Subject
+    event_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LockedBlock:
     """A block under lock. `store_id` is None where the subject names no user or session; `memory`, while unwritten.
 
-    `repeated` are the operations of earlier versions that came from the same event.
+    `made`: its store was made by the same call. `repeated` are the operations of earlier versions that came from the
+    same event.
     """
 
     agent_id: UUID
     declared: AgentBlock
+    position: int
     store_id: UUID | None
     archived: bool
+    made: bool
     memory: Memory | None
     repeated: list[Any]
 
@@ -69,80 +79,87 @@ async def lock(connection: Connection, tenant_id: UUID, store_id: UUID, memory_i
     return await _one(connection, tenant_id, store_id, memory_id, "lock_memory")
 
 
-async def write(connection: Connection, tenant_id: UUID, written: WrittenMemory, version: MemoryVersion) -> bool:
-    """Write the next state of a memory that is locked, and its version.
+async def write(
+    connection: Connection, tenant_id: UUID, written: Sequence[tuple[WrittenMemory, MemoryVersion]]
+) -> bool:
+    """Write the next states of memories that are locked, and their versions; of one memory there may be several.
 
-    Returns False, and writes nothing, when the path of a new one is taken. The state of one that is not new is sent
+    Returns False, and writes nothing, when the path of a new one is taken. States of memories that are not new are sent
     without waiting for an answer where the connection is in pipeline mode.
     """
-    memory = written.memory
+    last = {state.memory.id: number for number, (state, _) in enumerate(written)}
+    new = {state.memory.id for state, _ in written if state.new}
+    rows = [
+        _row(
+            state,
+            version,
+            None if last[state.memory.id] != number else "insert" if state.memory.id in new else "update",
+        )
+        for number, (state, version) in enumerate(written)
+    ]
     cursor = await connection.execute(
-        queries("memories")["write_memory"],
-        (
-            tenant_id,
-            memory.store_id,
-            memory.id,
-            memory.path,
-            memory.content,
-            memory.content_sha256,
-            memory.content_bytes,
-            memory.block,
-            _json(memory.states),
-            _json(written.rendering),
-            written.rendered,
-            written.rendered_tokens,
-            written.rendered_for,
-            written.render_again_at,
-            memory.version,
-            memory.version_id,
-            memory.created_at,
-            memory.updated_at,
-            written.new,
-            None if version.operations is None else Jsonb(version.operations),
-            version.actor.type,
-            version.actor.id,
-            version.session_id,
-            version.event_id,
-        ),
+        queries("memories")["write_memories"], (tenant_id, json.dumps(rows, ensure_ascii=False, allow_nan=False))
     )
-    if not written.new:
+    if not new:
         return True
     row = await cursor.fetchone()
     return row is not None and bool(row["written"])
 
 
-async def lock_blocks(
-    connection: Connection,
-    principal: Principal,
-    agent: str,
-    names: Sequence[str],
-    subject: Subject,
-    *,
-    source: Source,
-    at: datetime,
-) -> list[LockedBlock]:
-    """Lock those blocks of an agent, given by id or name, that it declares; their stores are made where there are none.
+def _row(written: WrittenMemory, version: MemoryVersion, put: str | None) -> dict[str, Any]:
+    memory = written.memory
+    return {
+        "put": put,
+        "store_id": memory.store_id.hex,
+        "id": memory.id.hex,
+        "path": memory.path,
+        "content": memory.content,
+        "sha256": memory.content_sha256,
+        "bytes": memory.content_bytes,
+        "block": memory.block,
+        "states": memory.states,
+        "rendering": written.rendering,
+        "rendered": written.rendered,
+        "tokens": written.rendered_tokens,
+        "rendered_for": written.rendered_for,
+        "render_again_at": None if written.render_again_at is None else written.render_again_at.isoformat(),
+        "version": memory.version,
+        "version_id": memory.version_id.hex,
+        "created_at": memory.created_at.isoformat(),
+        "at": memory.updated_at.isoformat(),
+        "operation": version.operation,
+        "operations": version.operations,
+        "actor_type": version.actor.type,
+        "actor_id": version.actor.id,
+        "session_id": None if version.session_id is None else version.session_id.hex,
+        "event_id": None if version.event_id is None else version.event_id.hex,
+    }
 
-    In the order of the prompt. Empty, too, where there is no such agent.
+
+async def lock_blocks(
+    connection: Connection, principal: Principal, agent: str, wanted: Sequence[WantedBlock], *, at: datetime
+) -> dict[int, LockedBlock]:
+    """Lock those of the wanted blocks that an agent, given by id or name, declares; their stores are made if need be.
+
+    Returns them by their place in `wanted`: none where there is no such agent.
     """
     agent_id, name = ids.decode_or_name("agent", agent)
+    asked = [
+        {
+            "nth": number,
+            "block": block.name,
+            "user_id": block.subject.user_id,
+            "session_id": None if block.subject.session_id is None else block.subject.session_id.hex,
+            "event_id": None if block.event_id is None else block.event_id.hex,
+            "store_id": ids.new().hex,
+        }
+        for number, block in enumerate(wanted)
+    ]
     cursor = await connection.execute(
         queries("memories")["lock_blocks"],
-        (
-            principal.tenant_id,
-            principal.agent_id,
-            agent_id,
-            name,
-            subject.user_id,
-            subject.session_id,
-            list(names),
-            [ids.new() for _ in names],
-            source.event_id,
-            at,
-        ),
+        (principal.tenant_id, principal.agent_id, agent_id, name, json.dumps(asked), at),
     )
-    rows = await cursor.fetchall()
-    return [_locked(row) for row in sorted(rows, key=lambda row: int(row["position"]))]
+    return {row["nth"]: _locked(row) for row in await cursor.fetchall()}
 
 
 async def lock_new_path(connection: Connection, store_id: UUID, block: str) -> None:
@@ -179,7 +196,16 @@ def _locked(row: dict[str, Any]) -> LockedBlock:
             updated_at=row["updated_at"],
         )
     )
-    return LockedBlock(row["agent_id"], block, row["store_id"], row["archived"], memory, row["repeated"] or [])
+    return LockedBlock(
+        row["agent_id"],
+        block,
+        row["position"],
+        row["store_id"],
+        row["archived"] or False,
+        row["made"] or False,
+        memory,
+        row["repeated"] or [],
+    )
 
 
 async def delete(connection: Connection, tenant_id: UUID, memory: Memory) -> None:
@@ -250,7 +276,3 @@ async def _one(connection: Connection, tenant_id: UUID, store_id: UUID, memory_i
             "memories to see those there are."
         )
     return Memory(**row)
-
-
-def _json(value: dict[str, Any] | None) -> Jsonb | None:
-    return None if value is None else Jsonb(value)

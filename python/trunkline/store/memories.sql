@@ -14,17 +14,16 @@ select id, store_id, path, content, content_sha256, content_bytes, block, states
    for update;
 
 -- name: lock_blocks
--- Begin a write of blocks: find or make their stores, and lock what is there. See the function.
-select * from trunkline.lock_blocks($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+-- Begin writes of blocks: find or make their stores, and lock what is there. See the function.
+select * from trunkline.lock_blocks($1, $2, $3, $4, $5::jsonb, $6);
 
 -- name: lock_new_path
 -- Keep others from making the block of name $2 in a store until the transaction ends.
 select pg_advisory_xact_lock(hashtextextended($1::uuid::text || $2, 5));
 
--- name: write_memory
--- Write a memory's next state and its version; false if the path of a new one is taken.
-select trunkline.write_memory($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-                              $21, $22, $23, $24) as written;
+-- name: write_memories
+-- Write the next states of memories and their versions; false if the path of a new one is taken.
+select trunkline.write_memories($1, $2::jsonb) as written;
 
 -- name: delete_memory
 -- Delete a memory; its versions stay.

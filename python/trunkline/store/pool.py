@@ -108,6 +108,11 @@ async def open_database(
         yield Database(pool)
 
 
+async def give_up_after(connection: Connection, milliseconds: int) -> None:
+    """Wait in this transaction for no lock longer than so long; what then fails is a `LockNotAvailable`."""
+    await connection.execute(queries("pool")["give_up_after"], (f"{milliseconds}ms",))
+
+
 async def _refuse_lost(connection: Connection) -> None:
     """Raise OperationalError for a connection that the server closed while it was idle, as a restart does.
 

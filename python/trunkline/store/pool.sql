@@ -5,3 +5,7 @@ select set_config('trunkline.tenant', $1, true);
 -- name: begin_snapshot
 -- Read in this transaction what stands at its beginning, and write nothing.
 set transaction isolation level repeatable read, read only;
+
+-- name: give_up_after
+-- Wait in this transaction for no lock longer than so long.
+select set_config('lock_timeout', $1, true);

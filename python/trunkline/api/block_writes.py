@@ -22,7 +22,7 @@ from trunkline.domain.memory import Source
 from trunkline.errors import TrunklineError, Unavailable
 from trunkline.memory.operations import Operation
 from trunkline.memory.reads import BlockState
-from trunkline.memory.writes import BlockWrite, StoresMade, apply_all
+from trunkline.memory.writes import BlockWrite, apply_all
 from trunkline.store import pool
 from trunkline.store.pool import Database
 

@@ -149,6 +149,11 @@ def tool(
     return make if function is None else make(function)
 
 
+def as_tool(function: Callable[..., Any]) -> FunctionTool[..., Any]:
+    """Return a function as a tool, whether or not it is one already. Raises SetupError as `tool` does."""
+    return function if isinstance(function, FunctionTool) else tool(function)
+
+
 def _arguments(function: Callable[..., Any], name: str, said: str) -> tuple[type[BaseModel], list[str]]:
     """Return the model of what a function takes, and the parameters that are given the call. Raises SetupError."""
     try:

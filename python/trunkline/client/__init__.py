@@ -8,13 +8,22 @@ from trunkline.client.audit import AuditEntry
 from trunkline.client.blocks import AsyncBlocks, Blocks
 from trunkline.client.client import AsyncTrunkline, Trunkline
 from trunkline.client.connection import Connection
+from trunkline.client.deployments import Deployment, DeploymentRun
+from trunkline.client.environments import Environment
 from trunkline.client.erasure import Erasure
+from trunkline.client.event_stream import Event
+from trunkline.client.files import File
 from trunkline.client.keys import Key, NewKey
 from trunkline.client.limits import Limits, Team, UserLimits
 from trunkline.client.memory import Actor, BlockVersion, StoredBlock
 from trunkline.client.memory_files import Imported, ImportedAgentFile
-from trunkline.client.sessions import Event, Session
+from trunkline.client.memory_stores import MemoryStore
+from trunkline.client.runs import Run
+from trunkline.client.session_resources import SessionResource
+from trunkline.client.sessions import Session, Turn
 from trunkline.client.usage import Usage
+from trunkline.client.vaults import Credential, Vault
+from trunkline.client.webhooks import Delivery, NewWebhook, Webhook
 
 __all__ = [
     "Actor",
@@ -27,18 +36,31 @@ __all__ = [
     "Blocks",
     "Change",
     "Connection",
+    "Credential",
+    "Delivery",
+    "Deployment",
+    "DeploymentRun",
+    "Environment",
     "Erasure",
     "Event",
+    "File",
     "Imported",
     "ImportedAgentFile",
     "Key",
     "Limits",
+    "MemoryStore",
     "NewKey",
+    "NewWebhook",
+    "Run",
     "Session",
+    "SessionResource",
     "StoredBlock",
     "Team",
     "Trunkline",
+    "Turn",
     "Usage",
     "UserLimits",
+    "Vault",
+    "Webhook",
     "read_agents",
 ]

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, overload
 
 import yaml
 
@@ -13,6 +13,11 @@ from trunkline.client.steps import Ask, Steps, carry_out, carry_out_async
 from trunkline.client.transport import AsyncTransport, Transport, segment
 from trunkline.client.wire import Wire
 from trunkline.errors import Internal, SetupError
+from trunkline.function_tools import as_tool
+
+if TYPE_CHECKING:
+    from trunkline.client.client import AsyncTrunkline, Trunkline
+    from trunkline.client.runs import Run
 
 _UNNAMED_MODEL = "default"
 """How the wire, whose agents always have a model, names the first configured one."""
@@ -44,7 +49,8 @@ class Agent:
     """An agent as its author writes it, the Python form of the YAML file.
 
     `blocks` are classes made with `trunkline.Block`; `memory` is the YAML's `memory` for all else, for example
-    `{"refresh_on_every_turn": False}`. `model` None is the first configured one.
+    `{"refresh_on_every_turn": False}`. `model` None is the first configured one. `tools` are functions, with or
+    without `@tool`, and what the wire has, such as `{"type": "agent_toolset_20260401"}`.
     """
 
     name: str
@@ -53,6 +59,35 @@ class Agent:
     blocks: Sequence[BlockClass] = ()
     memory: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    tools: Sequence[Callable[..., Any] | Mapping[str, Any]] = ()
+    mcp_servers: Sequence[Mapping[str, Any]] = ()
+
+    def run(
+        self, text: str, *, user_id: str | None = None, session_id: str | None = None, client: Trunkline | None = None
+    ) -> Run:
+        """Apply the agent, say something to it, and return what came of it: `agent.run("Where is my kettle?").text`.
+
+        The session is a new one of this user's, or the one given. Functions among the tools are carried out here, in
+        this process, side by side; one that asks a person first leaves the run with the `stop_reason` requires_action.
+        Without a client it is `Trunkline()`. Raises Unavailable where the model could not be asked, and what
+        `Trunkline` raises.
+        """
+        from trunkline.client.runs import run  # noqa: PLC0415 (it knows the client, which knows agents)
+
+        return run(self, text, client, user_id=user_id, session_id=session_id)
+
+    async def run_async(
+        self,
+        text: str,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        client: AsyncTrunkline | None = None,
+    ) -> Run:
+        """Do the same without keeping the event loop waiting."""
+        from trunkline.client.runs import run_async  # noqa: PLC0415 (as above)
+
+        return await run_async(self, text, client, user_id=user_id, session_id=session_id)
 
     def to_definition(self) -> dict[str, Any]:
         """Return what stands under `agent:` in the YAML form."""
@@ -69,6 +104,8 @@ class Agent:
             "instructions": self.instructions,
             "memory": memory,
             "metadata": dict(self.metadata),
+            "tools": [dict(one) if isinstance(one, Mapping) else as_tool(one).definition for one in self.tools],
+            "mcp_servers": [dict(server) for server in self.mcp_servers],
         }
         return {member: value for member, value in definition.items() if value}
 
@@ -150,6 +187,19 @@ class Agents:
         """Return one agent by its id or its name. Raises NotFound."""
         return AppliedAgent.model_validate(self._transport.request("GET", f"/v1/agents/{segment(agent)}"))
 
+    def update(self, agent: str, **change: Any) -> AppliedAgent:
+        """Change what is named, as the API has it: a new version, unless nothing differs. Raises NotFound.
+
+        With the `version` that was read it raises Conflict where another has changed the agent meanwhile.
+        """
+        answer = self._transport.request("POST", f"/v1/agents/{segment(agent)}", body=change, once=True)
+        return AppliedAgent.model_validate(answer)
+
+    def versions(self, agent: str) -> Iterator[AppliedAgent]:
+        """Yield the versions of an agent, newest first. Raises NotFound."""
+        for item in self._transport.pages(f"/v1/agents/{segment(agent)}/versions"):
+            yield AppliedAgent.model_validate(item)
+
     def archive(self, agent: str) -> AppliedAgent:
         """Archive an agent: it takes no more calls, and its name is free again. Raises NotFound."""
         return AppliedAgent.model_validate(self._transport.request("POST", f"/v1/agents/{segment(agent)}/archive"))
@@ -185,6 +235,19 @@ class AsyncAgents:
     async def get(self, agent: str) -> AppliedAgent:
         """Return one agent by its id or its name. Raises NotFound."""
         return AppliedAgent.model_validate(await self._transport.request("GET", f"/v1/agents/{segment(agent)}"))
+
+    async def update(self, agent: str, **change: Any) -> AppliedAgent:
+        """Change what is named, as the API has it: a new version, unless nothing differs. Raises NotFound.
+
+        With the `version` that was read it raises Conflict where another has changed the agent meanwhile.
+        """
+        answer = await self._transport.request("POST", f"/v1/agents/{segment(agent)}", body=change, once=True)
+        return AppliedAgent.model_validate(answer)
+
+    async def versions(self, agent: str) -> AsyncIterator[AppliedAgent]:
+        """Yield the versions of an agent, newest first. Raises NotFound."""
+        async for item in self._transport.pages(f"/v1/agents/{segment(agent)}/versions"):
+            yield AppliedAgent.model_validate(item)
 
     async def archive(self, agent: str) -> AppliedAgent:
         """Archive an agent: it takes no more calls, and its name is free again. Raises NotFound."""

@@ -23,6 +23,12 @@ def erase(transport: Transport, *, user_id: str | None, session_id: str | None) 
     return Erasure.model_validate(transport.request("POST", "/v1/erase", body=body))
 
 
+async def erase_async(transport: AsyncTransport, *, user_id: str | None, session_id: str | None) -> Erasure:
+    """Erase what is kept of a user or of a session, as `erase` does."""
+    body = {"user_id": user_id, "session_id": session_id}
+    return Erasure.model_validate(await transport.request("POST", "/v1/erase", body=body))
+
+
 def from_store(part: dict[str, Any]) -> dict[str, Any]:
     """Return the body that says what of a store is to be erased."""
     times = {key: value.isoformat() if isinstance(value, datetime) else value for key, value in part.items()}

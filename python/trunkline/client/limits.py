@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import Any
 
-from trunkline.client.transport import Transport, segment
+from trunkline.client.transport import AsyncTransport, Transport, segment
 from trunkline.client.wire import Wire
 
 
@@ -118,3 +118,55 @@ class Users:
     def remove_limits(self, user_id: str) -> None:
         """Take a user's own limits away: the defaults of keys and teams hold again. Raises NotFound."""
         self._transport.request("DELETE", "/v1/user_limits", params={"user_id": user_id})
+
+
+class AsyncTeams:
+    """The same, asynchronously."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def create(self, name: str, **limits: Any) -> Team:
+        """Make a team: `create("crew", budget_usd=50, budget_period="month")`. Raises Conflict for a name in use."""
+        return await self._team("POST", "/v1/teams", {"name": name, **_body(limits)})
+
+    async def list(self) -> AsyncIterator[Team]:
+        """Yield the teams in use, the newest first."""
+        async for item in self._transport.pages("/v1/teams"):
+            yield Team.model_validate(item)
+
+    async def get(self, team: str) -> Team:
+        """Return a team. Raises NotFound."""
+        return await self._team("GET", f"/v1/teams/{segment(team)}")
+
+    async def update(self, team: str, **changes: Any) -> Team:
+        """Change a team's `name` or limits: what is left out stays, None takes a limit away. Raises NotFound."""
+        return await self._team("POST", f"/v1/teams/{segment(team)}", _body(changes))
+
+    async def archive(self, team: str) -> Team:
+        """End a team and revoke all its keys, for good. Raises NotFound."""
+        return await self._team("DELETE", f"/v1/teams/{segment(team)}")
+
+    async def _team(self, method: str, path: str, body: dict[str, Any] | None = None) -> Team:
+        return Team.model_validate(await self._transport.request(method, path, body=body))
+
+
+class AsyncUsers:
+    """The same, asynchronously."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def set_limits(self, user_id: str, **limits: Any) -> UserLimits:
+        """Set all limits of a user, in place of those before and of the defaults of keys and teams."""
+        answer = await self._transport.request("POST", "/v1/user_limits", body={"user_id": user_id, **_body(limits)})
+        return UserLimits.model_validate(answer)
+
+    async def limits(self, user_id: str | None = None) -> AsyncIterator[UserLimits]:
+        """Yield the users who have limits of their own, by their ids; with `user_id`, that one if it has any."""
+        async for item in self._transport.pages("/v1/user_limits", params={"user_id": user_id}):
+            yield UserLimits.model_validate(item)
+
+    async def remove_limits(self, user_id: str) -> None:
+        """Take a user's own limits away: the defaults of keys and teams hold again. Raises NotFound."""
+        await self._transport.request("DELETE", "/v1/user_limits", params={"user_id": user_id})

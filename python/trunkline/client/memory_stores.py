@@ -13,6 +13,19 @@ from trunkline.client.wire import Wire
 from trunkline.domain.memory_file import MEDIA_TYPE
 
 
+class MemoryStore(Wire):
+    """A store: memories as files, and passages for recall."""
+
+    id: str
+    name: str
+    description: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    expire_after_days: int | None = None
+    created_at: datetime
+    updated_at: datetime
+    archived_at: datetime | None = None
+
+
 class Ingested(Wire):
     """What became of what was given."""
 
@@ -91,6 +104,27 @@ class MemoryStores:
         answer = self._transport.request("POST", "/v1/memory_stores", body={"name": name, **options})
         return str(answer["id"])
 
+    def list(self, *, include_archived: bool = False) -> Iterator[MemoryStore]:
+        """Yield them, newest first, those that agents' blocks have made too."""
+        params = {"include_archived": "true" if include_archived else None}
+        for item in self._transport.pages("/v1/memory_stores", params=params):
+            yield MemoryStore.model_validate(item)
+
+    def get(self, store: str) -> MemoryStore:
+        """Return one. Raises NotFound."""
+        answer = self._transport.request("GET", f"/v1/memory_stores/{segment(store)}")
+        return MemoryStore.model_validate(answer)
+
+    def update(self, store: str, **change: Any) -> MemoryStore:
+        """Change `name`, `description`, `metadata` key by key, or `expire_after_days` (0: never). Raises NotFound."""
+        answer = self._transport.request("POST", f"/v1/memory_stores/{segment(store)}", body=change, once=True)
+        return MemoryStore.model_validate(answer)
+
+    def archive(self, store: str) -> MemoryStore:
+        """Have a store be read alone from now on, for good. Raises NotFound."""
+        answer = self._transport.request("POST", f"/v1/memory_stores/{segment(store)}/archive", once=True)
+        return MemoryStore.model_validate(answer)
+
     def erase(self, store: str, **part: Any) -> Erasure:
         """Erase of a store for good, by `path_prefix`, `session_id`, `since`, `before`, or `everything=True`.
 
@@ -154,6 +188,27 @@ class AsyncMemoryStores:
         """Make a store and return its id; `options` are `description`, `metadata` and `expire_after_days`."""
         answer = await self._transport.request("POST", "/v1/memory_stores", body={"name": name, **options})
         return str(answer["id"])
+
+    async def list(self, *, include_archived: bool = False) -> AsyncIterator[MemoryStore]:
+        """Yield them, newest first, those that agents' blocks have made too."""
+        params = {"include_archived": "true" if include_archived else None}
+        async for item in self._transport.pages("/v1/memory_stores", params=params):
+            yield MemoryStore.model_validate(item)
+
+    async def get(self, store: str) -> MemoryStore:
+        """Return one. Raises NotFound."""
+        answer = await self._transport.request("GET", f"/v1/memory_stores/{segment(store)}")
+        return MemoryStore.model_validate(answer)
+
+    async def update(self, store: str, **change: Any) -> MemoryStore:
+        """Change `name`, `description`, `metadata` key by key, or `expire_after_days` (0: never). Raises NotFound."""
+        answer = await self._transport.request("POST", f"/v1/memory_stores/{segment(store)}", body=change, once=True)
+        return MemoryStore.model_validate(answer)
+
+    async def archive(self, store: str) -> MemoryStore:
+        """Have a store be read alone from now on, for good. Raises NotFound."""
+        answer = await self._transport.request("POST", f"/v1/memory_stores/{segment(store)}/archive", once=True)
+        return MemoryStore.model_validate(answer)
 
     async def erase(self, store: str, **part: Any) -> Erasure:
         """Erase of a store for good, by `path_prefix`, `session_id`, `since`, `before`, or `everything=True`.

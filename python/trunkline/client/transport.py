@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 
@@ -35,12 +38,26 @@ _BY_STATUS: dict[int, type[TrunklineError]] = {
     504: Unavailable,
 }
 _PAGE_SIZE = 100
+_PAUSES: Final = (0.2, 1.0)
+"""Before a request is sent again, in seconds."""
+_LONGEST_PAUSE: Final = 10.0
+_DECLINED: Final = (429, 503)
+"""Answers of who has not carried a request out, so that it may be sent again whatever it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
     """Bytes of a media type, to be sent as they are."""
 
+    media_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file of a form."""
+
+    name: str
     media_type: str
     content: bytes
 
@@ -65,22 +82,47 @@ class Transport:
         *,
         params: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
-        file: File | None = None,
+        file: File | Upload | None = None,
+        once: bool = False,
     ) -> Any:
-        """Return the JSON of a successful answer, None for an empty one; sent is a JSON body, or a file as it is.
+        """Return the JSON of a successful answer, None for an empty one; sent is a JSON body, or a file.
 
-        `params` that are None are left out. Raises the TrunklineError of the answer, Unavailable if there is none.
+        `params` that are None are left out. What was not carried out is asked again, twice at most; with `once` what
+        may have been too, under an idempotency key. Raises the TrunklineError of the answer, Unavailable if there is
+        none.
         """
+        return _read(self.base_url, self._send(method, path, params, _sent(body, file, once=once), again=once))
+
+    def content(self, path: str) -> bytes:
+        """Return the bytes of a successful answer. Raises as `request` does."""
+        response = self._send("GET", path, None, {}, again=True)
+        if not response.is_success:
+            raise _error(response)
+        return response.content
+
+    def _send(
+        self, method: str, path: str, params: Mapping[str, Any] | None, sent: dict[str, Any], *, again: bool
+    ) -> httpx.Response:
+        for pause in _PAUSES:
+            try:
+                response = self._http.request(method, path, params=_query(params), **sent)
+            except httpx.TransportError as error:
+                if not _may_ask_again(error, method, again=again):
+                    raise _away(self.base_url, method, path, error) from error
+                time.sleep(pause)
+            else:
+                if response.status_code not in _DECLINED:
+                    return response
+                time.sleep(_pause(response, pause))
         try:
-            response = self._http.request(method, path, params=_query(params), **_sent(body, file))
+            return self._http.request(method, path, params=_query(params), **sent)
         except httpx.TransportError as error:
             raise _away(self.base_url, method, path, error) from error
-        return _read(self.base_url, response)
 
-    def lines(self, path: str) -> Iterator[str]:
+    def lines(self, path: str, *, params: Mapping[str, Any] | None = None) -> Iterator[str]:
         """Yield the lines of an answer while it comes, each with its end. Raises as `request` does, also on the way."""
         try:
-            with self._http.stream("GET", path) as response:
+            with self._http.stream("GET", path, params=_query(params)) as response:
                 if not response.is_success:
                     response.read()
                     raise _error(response)
@@ -133,19 +175,60 @@ class AsyncTransport:
         *,
         params: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
-        file: File | None = None,
+        file: File | Upload | None = None,
+        once: bool = False,
     ) -> Any:
         """Return the JSON of a successful answer, as `Transport.request` does."""
+        return _read(self.base_url, await self._send(method, path, params, _sent(body, file, once=once), again=once))
+
+    async def content(self, path: str) -> bytes:
+        """Return the bytes of a successful answer. Raises as `request` does."""
+        response = await self._send("GET", path, None, {}, again=True)
+        if not response.is_success:
+            raise _error(response)
+        return response.content
+
+    async def _send(
+        self, method: str, path: str, params: Mapping[str, Any] | None, sent: dict[str, Any], *, again: bool
+    ) -> httpx.Response:
+        for pause in _PAUSES:
+            try:
+                response = await self._http.request(method, path, params=_query(params), **sent)
+            except httpx.TransportError as error:
+                if not _may_ask_again(error, method, again=again):
+                    raise _away(self.base_url, method, path, error) from error
+                await asyncio.sleep(pause)
+            else:
+                if response.status_code not in _DECLINED:
+                    return response
+                await asyncio.sleep(_pause(response, pause))
         try:
-            response = await self._http.request(method, path, params=_query(params), **_sent(body, file))
+            return await self._http.request(method, path, params=_query(params), **sent)
         except httpx.TransportError as error:
             raise _away(self.base_url, method, path, error) from error
-        return _read(self.base_url, response)
 
-    async def lines(self, path: str) -> AsyncIterator[str]:
+    async def pages(
+        self, path: str, *, params: Mapping[str, Any] | None = None, limit: int | None = None
+    ) -> AsyncIterator[Any]:
+        """Yield the items of a list, as `Transport.pages` does."""
+        page: str | None = None
+        left = limit
+        while left is None or left > 0:
+            size = _PAGE_SIZE if left is None else min(left, _PAGE_SIZE)
+            answer = await self.request("GET", path, params={**(params or {}), "limit": size, "page": page})
+            items = answer["data"] if left is None else answer["data"][:left]
+            for item in items:
+                yield item
+            page = answer.get("next_page")
+            if not page:
+                return
+            if left is not None:
+                left -= len(items)
+
+    async def lines(self, path: str, *, params: Mapping[str, Any] | None = None) -> AsyncIterator[str]:
         """Yield the lines of an answer while it comes, as `Transport.lines` does."""
         try:
-            async with self._http.stream("GET", path) as response:
+            async with self._http.stream("GET", path, params=_query(params)) as response:
                 if not response.is_success:
                     await response.aread()
                     raise _error(response)
@@ -166,10 +249,28 @@ def _query(params: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (params or {}).items() if value is not None}
 
 
-def _sent(body: Mapping[str, Any] | None, file: File | None) -> dict[str, Any]:
-    if file is None:
-        return {"json": body}
-    return {"content": file.content, "headers": {"content-type": file.media_type}}
+def _sent(body: Mapping[str, Any] | None, file: File | Upload | None, *, once: bool) -> dict[str, Any]:
+    headers = {"idempotency-key": uuid4().hex} if once else {}
+    if isinstance(file, Upload):
+        return {"files": {"file": (file.name, file.content, file.media_type)}, "data": body, "headers": headers}
+    if file is not None:
+        return {"content": file.content, "headers": {"content-type": file.media_type, **headers}}
+    return {"json": body, "headers": headers}
+
+
+def _may_ask_again(error: httpx.TransportError, method: str, *, again: bool) -> bool:
+    """Tell whether a request that has no answer may be sent again: it never came there, or may come twice."""
+    if isinstance(error, httpx.ConnectError):
+        return True
+    return (again or method == "GET") and not isinstance(error, httpx.TimeoutException)
+
+
+def _pause(response: httpx.Response, least: float) -> float:
+    """Return how many seconds to wait before a request is sent again that was declined."""
+    try:
+        return min(max(float(response.headers["retry-after"]), least), _LONGEST_PAUSE)
+    except (KeyError, ValueError):
+        return least
 
 
 def segment(text: str) -> str:

@@ -81,16 +81,20 @@ def test_sessions_live(client: Any) -> None:
         client.sessions.send(session.id, {"type": "user.nonsense"})
 
 
-def test_a_stream_tells_what_comes_and_ends_with_the_session(client: Any) -> None:
-    client.agents.apply(AGENT)
-    session = client.sessions.create("helper")
-    message = {"type": "user.message", "content": [{"type": "text", "text": "Hello"}]}
-    client.sessions.send(session.id, message)
-    seqs = [event.seq for event in client.sessions.events(session.id)]
-    client.sessions.delete(session.id)
-    with pytest.raises(NotFound):
-        list(client.sessions.stream(session.id, after=0))
-    assert seqs == list(range(1, len(seqs) + 1))
+async def test_a_stream_tells_what_comes_and_ends_with_the_session(control: ControlPlane) -> None:
+    async with AsyncTrunkline(control.base_url, control.key) as client:
+        await client.agents.apply(AGENT)
+        session = await client.sessions.create("helper")
+        message = {"type": "user.message", "content": [{"type": "text", "text": "Hello"}]}
+        [sent] = await client.sessions.send(session.id, message)
+        found = []
+        async for event in client.sessions.stream(session.id, after=0):
+            found.append(event)
+            if event.id == sent.id:
+                await client.sessions.delete(session.id)
+        assert found[-1].type == "session.deleted"
+        with pytest.raises(NotFound):
+            await anext(client.sessions.stream(session.id))
 
 
 def test_files_and_resources_of_sessions(client: Any, tmp_path: Path) -> None:
@@ -234,3 +238,13 @@ def test_stores_are_listed_changed_and_archived(client: Any) -> None:
     assert client.memory_stores.archive(store).archived_at is not None
     assert store not in ids(client.memory_stores.list())
     client.memory_stores.delete(store)
+
+
+def test_blocks_are_written_and_read(client: Any) -> None:
+    fields = {"name": {"type": "string"}}
+    block = {"scope": "user", "description": "Who it is.", "fields": fields}
+    client.agents.apply({**AGENT, "memory": {"blocks": {"customer": block}}})
+    named = [{"op": "set", "field": "name", "value": "Ada"}]
+    assert client.memory.operations("helper", "customer", named, user_id="ada").value == {"name": "Ada"}
+    assert [found.value for found in client.memory.get("helper", user_id="ada")] == [{"name": "Ada"}]
+    assert [version.version for version in client.memory.history("helper", "customer", user_id="ada")] == [1]

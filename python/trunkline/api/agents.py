@@ -82,7 +82,12 @@ async def apply(request: Request, given: ApplyRequest, caller: Manager) -> JSONR
                 _refuse_bound(caller)
                 await _version(caller, given.definition)
                 return _applied(None, "create")
-            return _applied(await _create(caller, given.definition, applied=True), "create")
+            try:
+                return _applied(await _create(caller, given.definition, applied=True), "create")
+            except Conflict:  # another has made it since it was looked for
+                there = await agents.find(caller.connection, caller.principal, given.definition.name)
+                if there is None:
+                    raise
         before = await agents.lock(caller.connection, caller.principal, ids.encode("agent", there.id))
         wanted = (await _version(caller, given.definition)).definition
         fields = differences(before.definition, wanted)

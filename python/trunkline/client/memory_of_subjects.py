@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trunkline.client.blocks import AsyncBlocks, Blocks, Subject, only_agent
-from trunkline.client.memory import Memory
+from trunkline.client.memory import BlockVersion, Memory, StoredBlock
 from trunkline.client.memory_files import Imported, ImportedAgentFile, added_up, parts
 from trunkline.client.transport import AsyncTransport, File, segment
 from trunkline.client.wire import Wire
@@ -41,6 +41,47 @@ class AsyncMemory:
     def __call__(self, agent: str, *, user: str | None = None, session: str | None = None) -> AsyncBlocks:
         """Return the blocks of an agent (name or id) for a user, a session, or both."""
         return AsyncBlocks(self._transport, Subject(agent, user, session))
+
+    async def get(
+        self, agent: str, *, user_id: str | None = None, session_id: str | None = None
+    ) -> tuple[StoredBlock, ...]:
+        """Return the blocks that a call of this agent for this user and session would read. Raises NotFound."""
+        answer = await self._transport.request(
+            "GET", f"/v1/agents/{segment(agent)}/memory", params={"user_id": user_id, "session_id": session_id}
+        )
+        return tuple(StoredBlock.model_validate(block) for block in answer["blocks"])
+
+    async def operations(
+        self,
+        agent: str,
+        block: str,
+        operations: Sequence[Mapping[str, Any]],
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> StoredBlock:
+        """Write a block and return it, as `Memory.operations` does."""
+        body = {
+            "user_id": user_id,
+            "session_id": session_id,
+            "idempotency_key": idempotency_key,
+            "operations": [dict(operation) for operation in operations],
+        }
+        given = {member: value for member, value in body.items() if value is not None}
+        path = f"/v1/agents/{segment(agent)}/memory/{segment(block)}/operations"
+        return StoredBlock.model_validate(await self._transport.request("POST", path, body=given))
+
+    async def history(
+        self, agent: str, block: str, *, user_id: str | None = None, session_id: str | None = None
+    ) -> tuple[BlockVersion, ...]:
+        """Return the block's versions, newest first. Raises NotFound."""
+        answer = await self._transport.request(
+            "GET",
+            f"/v1/agents/{segment(agent)}/memory/{segment(block)}/history",
+            params={"user_id": user_id, "session_id": session_id},
+        )
+        return tuple(BlockVersion.model_validate(version) for version in answer["data"])
 
     async def call_tool(
         self, agent: str, name: str, given: Mapping[str, Any], *, user: str | None = None, session: str | None = None

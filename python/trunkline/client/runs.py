@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.client.event_stream import Event
 from trunkline.errors import Unavailable
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from trunkline.client.agents import Agent
     from trunkline.client.client import AsyncTrunkline, Trunkline
 
+_LONGEST: Final = 64 * 1024
+"""Of a function's result, in characters; the rest the model is not told."""
 Tools = Mapping[str, FunctionTool[Any, Any]]
 
 
@@ -105,6 +107,8 @@ async def _result(tools: Tools, use: Event, agent_id: str, session_id: str, user
         told, failed = f"It did not end within {function.timeout_seconds:g} s.", True
     except Exception as error:  # noqa: BLE001 - whatever a function raises, the model is told and may try otherwise
         told, failed = f"{type(error).__name__}: {error}", True
+    if len(told) > _LONGEST:
+        told = f"{told[:_LONGEST]}\n[… {len(told) - _LONGEST} characters were cut here …]"
     content = [{"type": "text", "text": told}]
     return {
         "type": "user.custom_tool_result",

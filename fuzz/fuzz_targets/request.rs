@@ -26,7 +26,7 @@ fn check(wire: Wire, bytes: &[u8]) {
     let text = std::str::from_utf8(bytes).expect("the scan let in what is no UTF-8");
     serde_json::from_str::<&RawValue>(text).expect("the scan let in what is no JSON");
     let body = Bytes::copy_from_slice(bytes);
-    let turns = conversation(wire, &body, &found);
+    let turns = conversation(wire, &body, &found, None);
     for index in 0..turns.messages().len() {
         let _ = turns.text(index);
         for event in turns.events(index) {

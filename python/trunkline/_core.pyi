@@ -1,8 +1,8 @@
-"""The extension module: the gateway in Rust."""
+"""The extension module: the gateway in Rust, and what of it Python uses too."""
 
 from typing import final
 
-__all__ = ["Gateway", "check_config", "known_providers"]
+__all__ = ["Gateway", "Redactor", "check_config", "detectors", "known_providers"]
 
 @final
 class Gateway:
@@ -29,6 +29,17 @@ class Gateway:
     def stop(self) -> None:
         """Begin the drain. May be called from any thread."""
 
+@final
+class Redactor:
+    """What is looked for in texts, compiled from a JSON array of detectors' names and of `{name, pattern}`.
+
+    Patterns take time linear in the text. Raises ValueError that says what is wrong.
+    """
+
+    def __new__(cls, spec: str) -> Redactor: ...
+    def text(self, text: str) -> str:
+        """Give a text with marks such as `[email]` in place of what is found in it. Raises UnicodeEncodeError."""
+
 def check_config(config: str) -> None:
     """Raise ValueError that names what is wrong with a configuration, as far as can be told without starting."""
 
@@ -37,3 +48,6 @@ def known_providers() -> str:
 
     An array of {name, wire, family?, base_url, key_env?, default_model?, models, quirks}.
     """
+
+def detectors() -> list[str]:
+    """Give the names of the detectors there are."""

@@ -2,21 +2,25 @@
 //! of what is new.
 
 mod calls;
+mod kept;
 mod normal;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use self::calls::Calls;
+use self::kept::{kept, storable};
 use self::normal::{Part, each_normal, write};
 use crate::apart::is_long;
+use crate::redaction::AgentRedaction;
 use crate::request::text::escape_into;
 use crate::request::{Kind, Message as Source, Role, Scan};
 use crate::wire::Wire;
 
 /// What a conversation was up to some message: `SHA-256(chain before || normal form of the message)`; zeros before the first.
+/// Where the log is redacted, the message is hashed as the log keeps it: so a history that was read from there is the same.
 pub type Chain = [u8; 32];
 
 /// The chain of no messages.
@@ -33,6 +37,7 @@ pub struct Conversation {
     prefill: String,
     /// Messages that begin before are in the log alone.
     sent_from: usize,
+    redaction: Option<Arc<AgentRedaction>>,
 }
 
 /// One message in normal form: a user's text, an assistant's text and tool calls, or one tool result.
@@ -78,11 +83,13 @@ pub struct Call<'a> {
     pub arguments: &'a str,
 }
 
-/// Hashes the messages of a request; `scan` must come from `body`. Nothing else is built before it is asked for.
+/// Hashes the messages of a request; `scan` must come from `body`. Nothing else is built before it is asked for. What the agent's
+/// `redaction` finds is in nothing that it gives.
 ///
 /// On a 2-core x86-64 VM (best of 50; SHA-256 takes most of it): 12 µs for 16 KiB of prose in 12 messages, 32 µs for 18 KiB of code with an
 /// escape every 7 bytes.
-pub fn conversation(wire: Wire, body: &Bytes, scan: &Scan) -> Conversation {
+pub fn conversation(wire: Wire, body: &Bytes, scan: &Scan, redaction: Option<Arc<AgentRedaction>>) -> Conversation {
+    let of_log = redaction.as_ref().and_then(|redaction| redaction.of_log());
     let mut messages: Vec<Message> = Vec::with_capacity(scan.messages.len());
     let mut chain = EMPTY;
     let mut bytes = Vec::new();
@@ -97,7 +104,7 @@ pub fn conversation(wire: Wire, body: &Bytes, scan: &Scan) -> Conversation {
         let mut nth_of_source = 0;
         each_normal(wire, body, turn, |role, parts| {
             let call = calls.read(parts);
-            chain = link(chain, role, parts, call, &mut bytes);
+            chain = link(chain, role, &kept(parts, of_log), call, &mut bytes);
             let call = call.unwrap_or(calls.made.len());
             messages.push(Message { role, chain, sources: (start, start + turn.len()), nth_of_source, call });
             nth_of_source += 1;
@@ -105,7 +112,8 @@ pub fn conversation(wire: Wire, body: &Bytes, scan: &Scan) -> Conversation {
         start += turn.len();
     }
     let sent_from = scan.left_out.as_ref().map_or(0, |left| left.span.end);
-    let mut conversation = Conversation { wire, body: body.clone(), sources, messages, calls, prefill: String::new(), sent_from };
+    let mut conversation =
+        Conversation { wire, body: body.clone(), sources, messages, calls, prefill: String::new(), sent_from, redaction };
     if wire == Wire::AnthropicMessages {
         conversation.take_prefill();
     }
@@ -115,11 +123,13 @@ pub fn conversation(wire: Wire, body: &Bytes, scan: &Scan) -> Conversation {
 /// The reply that follows `before`. `text` is all text of the reply, joined, as the client saw it, with white space kept.
 ///
 /// The client's echo gets the same chain, whichever wire it comes in, because an assistant message is its text and calls only:
-/// thinking, refusals, audio and calls of the provider's own tools are left out on both sides.
-pub fn reply_message(before: Chain, text: &str, calls: &[Call]) -> Reply {
+/// thinking, refusals, audio and calls of the provider's own tools are left out on both sides. What is told by `redaction` is
+/// neither hashed nor in the events, as in [`conversation`].
+pub fn reply_message(before: Chain, text: &str, calls: &[Call], redaction: Option<&AgentRedaction>) -> Reply {
     let text = Some(text).filter(|text| !text.is_empty()).map(|text| Part::Text(text.into()));
     let calls = calls.iter().map(|call| Part::call(call.id.into(), call.name.into(), call.arguments));
     let parts: Vec<Part> = text.into_iter().chain(calls).collect();
+    let parts = kept(&parts, redaction.and_then(AgentRedaction::of_log));
     Reply { chain: link(before, Role::Assistant, &parts, None, &mut Vec::new()), events: events_of(Role::Assistant, &parts) }
 }
 
@@ -176,23 +186,31 @@ impl Conversation {
         let newest = self.messages.iter().rev().find(|message| message.role == Role::User)?;
         let mut text = None;
         self.parts(newest, |parts| text = text_of(parts));
-        text
+        text.map(|text| self.redacted(text))
     }
 
-    /// The text of message `index`, if it has any.
+    /// The text of message `index`, if it has any, as recall may find it.
     pub fn text(&self, index: usize) -> Option<String> {
         let mut text = None;
         if let Some(message) = self.messages.get(index) {
-            self.parts(message, |parts| text = text_of(parts).map(|text| text.replace('\0', "\u{fffd}")));
+            self.parts(message, |parts| text = text_of(parts).map(|text| storable(&text).into_owned()));
         }
-        text
+        text.map(|text| self.redacted(text.into()).into_owned())
+    }
+
+    fn redacted<'t>(&self, text: Cow<'t, str>) -> Cow<'t, str> {
+        match &self.redaction {
+            Some(redaction) => redaction.redaction().text(&text).into_owned().into(),
+            None => text,
+        }
     }
 
     /// The events of message `index`, at least one; the message's chain belongs to the last of them.
     pub fn events(&self, index: usize) -> Vec<Event> {
         let mut events = Vec::new();
         if let Some(message) = self.messages.get(index) {
-            self.parts(message, |parts| events = events_of(message.role, parts));
+            let of_log = self.redaction.as_ref().and_then(|redaction| redaction.of_log());
+            self.parts(message, |parts| events = events_of(message.role, &kept(parts, of_log)));
         }
         events
     }
@@ -332,12 +350,4 @@ fn string(payload: &mut Vec<u8>, before: &str, text: &str) {
     payload.push(b'"');
     escape_into(payload, &storable(text));
     payload.push(b'"');
-}
-
-/// Postgres cannot hold NUL in text.
-fn storable(text: &str) -> Cow<'_, str> {
-    match memchr::memchr(0, text.as_bytes()) {
-        Some(_) => Cow::Owned(text.replace('\0', "\u{FFFD}")),
-        None => Cow::Borrowed(text),
-    }
 }

@@ -44,6 +44,7 @@ pub mod prompt;
 pub mod providers;
 pub mod query_vector;
 pub mod record;
+pub mod redaction;
 pub mod relay;
 pub mod remember;
 pub mod request;

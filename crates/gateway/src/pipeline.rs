@@ -29,6 +29,7 @@ use crate::{
     remember::{Memory, State, remember},
     request::{Scan, scan},
     routing::{Target, Unresolved, resolve},
+    snapshot::Agent,
     stored::{Stored, When},
     told, versions,
     wire::Wire,
@@ -98,7 +99,7 @@ async fn stages(
     let memory = match &target.agent {
         None => None,
         Some(agent) => {
-            let conversation = match hashed(gateway, wire, &body, &scan).await {
+            let conversation = match hashed(gateway, wire, &body, &scan, agent).await {
                 Ok(conversation) => conversation,
                 Err(refusal) => return Err(record.refused(refusal)),
             };
@@ -186,12 +187,13 @@ async fn scanned(gateway: &Gateway, wire: Wire, body: &Bytes) -> Result<Scan, Re
 }
 
 /// What the client says, as the session's log knows it.
-async fn hashed(gateway: &Gateway, wire: Wire, body: &Bytes, scan: &Scan) -> Result<Conversation, Refusal> {
+async fn hashed(gateway: &Gateway, wire: Wire, body: &Bytes, scan: &Scan, agent: &Agent) -> Result<Conversation, Refusal> {
+    let redaction = agent.redaction.clone();
     if !is_long(body) {
-        return Ok(conversation(wire, body, scan));
+        return Ok(conversation(wire, body, scan, redaction));
     }
     let (body, scan) = (body.clone(), scan.clone());
-    gateway.apart.run(move || conversation(wire, &body, &scan)).await
+    gateway.apart.run(move || conversation(wire, &body, &scan, redaction)).await
 }
 
 /// What stores a call's bodies, and when, if they are to be stored.

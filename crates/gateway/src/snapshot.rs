@@ -3,7 +3,7 @@
 //! copy does not hold.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -21,12 +21,14 @@ use crate::{
     limits::Limits,
     principal::{Bounds, Key, Scopes},
     prompt::{half, hash},
+    redaction::AgentRedaction,
     subject::{Name, Subject},
     wire::Wire,
 };
 
 /// An agent as the request path needs it, in one version: the current one, unless a session is pinned to another.
 #[allow(clippy::struct_excessive_bools)] // each is a column of its own
+#[derive(Clone)]
 pub struct Agent {
     /// Whose it is.
     pub tenant: Uuid,
@@ -58,6 +60,8 @@ pub struct Agent {
     pub context: Option<Context>,
     /// The memory tools that it offers to the model.
     pub tools: Option<Tools>,
+    /// What is kept of what is said with it is redacted by this.
+    pub redaction: Option<Arc<AgentRedaction>>,
 }
 
 impl Agent {
@@ -93,6 +97,7 @@ impl From<AgentRow> for Agent {
             recall_tokens: row.recall_tokens,
             has_blocks: row.has_blocks,
             has_session_blocks: row.has_session_blocks,
+            redaction: row.redact.map(|redact| Arc::new(AgentRedaction::new(redact.detect.get(), redact.log))),
         }
     }
 }
@@ -108,6 +113,7 @@ pub struct Context {
 }
 
 /// How what a session's prompts begin with is kept.
+#[derive(Clone)]
 pub struct PromptCache {
     /// For how long a provider's cache holds after a call.
     pub ttl: Duration,
@@ -121,7 +127,7 @@ pub struct PromptCache {
 
 /// Memory tools, in each wire's own form: the elements of a `tools` array (with Gemini, of its `functionDeclarations`) without
 /// its brackets.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Tools {
     names: Vec<String>,
     openai: String,
@@ -241,6 +247,15 @@ struct AgentRow {
     context: Option<Context>,
     has_blocks: bool,
     has_session_blocks: bool,
+    #[serde(default)]
+    redact: Option<RedactRow>,
+}
+
+#[derive(Deserialize)]
+struct RedactRow {
+    detect: Box<RawValue>,
+    /// Whether sessions' logs are redacted too.
+    log: bool,
 }
 
 #[derive(Deserialize)]
@@ -268,6 +283,8 @@ pub struct Snapshot {
     subjects: HashMap<Name, Arc<Subject>>,
     agents: HashMap<(Uuid, Uuid), Arc<Agent>>,
     agents_by_name: HashMap<(Uuid, String), Arc<Agent>>,
+    /// Once each, as they were compiled for the copies before.
+    redactions: HashSet<Arc<AgentRedaction>>,
 }
 
 /// A hash of its 64 hexadecimal digits.
@@ -323,11 +340,20 @@ impl Snapshot {
             snapshot.keys.insert(hash, Arc::new(key));
         }
         for row in rows.agents {
-            let agent = Arc::new(Agent::from(row));
+            let mut agent = Agent::from(row);
+            agent.redaction = agent.redaction.map(|redaction| snapshot.redaction(previous, redaction));
+            let agent = Arc::new(agent);
             snapshot.agents_by_name.insert((agent.tenant, agent.name.clone()), Arc::clone(&agent));
             snapshot.agents.insert((agent.tenant, agent.id), agent);
         }
         Ok(snapshot)
+    }
+
+    fn redaction(&mut self, previous: &Self, redaction: Arc<AgentRedaction>) -> Arc<AgentRedaction> {
+        let known = self.redactions.get(&redaction).or_else(|| previous.redactions.get(&redaction));
+        let redaction = known.map_or(redaction, Arc::clone);
+        self.redactions.insert(Arc::clone(&redaction));
+        redaction
     }
 
     /// The subject of a key or team with these limits: the one that is known, with what is held of it, or a new one.

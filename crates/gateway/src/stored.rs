@@ -17,6 +17,7 @@ use crate::{
     config::{Config, StoredBodies},
     error::Refusal,
     record::Answer,
+    redaction::Redaction,
 };
 
 /// The request's header: `true` or `false`, as far as the settings permit.
@@ -134,10 +135,18 @@ impl Stored {
         (Bytes::copy_from_slice(&request[..request.len().min(self.holds())]), request.len())
     }
 
-    /// The row of a call. `request` and `response`: each with the length that it has in all.
-    pub fn row(&self, request: Option<(&[u8], usize)>, response: Option<(&[u8], usize)>) -> Option<Box<RawValue>> {
-        let request = request.map(|(bytes, length)| self.part(bytes, length));
-        let response = response.map(|(bytes, length)| self.part(bytes, length));
+    /// The row of a call. `request` and `response`: each with the length that it has in all; `redaction` is its agent's.
+    pub fn row(
+        &self,
+        request: Option<(&[u8], usize)>,
+        response: Option<(&[u8], usize)>,
+        redaction: Option<&Redaction>,
+    ) -> Option<Box<RawValue>> {
+        let part = |(bytes, length): (&[u8], usize)| match redaction {
+            Some(redaction) => self.part(said(redaction, bytes, length).as_bytes(), length),
+            None => self.part(bytes, length),
+        };
+        let (request, response) = (request.map(part), response.map(part));
         to_raw_value(&Row { request, response, keep_days: self.keep_days }).ok()
     }
 
@@ -183,6 +192,19 @@ impl Stored {
         }
         kept
     }
+}
+
+/// A body without what an agent's redaction finds in its texts. Of one that is held in part the end goes, where half of what
+/// would be found may stand.
+fn said(redaction: &Redaction, held: &[u8], length: usize) -> String {
+    let text = String::from_utf8_lossy(held);
+    if length <= held.len() {
+        return redaction.json(&text);
+    }
+    let mut text = redaction.text(&text).into_owned();
+    let end = (0..=text.len().saturating_sub(MARGIN)).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or_default());
+    text
 }
 
 /// A stream as it is stored: what it came to. Its events would hide from a pattern what was told in pieces.

@@ -42,14 +42,13 @@ pub async fn pinned(worker: &Worker, key: &Key, headers: &HeaderMap) -> Result<O
         let message = format!("{VERSION} is the number of a version of the agent whose id {AGENT} has.");
         return Err(Refusal::invalid(message, Some(VERSION.to_string())));
     };
-    if let Some(current) = worker.gateway.snapshots.load().agent(key.tenant, agent)
-        && current.version == version
-    {
+    let current = worker.gateway.snapshots.load().agent(key.tenant, agent).cloned();
+    if let Some(current) = current.as_ref().filter(|current| current.version == version) {
         return Ok(Some(Arc::clone(current)));
     }
     let versions = &worker.gateway.versions.0;
     if let Some(kept) = versions.get(&(key.tenant, agent, version)) {
-        return Ok(Some(kept));
+        return Ok(Some(redacted_as(kept, current.as_deref())));
     }
     let found = worker.readers.agent(key.tenant, agent, version).await.map_err(|error| {
         tracing::warn!(%error, "a version of an agent could not be read");
@@ -63,5 +62,15 @@ pub async fn pinned(worker: &Worker, key: &Key, headers: &HeaderMap) -> Result<O
         Refusal::unavailable("This version of the agent cannot be read: the database has another version of the schema.")
     })?);
     versions.insert((agent.tenant, agent.id, agent.version), Arc::clone(&agent));
-    Ok(Some(agent))
+    Ok(Some(redacted_as(agent, current.as_deref())))
+}
+
+/// What is redacted is said by the current version: whoever asks for more means sessions that go on, too.
+fn redacted_as(agent: Arc<Agent>, current: Option<&Agent>) -> Arc<Agent> {
+    match current {
+        Some(current) if current.redaction != agent.redaction => {
+            Arc::new(Agent { redaction: current.redaction.clone(), ..(*agent).clone() })
+        }
+        _ => agent,
+    }
 }

@@ -221,6 +221,8 @@ async def _version(caller: Caller, definition: AgentDefinition) -> AgentVersion:
         context_turns=memory.context.keep_turns if memory.context else None,
         memory_tools=tools,
         retention=memory.retention,
+        redact=memory.redaction.detect,
+        redact_log=memory.redaction.log,
         blocks=blocks,
     )
 

@@ -18,7 +18,7 @@ from trunkline.domain.times import now
 from trunkline.errors import InvalidRequest
 from trunkline.memory import ingest
 from trunkline.memory.ingest import Document, Turn
-from trunkline.store import memory_stores
+from trunkline.store import memory_stores, redaction
 from trunkline.store.memory_stores import refuse_archived
 
 router = APIRouter(prefix="/v1/memory_stores", tags=["memory stores"])
@@ -105,9 +105,13 @@ async def take(
         refuse_archived(store.id, store.archived_at)
         at, tenant_id = now(), caller.principal.tenant_id
         turns = [Turn(**dict(turn)) for turn in given.turns]
-        done = [await ingest.add_turns(caller.connection, tenant_id, store.id, turns, at)]
+        redactor = await redaction.of(caller.connection, tenant_id, store.id)
+        done = [await ingest.add_turns(caller.connection, tenant_id, store.id, turns, at, redactor=redactor)]
         documents = [Document(**dict(document)) for document in given.documents]
-        done += [await ingest.add_document(caller.connection, tenant_id, store.id, one, at) for one in documents]
+        done += [
+            await ingest.add_document(caller.connection, tenant_id, store.id, one, at, redactor=redactor)
+            for one in documents
+        ]
         passages = sum(some.passages for some in done)
         return {"type": "memory_ingest", "passages": passages, "added": sum(some.added for some in done)}
 

@@ -16,6 +16,7 @@ from trunkline.domain import ids
 from trunkline.domain.memory import MemoryStore
 from trunkline.domain.times import now, to_wire
 from trunkline.errors import InvalidRequest
+from trunkline.memory.redaction import parse_detectors
 from trunkline.store import memory_stores
 from trunkline.store.memory_stores import StoreFilter, refuse_archived
 
@@ -31,7 +32,10 @@ Value = Annotated[str, StringConstraints(max_length=512), AfterValidator(no_nul)
 
 
 class CreateStore(BaseModel):
-    """A new store. `metadata` has at most 16 pairs; `expire_after_days`, for how long it keeps what is in it."""
+    """A new store. `metadata` has at most 16 pairs; `expire_after_days`, for how long it keeps what is in it.
+
+    `redact`: detectors, by name or as `{name, pattern}`, of what may not be written into it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,12 +43,13 @@ class CreateStore(BaseModel):
     description: Description | None = None
     metadata: dict[Key, Value] | None = None
     expire_after_days: Annotated[int | None, Field(ge=1, le=MAX_DAYS, strict=True)] = None
+    redact: list[Any] | None = None
 
 
 class UpdateStore(BaseModel):
     """What to change; what is left out, or null, stays. In `metadata`, null removes a key.
 
-    `expire_after_days` 0: what is in the store is kept as long as the store.
+    `expire_after_days` 0: what is in the store is kept as long as the store. `redact` []: nothing is redacted any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +58,7 @@ class UpdateStore(BaseModel):
     description: Description | None = None
     metadata: dict[Key, Value | None] | None = None
     expire_after_days: Annotated[int | None, Field(ge=0, le=MAX_DAYS, strict=True)] = None
+    redact: list[Any] | None = None
 
 
 @router.post("")
@@ -76,6 +82,7 @@ async def create(request: Request, given: CreateStore, caller: MemoryCaller) -> 
             updated_at=at,
             archived_at=None,
             expire_after_days=given.expire_after_days,
+            redact=parse_detectors(given.redact or [], "redact") or None,
         )
         await memory_stores.create(caller.connection, caller.principal.tenant_id, store)
         return store_to_wire(store)
@@ -114,6 +121,12 @@ async def update(store_id: str, given: UpdateStore, caller: MemoryCaller) -> JSO
     """Change a store's name, description, metadata or retention. 400 when it is archived."""
     store = await memory_stores.lock(caller.connection, caller.principal, ids.decode("memstore", store_id))
     refuse_archived(store.id, store.archived_at)
+    if given.redact is not None and store.managed and store.agent_id is not None:
+        raise InvalidRequest(
+            f"The store {store_id} was made for the memory of the agent {ids.encode('agent', store.agent_id)}; what is "
+            "redacted in it is said there, in `memory.redact`.",
+            param="redact",
+        )
     patch = given.metadata or {}
     metadata = {key: value for key, value in store.metadata.items() if key not in patch}
     metadata |= {key: value for key, value in patch.items() if value is not None}
@@ -125,6 +138,7 @@ async def update(store_id: str, given: UpdateStore, caller: MemoryCaller) -> JSO
         expire_after_days=(
             store.expire_after_days if given.expire_after_days is None else given.expire_after_days or None
         ),
+        redact=store.redact if given.redact is None else list(parse_detectors(given.redact, "redact")) or None,
     )
     if after != store:
         after = replace(after, updated_at=now())
@@ -168,6 +182,7 @@ def store_to_wire(store: MemoryStore) -> dict[str, Any]:
         "subject": store.subject,
         "managed": store.managed,
         "expire_after_days": store.expire_after_days,
+        "redact": None if store.redact is None else list(store.redact),
     }
 
 

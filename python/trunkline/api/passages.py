@@ -17,7 +17,7 @@ from trunkline.domain import ids
 from trunkline.domain.memory import Passage, PassageFilter
 from trunkline.domain.times import now, to_wire
 from trunkline.memory.recall import MAX_PASSAGES, WORDS
-from trunkline.store import embedding, ingest, memory_stores, passages
+from trunkline.store import embedding, ingest, memory_stores, passages, redaction
 from trunkline.store.memory_stores import refuse_archived
 
 router = APIRouter(prefix="/v1/memory_stores/{store_id}", tags=["memory stores"])
@@ -81,7 +81,9 @@ async def keep(request: Request, store_id: str, given: NewPassages, caller: Memo
         made = [_passage(one) for one in given.passages]
         sessions = [str(passage.session_id) for passage in made if passage.session_id is not None]
         await passages.lock_sessions(caller.connection, store.id, sessions)
-        await ingest.add(caller.connection, caller.principal.tenant_id, store.id, made, now())
+        tenant_id = caller.principal.tenant_id
+        redactor = await redaction.of(caller.connection, tenant_id, store.id)
+        await ingest.add(caller.connection, tenant_id, store.id, made, now(), redactor=redactor)
         return {"ids": [ids.encode("psg", passage.id) for passage in made]}
 
     return JSONResponse(await once(request, caller, act))

@@ -15,6 +15,7 @@ from trunkline.api.deps import Caller, Manager, PartsDependency
 from trunkline.api.idempotency import once
 from trunkline.domain import ids
 from trunkline.domain.metadata import merged
+from trunkline.domain.redaction import redactor
 from trunkline.domain.sessions import ForkRequest, Session, SessionRequest, SessionUpdate
 from trunkline.domain.times import now
 from trunkline.store import agents, events, sessions
@@ -182,5 +183,13 @@ async def _change(caller: Caller, session_id: UUID, given: SessionUpdate) -> Non
     at = now()
     await sessions.update(connection, tenant, session_id, title=title, metadata=metadata, at=at)
     event = NewEvent(ids.new(), "session.updated", changed, at)
-    await events.append(connection, tenant, session_id, last_seq=head.last_seq, events=[event], at=at)
+    await events.append(
+        connection,
+        tenant,
+        session_id,
+        last_seq=head.last_seq,
+        events=[event],
+        at=at,
+        redactor=redactor(head.redact),
+    )
     await sessions.advance(connection, tenant, session_id, last_seq=head.last_seq + 1, status=head.status, at=at)

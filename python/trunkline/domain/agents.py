@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from trunkline.domain import ids
 from trunkline.domain.memory import AgentBlock, Scope
+from trunkline.domain.redaction import Wanted
 from trunkline.domain.retention import Retention
 from trunkline.domain.times import to_wire
 from trunkline.domain.toolsets import McpServer, Tool, check_references
@@ -268,6 +269,8 @@ class AgentVersion:
     context_turns: int | None
     memory_tools: tuple[Mapping[str, Any], ...]
     retention: Retention
+    redact: tuple[Wanted, ...]
+    redact_log: bool
     blocks: tuple[DeclaredBlock, ...]
 
     @property

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from trunkline.domain import ids
 from trunkline.domain.agents import Metadata
 from trunkline.domain.events import Event
+from trunkline.domain.redaction import Redactor
 from trunkline.domain.sessions import Session
 from trunkline.errors import NotFound, NotServed
 
@@ -163,13 +164,13 @@ def event_id_of(text: str) -> Any:
     raise NotFound(f"There is no item {text[:80]!r} in this conversation.", code="item_not_found")
 
 
-def chains(log: Sequence[Said], *, known_up_to: int) -> list[bytes | None] | None:
+def chains(log: Sequence[Said], *, known_up_to: int, redactor: Redactor | None) -> list[bytes | None] | None:
     """Return the chain of each event; None where one cannot be told from what the log keeps.
 
     It is what the gateway makes of the messages when it goes on with the conversation
     (`crates/gateway/src/conversation`): SHA-256 of the chain before and the message's normal form. Those of events up
-    to the number `known_up_to` are as kept. What an assistant says in several events in a row is one message, whose
-    chain is the last one's.
+    to the number `known_up_to` are as kept. `redactor` is the log's. What an assistant says in several events in a row
+    is one message, whose chain is the last one's.
     """
     found: list[bytes | None] = [None] * len(log)
     before = EMPTY
@@ -183,7 +184,8 @@ def chains(log: Sequence[Said], *, known_up_to: int) -> list[bytes | None] | Non
             if None in texts or _beside_calls(log, start, end):
                 return None
             role = b"u" if log[start].type == "user.message" else b"a"
-            normal = role + b"x" + "".join(text or "" for text in texts).encode() + b"\xff"
+            text = "".join(text or "" for text in texts)
+            normal = role + b"x" + (text if redactor is None else redactor.text(text)).encode() + b"\xff"
             kept = hashlib.sha256(before + normal).digest()
         before = found[end - 1] = kept
         start = end

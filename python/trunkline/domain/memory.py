@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, Literal
 from uuid import UUID
 
 from trunkline.domain import ids
+from trunkline.domain.redaction import Wanted
 from trunkline.errors import Conflict, InvalidRequest
 
 Scope = Literal["org", "agent", "user", "session"]
@@ -184,6 +185,8 @@ class MemoryStore:
     archived_at: datetime | None
     expire_after_days: int | None = None
     """For how long it keeps what is in it; None: as long as it is there."""
+    redact: Sequence[Wanted] | None = None
+    """What is looked for in what is written into it; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

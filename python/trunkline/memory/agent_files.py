@@ -27,7 +27,7 @@ from trunkline.memory.operations import Operation, parse_operations
 from trunkline.memory.reads import declared_block
 from trunkline.memory.values import shown
 from trunkline.memory.writes import apply_operations
-from trunkline.store import memory_stores
+from trunkline.store import memory_stores, redaction
 from trunkline.store.pool import Connection
 
 FIELD: Final = "text"
@@ -194,8 +194,12 @@ async def put(
         owner = store_owner(scope, declared.agent_id, subject)
         store_id = await memory_stores.managed(connection, principal.tenant_id, owner, at)
         store = await memory_stores.lock_managed(connection, principal.tenant_id, store_id)
-        kept = [await add_turns(connection, principal.tenant_id, store.id, file.turns, at)]
-        kept += [await add_document(connection, principal.tenant_id, store.id, one, at) for one in file.documents]
+        redactor = await redaction.of(connection, principal.tenant_id, store.id, [declared.agent_id])
+        kept = [await add_turns(connection, principal.tenant_id, store.id, file.turns, at, redactor=redactor)]
+        kept += [
+            await add_document(connection, principal.tenant_id, store.id, one, at, redactor=redactor)
+            for one in file.documents
+        ]
         done = Ingested(sum(some.passages for some in kept), sum(some.added for some in kept))
     if operations:
         agent = ids.encode("agent", declared.agent_id)

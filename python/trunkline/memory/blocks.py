@@ -18,6 +18,7 @@ from trunkline.domain.retention import Retention
 from trunkline.errors import InvalidRequest
 from trunkline.memory import schema as json_schema
 from trunkline.memory.problems import problems
+from trunkline.memory.redaction import Redaction, parse_redaction
 from trunkline.memory.rules import (
     FIELD_KEYS,
     Access,
@@ -57,6 +58,7 @@ _MEMORY_KEYS: Final = (
     "recall",
     "recall_tokens",
     "retention",
+    "redact",
     "blocks",
 )
 _BLOCK_KEYS: Final = (
@@ -187,7 +189,7 @@ class MemoryDefinition:
 
     `token_budget` and `recall_tokens` are in tokens; `recall_tokens` is 0 when the agent does not recall. Without a
     `prompt_cache`, blocks are rendered anew on every call; without a `context`, prompts hold the whole conversation.
-    `retention` is of the agent's sessions.
+    `retention` and `redaction` are of what is said to the agent.
     """
 
     enabled: bool = True
@@ -202,6 +204,7 @@ class MemoryDefinition:
     blocks: tuple[BlockDefinition, ...] = field(default=())
     borrowed: tuple[BorrowedBlock, ...] = field(default=())
     retention: Retention = field(default_factory=Retention)
+    redaction: Redaction = field(default_factory=Redaction)
 
     def block(self, name: str) -> BlockDefinition | None:
         """Return the block of this name, or None."""
@@ -303,6 +306,7 @@ def parse_memory(definition: Any, where: str = "memory") -> MemoryDefinition:
         blocks=tuple(sorted(blocks, key=lambda block: SCOPES.index(block.scope))),
         borrowed=tuple(borrowed),
         retention=parse_retention(given.get("retention") or {}, f"{where}.retention"),
+        redaction=parse_redaction(given.get("redact") or [], f"{where}.redact"),
     )
 
 

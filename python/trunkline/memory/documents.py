@@ -7,6 +7,7 @@ precondition; without one, the last writer wins.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,7 @@ from uuid import UUID
 from trunkline.domain import ids
 from trunkline.domain.memory import Actor, AgentBlock, Memory, MemoryPreconditionFailed, MemoryStore, Source, sha256
 from trunkline.domain.principal import Principal
+from trunkline.domain.redaction import Redactor
 from trunkline.domain.times import now
 from trunkline.errors import InvalidRequest, Unavailable
 from trunkline.memory.blocks import BlockDefinition, stored_block
@@ -21,7 +23,7 @@ from trunkline.memory.operations import same
 from trunkline.memory.paths import block_name, check_path, reserved
 from trunkline.memory.values import check_text, check_value, shown
 from trunkline.memory.writes import check_size, delete, next_state, put
-from trunkline.store import blocks, memories, memory_stores
+from trunkline.store import blocks, memories, memory_stores, redaction
 from trunkline.store.memories import WrittenMemory
 from trunkline.store.pool import Connection
 
@@ -35,15 +37,20 @@ async def create_document(
     *,
     actor: Actor,
     source: Source = Source(),  # noqa: B008 - frozen
+    agents: Sequence[UUID] = (),
 ) -> Memory:
-    """Make a memory at a path that is free.
+    """Make a memory at a path that is free, redacted as the store and `agents` who write it ask for.
 
     Raises NotFound, InvalidRequest (path, content, archived store) and MemoryPathConflict.
     """
     check_path(path)
     check_document(content)
     store = await _writable(connection, principal, store_id)
+    redactor = await redaction.of(connection, principal.tenant_id, store.id, agents)
+    if redactor is not None:
+        redactor.refuse_in(path, "path")
     declared = await declared_at(connection, principal, store, path)
+    content = redacted_content(redactor, content, declared)
     if declared is not None:
         await memories.lock_new_path(connection, store.id, declared.name)
     await memories.refuse_overlap(connection, principal.tenant_id, store.id, path)
@@ -70,8 +77,11 @@ async def update_document(
     expect_sha256: str | None,
     actor: Actor,
     source: Source = Source(),  # noqa: B008 - frozen
+    agents: Sequence[UUID] = (),
 ) -> Memory:
     """Replace a memory's content, its path, or both. What is so already makes no version, whatever was expected.
+
+    Redacted as by `create_document`.
 
     Raises NotFound, InvalidRequest, MemoryPathConflict, and MemoryPreconditionFailed with the current hash.
     """
@@ -84,6 +94,11 @@ async def update_document(
     memory = await memories.lock(connection, tenant_id, store.id, memory_id)
     target = memory.path if path is None else path
     declared = await declared_at(connection, principal, store, memory.path)
+    redactor = await redaction.of(connection, tenant_id, store.id, agents)
+    if redactor is not None and target != memory.path:
+        redactor.refuse_in(target, "path")
+    if content is not None:
+        content = redacted_content(redactor, content, declared)
     if target != memory.path and (declared is not None or (store.managed and reserved(target))):
         raise InvalidRequest(
             f"{memory.path} cannot become {target}: in this store the paths under /blocks belong to the agent's blocks "
@@ -176,6 +191,19 @@ def block_value(definition: BlockDefinition, content: str) -> dict[str, Any]:
             f"{'; '.join(faults[:5])}. The block's fields: {fields}.", param="content", code="schema_violation"
         )
     return value
+
+
+def redacted_content(redactor: Redactor | None, content: str, declared: AgentBlock | None) -> str:
+    """Return a content as it may be stored: a block's value by value."""
+    if redactor is None:
+        return content
+    if declared is None:
+        return redactor.text(content)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return content  # refused as a block's
+    return json.dumps(redactor.value(value), ensure_ascii=False)
 
 
 async def _writable(connection: Connection, principal: Principal, store_id: UUID) -> MemoryStore:

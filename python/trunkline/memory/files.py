@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
+from uuid import UUID
 
 from trunkline.domain import ids
 from trunkline.domain.memory import Actor, AttachedStore, Memory, MemoryPathConflict, Source, StoreOwner
@@ -53,6 +54,7 @@ class Files:
         own: StoreOwner,
         mounts: Sequence[AttachedStore],
         *,
+        agent_id: UUID,
         actor: Actor,
         source: Source,
     ) -> None:
@@ -63,6 +65,7 @@ class Files:
         self._owner = own
         self._own: AttachedStore | None = None
         self._mounts = {mount.name: mount for mount in mounts}
+        self._agent_id = agent_id
         self._written_by = (actor, source)
         self._seen: dict[str, tuple[AttachedStore, Memory]] = {}
 
@@ -168,7 +171,9 @@ class Files:
             mount = self._own = AttachedStore("", store_id, writable=True)
         self._refuse_read_only(mount)
         try:
-            memory = await create_document(self._connection, self._principal, mount.id, inside, content, **self._by())
+            memory = await create_document(
+                self._connection, self._principal, mount.id, inside, content, agents=[self._agent_id], **self._by()
+            )
         except MemoryPathConflict as error:
             details = error.details or {}
             raise MemoryPathConflict(
@@ -196,6 +201,7 @@ class Files:
             content=content,
             path=inside,
             expect_sha256=None if precondition is None else precondition["content_sha256"],
+            agents=[self._agent_id],
             **self._by(),
         )
         return self._entry(mount, memory)

@@ -15,12 +15,12 @@ from trunkline.domain.memory import Actor, AgentBlock, AgentMemory, Memory, Memo
 from trunkline.domain.principal import Principal
 from trunkline.errors import Conflict, InvalidRequest, NotFound
 from trunkline.memory.blocks import stored_block
-from trunkline.memory.documents import declared_at, text_memory
+from trunkline.memory.documents import declared_at, redacted_content, text_memory
 from trunkline.memory.operations import same
 from trunkline.memory.reads import BlockState
 from trunkline.memory.values import identity
 from trunkline.memory.writes import next_state, put
-from trunkline.store import memories, memory_stores, memory_versions
+from trunkline.store import memories, memory_stores, memory_versions, redaction
 from trunkline.store.memories import WrittenMemory
 from trunkline.store.pool import Connection
 
@@ -121,13 +121,19 @@ async def restore(
         raise Conflict(
             f"The memory was moved to {there.path} since; rename it back to {version.path}, then restore.", param="path"
         )
-    if there is not None and there.content == version.content:
+    redactor = await redaction.of(connection, tenant_id, store.id)
+    content = redacted_content(redactor, version.content, declared)
+    states = version.states or {}
+    if redactor is not None:
+        redactor.refuse_in(version.path, "path")
+        states = redactor.value(states)
+    if there is not None and there.content == content:
         return there, False
     record = [{"op": "restore", "version": version.version}]
     if declared is None:
-        written = text_memory(store.id, version.path, version.content, there)
+        written = text_memory(store.id, version.path, content, there)
     else:
-        value: dict[str, Any] = json.loads(version.content)
+        value: dict[str, Any] = json.loads(content)
         if faults := stored_block(declared).problems(value):
             raise InvalidRequest(
                 f"{'; '.join(faults)}. The block's schema changed since version {version.version}.",
@@ -135,7 +141,7 @@ async def restore(
             )
         if there is not None and same(value, there.value):
             return there, False
-        written = next_state(declared, store.id, there, value, actor=actor, states=version.states or {})
+        written = next_state(declared, store.id, there, value, actor=actor, states=states)
     if there is None:
         last = await memory_versions.latest_number(connection, tenant_id, version.memory_id)
         written = _back(written, version.memory_id, last + 1)

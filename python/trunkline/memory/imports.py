@@ -34,6 +34,7 @@ from trunkline.domain.memory_file import (
     uuid,
 )
 from trunkline.domain.principal import Principal
+from trunkline.domain.redaction import Redactor
 from trunkline.errors import Conflict, InvalidRequest, TrunklineError
 from trunkline.memory.blocks import stored_block
 from trunkline.memory.documents import block_value, declared_at
@@ -41,7 +42,7 @@ from trunkline.memory.paths import check_path
 from trunkline.memory.render import parts, render
 from trunkline.memory.states import CLOCK_SKEW
 from trunkline.memory.values import canonical, check_value
-from trunkline.store import imports, memories, passages
+from trunkline.store import imports, memories, passages, redaction
 from trunkline.store.imports import Row
 from trunkline.store.pool import Connection
 
@@ -99,6 +100,7 @@ async def put(
 ) -> Imported:
     """Write the lines after the header into a store. Raises InvalidRequest and Conflict with the line's number."""
     writing = _Writing(connection, principal, store, at, new_ids)
+    writing.redactor = await redaction.of(connection, principal.tenant_id, store.id)
     some: list[Numbered[Line]] = []
     for number, line in lines:
         if isinstance(line, HeaderLine | BlockLine | EndLine):
@@ -106,7 +108,7 @@ async def put(
         if some and (type(some[0][1]) is not type(line) or len(some) == _BATCH):
             await writing.add(some)
             some = []
-        some.append((number, line))
+        some.append((number, line if writing.redactor is None else _redacted(number, line, writing.redactor)))
     if some:
         await writing.add(some)
     return writing.done
@@ -123,6 +125,7 @@ class _Writing:
         self._store = store
         self._latest = at + CLOCK_SKEW
         self._new_ids = new_ids
+        self.redactor: Redactor | None = None
         self._paths: set[str] | None = None
         self._above: set[str] = set()
         self.done = Imported()
@@ -426,6 +429,30 @@ def _check_digest(number: int, content: str | None, digest: str | None) -> None:
         raise _bad(number, "content_sha256 is not that of the content; the file was changed")
     if content is not None and len(content.encode()) > MAX_CONTENT_BYTES:
         raise _bad(number, f"the content is over {MAX_CONTENT_BYTES} bytes")
+
+
+def _redacted(number: int, line: Line, redactor: Redactor) -> Line:
+    """Return a line as it may be stored, its digest that of what is stored. Raises InvalidRequest: a path, a digest."""
+    if isinstance(line, PassageLine):
+        texts = {"text": redactor.text(line.text), "tags": redactor.value(line.tags)}
+        return line.model_copy(update=texts | {"metadata": redactor.value(line.metadata)})
+    if not isinstance(line, VersionLine | MemoryLine):
+        return line
+    _check_digest(number, line.content, line.content_sha256)
+    with _at(number):
+        if line.path is not None:
+            redactor.refuse_in(line.path, "path")
+        content = line.content
+        if content is not None and line.block:
+            _block_content(content)
+            content = canonical(redactor.value(json.loads(content)))
+        elif content is not None:
+            content = redactor.text(content)
+    update: dict[str, Any] = {"content": content, "states": redactor.value(line.states)}
+    update["content_sha256"] = None if content is None else sha256(content)
+    if isinstance(line, VersionLine):
+        update["operations"] = redactor.value(line.operations)
+    return line.model_copy(update=update)
 
 
 def _block_content(content: str) -> None:

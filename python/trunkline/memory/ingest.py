@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from trunkline.domain import ids
+from trunkline.domain.redaction import Redactor
 from trunkline.errors import NotFound
 from trunkline.store import ingest
 from trunkline.store.ingest import NewPassage
@@ -77,20 +78,32 @@ def document_id(store_id: UUID, document: Document) -> UUID:
 
 
 async def add_turns(
-    connection: Connection, tenant_id: UUID, store_id: UUID, turns: Sequence[Turn], at: datetime
+    connection: Connection,
+    tenant_id: UUID,
+    store_id: UUID,
+    turns: Sequence[Turn],
+    at: datetime,
+    *,
+    redactor: Redactor | None,
 ) -> Ingested:
     """Keep turns in their order. The caller holds the store's lock."""
     passages = added = 0
     for start in range(0, len(turns), BATCH):
         some = [_passage(store_id, turn) for turn in turns[start : start + BATCH]]
-        given, new = await ingest.add(connection, tenant_id, store_id, some, at)
+        given, new = await ingest.add(connection, tenant_id, store_id, some, at, redactor=redactor)
         passages += given
         added += new
     return Ingested(passages, added)
 
 
 async def add_document(
-    connection: Connection, tenant_id: UUID, store_id: UUID, document: Document, at: datetime
+    connection: Connection,
+    tenant_id: UUID,
+    store_id: UUID,
+    document: Document,
+    at: datetime,
+    *,
+    redactor: Redactor | None,
 ) -> Ingested:
     """Keep a document; one of the same id with another text goes. The caller holds the store's lock."""
     of = document_id(store_id, document)
@@ -112,7 +125,7 @@ async def add_document(
         )
     if not (pieces and await ingest.holds(connection, tenant_id, store_id, pieces[0].id)):
         await ingest.delete_document(connection, tenant_id, store_id, of)
-    given, added = await ingest.add(connection, tenant_id, store_id, pieces, at)
+    given, added = await ingest.add(connection, tenant_id, store_id, pieces, at, redactor=redactor)
     return Ingested(given, added)
 
 

@@ -13,7 +13,7 @@ from trunkline.domain import ids
 from trunkline.domain.memory import PassageFilter
 from trunkline.domain.store_items import StoreItem
 from trunkline.memory.recall import MAX_PASSAGES
-from trunkline.store import ingest, passages, store_items
+from trunkline.store import ingest, passages, redaction, store_items
 from trunkline.store.ingest import NewPassage
 from trunkline.store.pool import Connection
 from trunkline.store.store_items import ItemFilter, Place
@@ -33,7 +33,12 @@ async def put(
     texts: Sequence[str],
     ttl: timedelta | None,
 ) -> None:
-    """Write an item and what of it is searched. The caller holds the store's lock."""
+    """Write an item and what of it is searched. The caller holds the store's lock. Raises InvalidRequest: redaction."""
+    redactor = await redaction.of(connection, place.tenant_id, place.store_id)
+    if redactor is not None:
+        for label in (*namespace, key):
+            redactor.refuse_in(label, "key")
+        value = redactor.value(value)
     document = _document(place.store_id, namespace, key)
     await ingest.delete_document(connection, place.tenant_id, place.store_id, document)
     await store_items.put(connection, place, namespace, key, document_id=document, value=value, ttl=ttl)
@@ -50,7 +55,7 @@ async def put(
         if text.strip()
     ]
     if pieces:
-        await ingest.add(connection, place.tenant_id, place.store_id, pieces, place.at)
+        await ingest.add(connection, place.tenant_id, place.store_id, pieces, place.at, redactor=redactor)
 
 
 async def delete(connection: Connection, place: Place, namespace: Sequence[str], key: str) -> None:

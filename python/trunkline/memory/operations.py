@@ -24,6 +24,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
 from trunkline.domain.memory import sha256
+from trunkline.domain.redaction import Redactor
 from trunkline.domain.times import from_wire, to_wire
 from trunkline.errors import InvalidRequest
 from trunkline.memory.blocks import BlockDefinition
@@ -85,6 +86,15 @@ class Operation:
         """Tell whether the writer said what it expects."""
         expected = (self.expect_sha256, self.expect_version, self.expect_absent, self.expect_value_sha256)
         return self.expect is not ABSENT or any(given is not None for given in expected)
+
+    def redacted(self, redactor: Redactor) -> Operation:
+        """Return the operation with what it brings, and below its field where to, as it may be stored."""
+        return replace(
+            self,
+            path=(*self.path[:1], *(redactor.text(step) for step in self.path[1:])),
+            value=self.value if self.value is ABSENT else redactor.value(self.value),
+            expect=self.expect if self.expect is ABSENT else redactor.value(self.expect),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the operation as a version records it."""

@@ -206,6 +206,7 @@ async def _files(
                 principal,
                 store_owner("session" if subject.user_id is None else "user", agent.agent_id, subject),
                 await memory_stores.attached(connection, principal.tenant_id, agent.agent_id, subject, parent),
+                agent_id=agent.agent_id,
                 actor=Actor("agent", ids.encode("agent", agent.agent_id)),
                 source=Source(subject.session_id, event_id),
             )

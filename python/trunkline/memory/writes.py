@@ -153,6 +153,8 @@ def _step(write: BlockWrite, locked: LockedBlock) -> tuple[BlockState, tuple[Wri
     if locked.archived:
         memory_stores.refuse_archived(locked.store_id, now())
     definition = stored_block(declared)
+    if locked.redactor is not None:
+        given = [operation.redacted(locked.redactor) for operation in given]
     record = [operation.to_json() for operation in given]
     operations = resolved(definition, given)
     if memory is not None and record in locked.repeated:

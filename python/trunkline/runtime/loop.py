@@ -18,6 +18,7 @@ from uuid import UUID
 
 from trunkline.domain import ids
 from trunkline.domain.events import SENT_TYPES, Event
+from trunkline.domain.redaction import redactor
 from trunkline.domain.times import now
 from trunkline.errors import Unavailable
 from trunkline.runtime import compaction, outcomes
@@ -103,6 +104,7 @@ class _Turn:
         self._runtime = runtime
         self._lease = lease
         self._task = task
+        self._redactor = redactor(task.redact) if task.redact_log else None
         self._step: Event | None = None
         self._compacts = compaction.rules(task.definition)
         self._under_way: asyncio.Task[Any] | None = None
@@ -154,6 +156,8 @@ class _Turn:
 
             def append(*appended: NewEvent) -> Event:
                 for one in appended:
+                    if self._redactor is not None:  # the model goes on from what the log says, whoever works on it
+                        one = replace(one, payload=self._redactor.event(one.payload))  # noqa: PLW2901
                     new.append(one)
                     event = Event(one.id, head.last_seq + len(new), one.type, one.payload, at, at)
                     self._conversation.add(event)
@@ -182,6 +186,7 @@ class _Turn:
                     last_seq=head.last_seq,
                     events=[replace(one, processed_at=at) for one in new],
                     at=at,
+                    redactor=None,
                 )
                 tokens = outcome.tokens if is_new else Tokens()
                 self._seen = head.last_seq + len(new)

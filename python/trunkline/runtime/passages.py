@@ -7,6 +7,7 @@ from datetime import datetime
 
 from trunkline.domain.events import Event
 from trunkline.domain.memory import Passage, Source, StoreOwner
+from trunkline.domain.redaction import redactor
 from trunkline.errors import InvalidRequest
 from trunkline.memory.render import estimate_tokens
 from trunkline.store import memory_stores, passages
@@ -33,7 +34,9 @@ async def keep(
         store_id = await memory_stores.managed(connection, lease.tenant_id, owner, at)
     except InvalidRequest:  # archived: nothing is to be added to it
         return
-    for event, text in texts:
+    redact = redactor(task.redact)
+    for event, said_text in texts:
+        text = said_text if redact is None else redact.text(said_text)
         passage = Passage(event.id, lease.session_id, _ROLES[event.type], text, estimate_tokens(text), at, score=0.0)
         await passages.insert(connection, lease.tenant_id, store_id, passage, Source(lease.session_id, event.id))
 

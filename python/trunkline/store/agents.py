@@ -163,6 +163,8 @@ async def _insert_version(
         version.retention.events,
         version.context_tokens,
         version.context_turns,
+        Jsonb(list(version.redact)) if version.redact else None,
+        version.redact_log,
     )
     await connection.execute(queries("agents")["insert_version"], parameters)
     if version.blocks:

@@ -9,12 +9,14 @@ from trunkline.domain import ids
 from trunkline.domain.conversations import ItemRequest, Said, chains
 from trunkline.domain.events import Event
 from trunkline.domain.principal import Principal
+from trunkline.domain.redaction import Redactor, redactor
 from trunkline.domain.times import now
 from trunkline.errors import Conflict, NotFound
 from trunkline.store import events, sessions
 from trunkline.store.events import NewEvent
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
+from trunkline.store.sessions import Head
 
 
 async def add(
@@ -25,20 +27,22 @@ async def add(
     head = await _idle(connection, principal, session_id)
     at = now()
     new = [NewEvent(ids.new(), item.root.event_type, item.root.payload, at) for item in items]
-    added = await events.append(connection, tenant, session_id, last_seq=head, events=new, at=at)
+    added = await events.append(
+        connection, tenant, session_id, last_seq=head.last_seq, events=new, at=at, redactor=redactor(head.redact)
+    )
     await sessions.advance(connection, tenant, session_id, last_seq=added[-1].seq, status="idle", at=at)
-    await _chain(connection, tenant, session_id, known_up_to=head)
+    await _chain(connection, tenant, session_id, known_up_to=head.last_seq, redactor=redactor(head.redact))
     return added
 
 
 async def remove(connection: Connection, principal: Principal, session_id: UUID, event_id: UUID) -> None:
     """Delete an item, and what recall kept of it. Raises NotFound, Conflict."""
     tenant = principal.tenant_id
-    await _idle(connection, principal, session_id)
+    head = await _idle(connection, principal, session_id)
     item = await find(connection, principal, session_id, event_id)
     for statement in ("delete_event", "delete_passage"):
         await connection.execute(queries("conversations")[statement], (tenant, session_id, event_id))
-    await _chain(connection, tenant, session_id, known_up_to=item.seq)
+    await _chain(connection, tenant, session_id, known_up_to=item.seq, redactor=redactor(head.redact))
 
 
 async def find(connection: Connection, principal: Principal, session_id: UUID, event_id: UUID) -> Event:
@@ -53,19 +57,21 @@ async def find(connection: Connection, principal: Principal, session_id: UUID, e
     return Event(**row)
 
 
-async def _idle(connection: Connection, principal: Principal, session_id: UUID) -> int:
-    """Lock a session and return the number of its last event. Raises NotFound; Conflict where it works or has ended."""
+async def _idle(connection: Connection, principal: Principal, session_id: UUID) -> Head:
+    """Lock a session and return its head. Raises NotFound; Conflict where it works or has ended."""
     head = await sessions.lock(connection, principal, session_id)
     if head.archived_at is not None or head.status != "idle":
         state = "archived" if head.archived_at is not None else head.status
         raise Conflict(f"The conversation's session is {state}; its items cannot be changed.", code=state)
-    return head.last_seq
+    return head
 
 
-async def _chain(connection: Connection, tenant: UUID, session_id: UUID, *, known_up_to: int) -> None:
+async def _chain(
+    connection: Connection, tenant: UUID, session_id: UUID, *, known_up_to: int, redactor: Redactor | None
+) -> None:
     cursor = await connection.execute(queries("conversations")["select_said"], (tenant, session_id))
     log = [Said(**row) for row in await cursor.fetchall()]
-    found = chains(log, known_up_to=known_up_to)
+    found = chains(log, known_up_to=known_up_to, redactor=redactor)
     if found is None:
         raise Conflict(
             "The conversation has tool calls or other parts that it was not said with in text, after which its items "

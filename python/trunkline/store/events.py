@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from trunkline.domain import ids
 from trunkline.domain.events import Event, EventRequest, check_order
 from trunkline.domain.principal import Principal
+from trunkline.domain.redaction import Redactor, redactor
 from trunkline.domain.times import now
 from trunkline.errors import Conflict, InvalidRequest, NotFound
 from trunkline.store import sessions
@@ -50,11 +51,14 @@ async def append(
     last_seq: int,
     events: Sequence[NewEvent],
     at: datetime,
+    redactor: Redactor | None,
 ) -> list[Event]:
-    """Append events after number `last_seq`, which `sessions.lock` returned, and return them.
+    """Append events after number `last_seq`, which `sessions.lock` returned, and return them as they are kept.
 
     The caller moves the session's head past them (`sessions.advance`) in the same transaction.
     """
+    if redactor is not None:
+        events = [replace(event, payload=redactor.event(event.payload)) for event in events]
     await connection.execute(
         queries("events")["insert_events"],
         (
@@ -104,7 +108,15 @@ async def send(
     if status == "idle" and any(event.starts_work for event in sent):
         status = "running"
         new.append(NewEvent(ids.new(), "session.status_running", {}, at))
-    appended = await append(connection, principal.tenant_id, session_id, last_seq=head.last_seq, events=new, at=at)
+    appended = await append(
+        connection,
+        principal.tenant_id,
+        session_id,
+        last_seq=head.last_seq,
+        events=new,
+        at=at,
+        redactor=redactor(head.redact),
+    )
     await sessions.advance(
         connection, principal.tenant_id, session_id, last_seq=appended[-1].seq, status=status, at=at, by=principal
     )

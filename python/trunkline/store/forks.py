@@ -61,7 +61,7 @@ async def fork(
     )
     if await _copy(connection, principal, session_id, forked, last):
         running = NewEvent(ids.new(), "session.status_running", {}, at)
-        await events.append(connection, tenant, forked, last_seq=last, events=[running], at=at)
+        await events.append(connection, tenant, forked, last_seq=last, events=[running], at=at, redactor=None)
         await sessions.advance(connection, tenant, forked, last_seq=last + 1, status="running", at=at)
         if wake is not None:
             await wake(connection, tenant, forked)

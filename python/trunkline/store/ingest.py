@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from trunkline.domain.redaction import Redactor
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 
@@ -29,11 +30,18 @@ class NewPassage:
 
 
 async def add(
-    connection: Connection, tenant_id: UUID, store_id: UUID, passages: Sequence[NewPassage], at: datetime
+    connection: Connection,
+    tenant_id: UUID,
+    store_id: UUID,
+    passages: Sequence[NewPassage],
+    at: datetime,
+    *,
+    redactor: Redactor | None,
 ) -> tuple[int, int]:
     """Keep passages, long ones in parts; returns how many parts there are, and how many of them are new.
 
-    One statement, whatever their number. The caller holds the store's lock, so that no two write to one session.
+    Redacted first, but for ids. One statement, whatever their number. The caller holds the store's lock, so that no
+    two write to one session.
     """
     rows = [
         {
@@ -41,10 +49,10 @@ async def add(
             "session_id": passage.session_id and str(passage.session_id),
             "document_id": passage.document_id and str(passage.document_id),
             "role": passage.role,
-            "content": passage.content,
+            "content": passage.content if redactor is None else redactor.text(passage.content),
             "created_at": passage.created_at and passage.created_at.isoformat(),
-            "tags": list(passage.tags),
-            "metadata": passage.metadata,
+            "tags": list(passage.tags) if redactor is None else redactor.value(passage.tags),
+            "metadata": passage.metadata if redactor is None else redactor.value(passage.metadata),
         }
         for passage in passages
     ]

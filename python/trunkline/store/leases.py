@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from trunkline.domain.events import Event
+from trunkline.domain.redaction import Wanted
 from trunkline.domain.sessions import Status
 from trunkline.domain.toolsets import granted
 from trunkline.store.pool import Connection
@@ -37,7 +38,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What there is to know of a session beside its log. `definition` is that of the pinned agent version, as JSON."""
+    """What there is to know of a session beside its log. `definition` is that of the pinned agent version, as JSON.
+
+    `redact` is looked for in what is kept for recall, and with `redact_log` in the log too.
+    """
 
     agent_id: UUID
     agent_version: int
@@ -51,6 +55,8 @@ class Task:
     vault_ids: Sequence[UUID]
     environment: Mapping[str, Any] | None
     """The `config` of its environment; None: the default one's."""
+    redact: Sequence[Wanted] | None
+    redact_log: bool
 
     @property
     def self_hosted(self) -> bool:

@@ -31,11 +31,14 @@ update trunkline.sessions set lease_owner = null, lease_until = null
  where tenant_id = $1 and id = $2 and lease_fence = $3;
 
 -- name: select_task
--- What a worker needs to know of a session beside its log, from the agent version that it is pinned to.
+-- What a worker needs to know of a session beside its log, from the agent version that it is pinned to; what is redacted, from the
+-- current one.
 select s.agent_id, s.agent_version, s.user_id, v.definition, v.memory_enabled as remembers, s.key_id, k.tools, s.resources,
-       s.vault_ids, e.config as environment
+       s.vault_ids, e.config as environment, now.redact, now.redact_log
   from trunkline.sessions s
   join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
+  join trunkline.agents a on a.tenant_id = s.tenant_id and a.id = s.agent_id
+  join trunkline.agent_versions now on now.tenant_id = a.tenant_id and now.agent_id = a.id and now.version = a.current_version
   left join trunkline.api_keys k on k.tenant_id = s.tenant_id and k.id = s.key_id
   left join trunkline.environments e on e.tenant_id = s.tenant_id and e.id = s.environment_id
  where s.tenant_id = $1 and s.id = $2;

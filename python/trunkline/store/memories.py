@@ -21,6 +21,7 @@ from trunkline.domain.memory import (
     block_path,
 )
 from trunkline.domain.principal import Principal
+from trunkline.domain.redaction import Redactor, redactor
 from trunkline.errors import NotFound
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
@@ -56,7 +57,7 @@ class LockedBlock:
     """A block under lock. `store_id` is None where the subject names no user or session; `memory`, while unwritten.
 
     `made`: its store was made by the same call. `repeated` are the operations of earlier versions that came from the
-    same event.
+    same event. `redactor` is for what is written.
     """
 
     agent_id: UUID
@@ -67,6 +68,7 @@ class LockedBlock:
     made: bool
     memory: Memory | None
     repeated: list[Any]
+    redactor: Redactor | None
 
 
 async def get(connection: Connection, tenant_id: UUID, store_id: UUID, memory_id: UUID) -> Memory:
@@ -205,6 +207,7 @@ def _locked(row: dict[str, Any]) -> LockedBlock:
         row["made"] or False,
         memory,
         row["repeated"] or [],
+        redactor(row["redact"]),
     )
 
 

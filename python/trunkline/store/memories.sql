@@ -15,7 +15,8 @@ select id, store_id, path, content, content_sha256, content_bytes, block, states
 
 -- name: lock_blocks
 -- Begin writes of blocks: find or make their stores, and lock what is there. See the function.
-select * from trunkline.lock_blocks($1, $2, $3, $4, $5::jsonb, $6);
+select l.*, trunkline.redaction($1, array[l.agent_id, l.owner_id], l.store_id) as redact
+  from trunkline.lock_blocks($1, $2, $3, $4, $5::jsonb, $6) as l;
 
 -- name: lock_new_path
 -- Keep others from making the block of name $2 in a store until the transaction ends.

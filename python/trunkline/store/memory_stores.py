@@ -83,6 +83,7 @@ async def create(connection: Connection, tenant_id: UUID, store: MemoryStore) ->
             store.agent_id,
             store.created_at,
             store.expire_after_days,
+            Jsonb(list(store.redact)) if store.redact else None,
         ),
     )
 
@@ -149,7 +150,7 @@ async def page(
 
 
 async def update(connection: Connection, tenant_id: UUID, store: MemoryStore) -> None:
-    """Write the name, description, metadata, retention and `updated_at` of a store that `lock` returned."""
+    """Write the name, description, metadata, retention, redaction and `updated_at` of a store that `lock` returned."""
     await connection.execute(
         queries("memory_stores")["update_store"],
         (
@@ -160,6 +161,7 @@ async def update(connection: Connection, tenant_id: UUID, store: MemoryStore) ->
             Jsonb(store.metadata),
             store.updated_at,
             store.expire_after_days,
+            Jsonb(list(store.redact)) if store.redact else None,
         ),
     )
 

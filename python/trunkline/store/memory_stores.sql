@@ -30,20 +30,20 @@ select a.name, a.id, a.writable
 -- name: insert_store
 -- Insert a store that is not managed.
 insert into trunkline.memory_stores (tenant_id, id, name, description, metadata, scope, agent_id, created_at,
-                                     updated_at, expire_after_days)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9);
+                                     updated_at, expire_after_days, redact)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10);
 
 -- name: select_store
 -- A store by its id.
 select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at,
-       expire_after_days
+       expire_after_days, redact
   from trunkline.memory_stores
  where tenant_id = $1 and ($2::uuid is null or agent_id = $2 or id = any ($4::uuid[])) and id = $3;
 
 -- name: lock_store
 -- A store by its id, locked against other changes of the store, and of what paths are taken in it.
 select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at,
-       expire_after_days
+       expire_after_days, redact
   from trunkline.memory_stores
  where tenant_id = $1 and ($2::uuid is null or agent_id = $2 or id = any ($4::uuid[])) and id = $3
    for no key update;
@@ -55,7 +55,7 @@ select trunkline.attached_for_reading($1, $2, $3) as for_reading;
 -- name: list_stores
 -- A page of stores, newest first, after the position ($3, $4).
 select id, name, description, metadata, scope, agent_id, subject, managed, created_at, updated_at, archived_at,
-       expire_after_days
+       expire_after_days, redact
   from trunkline.memory_stores
  where tenant_id = $1 and ($2::uuid is null or agent_id = $2 or id = any ($9::uuid[]))
    and ($9::uuid[] is null or id = any ($9) or (managed and scope = any ($10::text[])))
@@ -67,8 +67,9 @@ select id, name, description, metadata, scope, agent_id, subject, managed, creat
  limit $8;
 
 -- name: update_store
--- Change a store's name, description, metadata and for how long it keeps what is in it.
-update trunkline.memory_stores set name = $3, description = $4, metadata = $5, updated_at = $6, expire_after_days = $7
+-- Change a store's name, description, metadata, for how long it keeps what is in it, and what is redacted of that.
+update trunkline.memory_stores set name = $3, description = $4, metadata = $5, updated_at = $6, expire_after_days = $7,
+                                   redact = $8
  where tenant_id = $1 and id = $2;
 
 -- name: archive_store

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from trunkline.domain import ids
 from trunkline.domain.principal import Principal
+from trunkline.domain.redaction import Wanted
 from trunkline.domain.sessions import Session, Status
 from trunkline.errors import NotFound
 from trunkline.store.pool import Connection
@@ -62,6 +63,8 @@ class Head:
     title: str | None
     metadata: Mapping[str, str]
     resources: Sequence[Mapping[str, Any]]
+    redact: Sequence[Wanted] | None
+    """What is looked for in what its log is to say; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

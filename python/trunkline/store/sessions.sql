@@ -36,10 +36,13 @@ select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.me
 
 -- name: lock_session
 -- A session's head, locked: who holds it is the only one to append.
-select s.status, s.last_seq, s.archived_at, s.title, s.metadata, s.resources
+select s.status, s.last_seq, s.archived_at, s.title, s.metadata, s.resources,
+       (select v.redact from trunkline.agents a
+          join trunkline.agent_versions v on v.tenant_id = a.tenant_id and v.agent_id = a.id and v.version = a.current_version
+         where a.tenant_id = $1 and a.id = s.agent_id and v.redact_log) as redact
   from trunkline.sessions s
  where s.tenant_id = $1 and ($2::uuid is null or s.agent_id = $2) and s.id = $3
-   for update;
+   for update of s;
 
 -- name: select_head
 -- The number of a session's last event.

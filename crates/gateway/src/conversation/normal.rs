@@ -39,7 +39,7 @@ impl<'b> Part<'b> {
 }
 
 impl Arguments {
-    fn new(text: &str) -> Self {
+    pub fn new(text: &str) -> Self {
         if text.trim_ascii().is_empty() {
             return Self::Json("{}".into()); // how streams spell a call without arguments
         }

@@ -14,6 +14,7 @@ use crate::{
     cache::{self, Entry},
     error::Refusal,
     prompt::{Change, Prompt, PromptRow},
+    redaction::AgentRedaction,
     stored,
     traces::{Said, Told},
     usage::estimate,
@@ -91,6 +92,7 @@ impl Recorder {
         let overhead = total.saturating_sub(self.waited);
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let turn = self.turn.take();
+        let redaction = turn.as_ref().and_then(|turn| turn.agent.redaction.clone());
         let (agent, session) = (turn.as_ref().map(|turn| turn.agent.id), turn.as_ref().map(|turn| turn.session));
         // A turn without any answer leaves the log as it was: the client will send its message again.
         let told = status < 400 || (status == CLIENT_GONE && !self.answer.text.is_empty());
@@ -137,7 +139,7 @@ impl Recorder {
                 let given = self.given.as_ref().filter(|_| (200..300).contains(&status));
                 reserves.row(given, self.upstream_name(), session)
             }),
-            bodies: self.bodies(status),
+            bodies: self.bodies(status, redaction.as_deref()),
             prompt,
         };
         let metrics = &self.gateway.metrics;
@@ -201,7 +203,7 @@ impl Recorder {
     }
 
     /// What is stored of its bodies. What was answered with another call's answer is stored with that.
-    fn bodies(&self, status: u16) -> Option<Box<RawValue>> {
+    fn bodies(&self, status: u16, redaction: Option<&AgentRedaction>) -> Option<Box<RawValue>> {
         let (bodies, held) = self.stores.as_ref()?;
         if self.source != Source::Provider || !held.when.holds(status) {
             return None;
@@ -217,7 +219,8 @@ impl Recorder {
             Some(stream) => Some((&stream[..], stream.len())),
             None => told.map(|told| (told, told.len())).or(given),
         };
-        bodies.row(held.request.as_ref().map(|(bytes, length)| (&bytes[..], *length)), response)
+        let request = held.request.as_ref().map(|(bytes, length)| (&bytes[..], *length));
+        bodies.row(request, response, redaction.map(AgentRedaction::redaction))
     }
 
     /// Keeps a whole answer for the same request. One that memory tools had a part in is not: they would not be carried out again.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     conversation::{self, Call as ClientCall, Chain, Conversation, EMPTY, reply_message},
+    redaction::{AgentRedaction, Redaction},
     remember::Memory,
     request::Role,
     snapshot::Agent,
@@ -106,10 +107,12 @@ impl Turn {
         let text = format!("{}{}", self.prefill, answer.text);
         let calls: Vec<ClientCall> =
             answer.calls.iter().map(|call| ClientCall { id: &call.id, name: &call.name, arguments: &call.arguments }).collect();
-        let reply = reply_message(self.head, &text, &calls);
+        let redaction = self.agent.redaction.as_deref();
+        let reply = reply_message(self.head, &text, &calls, redaction);
+        let of_log = redaction.and_then(AgentRedaction::of_log);
         let compacted = |seq| event(Uuid::now_v7(), COMPACTED, serde_json::json!({"kept_from_seq": seq}));
         let mut events: Vec<EventRow> = self.kept_from.and_then(compacted).into_iter().collect();
-        events.extend(self.hidden.drain(..).flat_map(Hidden::rows));
+        events.extend(self.hidden.drain(..).flat_map(|hidden| hidden.rows(of_log)));
         events.extend(reply.events.into_iter().filter_map(row));
         let waiting: Vec<String> =
             events.iter().filter(|event| event.kind == CLIENT_TOOL).map(|event| event_name(event.id)).collect();
@@ -129,7 +132,9 @@ impl Turn {
         }});
         let why = interrupted.then(|| event(Uuid::now_v7(), "session.error", why)).flatten();
         let idle = event(Uuid::now_v7(), "session.status_idle", serde_json::json!({"stop_reason": stop_reason}));
-        self.messages.push(MessageRow { chain: reply.chain, role: "assistant", text: text.replace('\0', "\u{fffd}"), events });
+        let text = text.replace('\0', "\u{fffd}");
+        let text = redaction.map(|redaction| redaction.redaction().text(&text).into_owned()).unwrap_or(text);
+        self.messages.push(MessageRow { chain: reply.chain, role: "assistant", text, events });
         let forks = self.session != self.parent;
         let row = TurnRow {
             session: self.parent,
@@ -149,8 +154,12 @@ impl Turn {
 }
 
 impl Hidden {
-    fn rows(self) -> Vec<EventRow> {
-        let input: Value = serde_json::from_str(&self.call.arguments).unwrap_or_default();
+    fn rows(mut self, redaction: Option<&Redaction>) -> Vec<EventRow> {
+        let mut input: Value = serde_json::from_str(&self.call.arguments).unwrap_or_default();
+        if let Some(redaction) = redaction {
+            input = redaction.value(input);
+            self.result.content = redaction.text(&self.result.content).into_owned();
+        }
         let used = serde_json::json!({"name": self.call.name, "input": input});
         let result = serde_json::json!({
             "tool_use_id": event_name(self.event),

@@ -21,7 +21,7 @@ fn read_text(wire: Wire, messages: &str) -> Conversation {
     };
     let body = Bytes::from(format!(r#"{{"{key}":{messages}}}"#));
     let scan = scan(wire, &body).unwrap();
-    conversation(wire, &body, &scan)
+    conversation(wire, &body, &scan, None)
 }
 
 fn chains(conversation: &Conversation) -> Vec<Chain> {
@@ -192,7 +192,7 @@ fn payloads_hold_nothing_that_postgres_refuses() {
 
 #[test]
 fn an_empty_reply_still_ends_the_turn() {
-    let reply = reply_message(EMPTY, "", &[]);
+    let reply = reply_message(EMPTY, "", &[], None);
     assert_eq!((reply.events.len(), reply.events[0].payload.as_str()), (1, r#"{"content":[]}"#));
     for echo in [json!(""), json!(null), json!([])] {
         let echoed = read(OpenaiChat, &json!([{"role": "assistant", "content": echo}, {"role": "user", "content": "so?"}]));
@@ -205,7 +205,7 @@ fn an_empty_reply_still_ends_the_turn() {
 fn a_prefill_is_the_start_of_the_reply() {
     let asked = read(AnthropicMessages, &json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "{\"a\":"}]));
     assert_eq!((asked.prefill(), asked.tail_start(), asked.messages().len()), ("{\"a\":", 0, 1));
-    let reply = reply_message(asked.head(), &format!("{}1}}", asked.prefill()), &[]);
+    let reply = reply_message(asked.head(), &format!("{}1}}", asked.prefill()), &[], None);
     let next = read(
         AnthropicMessages,
         &json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "{\"a\":1}"},
@@ -448,7 +448,7 @@ proptest! {
         messages.truncate(messages.len() - results);
         let echoed = read(OpenaiChat, &json!([&messages[..], &[json!({"role": "user", "content": "next"})]].concat()));
         let asked = read(OpenaiChat, &json!(messages[..messages.len() - 1]));
-        let reply = reply_message(asked.head(), &turns[last].reply, &calls);
+        let reply = reply_message(asked.head(), &turns[last].reply, &calls, None);
         prop_assert_eq!(reply.chain, echoed.prefix());
         prop_assert_eq!(&reply.events, &echoed.events(echoed.tail_start() - 1));
         let newest = asked.newest_user_text().unwrap();
@@ -459,7 +459,7 @@ proptest! {
         let asked = read(AnthropicMessages, &json!(messages[..messages.len() - 1]));
         messages.push(json!({"role": "user", "content": "next"}));
         let echoed = read(AnthropicMessages, &json!(messages));
-        prop_assert_eq!(reply_message(asked.head(), &turns[last].reply, &calls).chain, echoed.prefix());
+        prop_assert_eq!(reply_message(asked.head(), &turns[last].reply, &calls, None).chain, echoed.prefix());
         prop_assert_eq!(reply.chain, echoed.prefix());
     }
 }

@@ -13,6 +13,7 @@ mod prompt;
 mod providers;
 mod proxy;
 mod reach;
+mod redaction;
 mod reload;
 mod request;
 mod routed;

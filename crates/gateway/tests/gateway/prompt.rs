@@ -130,7 +130,7 @@ impl Session {
     fn call(&mut self) -> Result<(), TestCaseError> {
         let body = Bytes::from(format!(r#"{{"model":"m","{}":{}}}"#, self.key(), json!(self.messages)));
         let found = scan(self.wire, &body).unwrap();
-        let conversation = conversation(self.wire, &body, &found);
+        let conversation = conversation(self.wire, &body, &found, None);
         let now = Arc::new(Prompt::of(self.version, rendered(&self.blocks).into(), self.shared));
         let kept = self.last.clone().map(|prompt| Kept { prompt, idle: self.idle });
         let begun = kept.is_some();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,3 +103,12 @@ def test_a_model_that_cannot_be_asked_is_an_error(stack: Stack) -> None:
         Agent(name="lost", model="nowhere/at-all").run("Hello")
     assert caught.value.details is not None
     assert str(caught.value.details["session_id"]).startswith("sesn_")
+
+
+def test_what_the_documentation_shows_runs(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    [program] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec(compile(program, "docs/python.md", "exec"), {"__name__": "shown"})
+    said = capsys.readouterr().out
+    assert said.startswith("You said something.\nYou said something.\n")
+    assert "agent.message" in said

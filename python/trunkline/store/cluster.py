@@ -18,7 +18,7 @@ ADMIN = "trunkline"
 """The cluster's superuser, who migrates."""
 
 SETTINGS: Mapping[str, str] = {
-    # A gateway has 4 a serving thread and 4 more, a control plane up to 11, a worker up to 14: several of each are to fit.
+    # A gateway has 4 a serving thread and 4 more, a control plane up to 11, a worker up to 14: several of each fit.
     "max_connections": "200",
     "client_connection_check_interval": "10s",  # what a killed client had asked for ends, and with it its connection
     "shared_buffers": "128MB",

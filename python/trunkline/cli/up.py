@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trunkline.cli.output import AsJson, print_json
+from trunkline.errors import SetupError
 
 if TYPE_CHECKING:
     from trunkline.processes.supervisor import Started
+    from trunkline.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +36,7 @@ def up(
         bool, typer.Option("--show-key", help="Print the admin key, not only where it is kept.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of all processes.")] = False,
+    until_input_ends: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run everything on this machine: gateway, control plane, worker and, without DATABASE_URL, Postgres.
@@ -40,6 +45,7 @@ def up(
     in the environment (OPENAI_API_KEY, ANTHROPIC_API_KEY, …) and those of trunkline.yaml, which is read anew when it
     changes, and on SIGHUP. Ctrl-C drains and stops all of it; a second one hurries.
     """
+    from trunkline.processes.lifeline import on_loss
     from trunkline.processes.supervisor import Supervisor
     from trunkline.settings import load
 
@@ -58,12 +64,27 @@ def up(
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     for found in settings.unsupported:
         _notify(f"{settings.source}: `{found.key}` is not supported: {found.note}")
+    if until_input_ends:  # of a program that it is embedded in, to run agents, and which may be killed
+        _require_provider(settings)
+        on_loss(lambda: os.kill(os.getpid(), signal.SIGTERM))
     supervisor = Supervisor(
         settings, read=lambda: load(config, environ), notify=_notify, tell_log=_tell_log if verbose else None
     )
     supervisor.run(ready)
     if not as_json:
         typer.echo("Stopped.", err=True)
+
+
+def _require_provider(settings: Settings) -> None:
+    from trunkline._core import known_providers
+    from trunkline.provider_settings import KnownProvider
+
+    known = [KnownProvider.model_validate(provider) for provider in json.loads(known_providers())]
+    if not settings.gateway_config("", "", known, embedder_key="")["providers"]:
+        raise SetupError(
+            "No model provider is configured, which an agent needs: set ANTHROPIC_API_KEY, OPENAI_API_KEY or another "
+            "provider's variable, or name one under `providers:` in trunkline.yaml."
+        )
 
 
 def _notify(line: str) -> None:

@@ -69,8 +69,9 @@ class Agent:
 
         The session is a new one of this user's, or the one given. Functions among the tools are carried out here, in
         this process, side by side; one that asks a person first leaves the run with the `stop_reason` requires_action.
-        Without a client it is `Trunkline()`. Raises Unavailable where the model could not be asked, and what
-        `Trunkline` raises.
+        Without a client it is the Trunkline that the environment names, or that runs on this machine, or else one that
+        is started for this program and ends with it. Raises Unavailable where the model could not be asked, SetupError
+        where no Trunkline can be started.
         """
         from trunkline.client.runs import run  # noqa: PLC0415 (it knows the client, which knows agents)
 

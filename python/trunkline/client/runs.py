@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from trunkline.client import embedded
 from trunkline.client.event_stream import Event
 from trunkline.errors import Unavailable
 from trunkline.function_tools import FunctionTool, ToolCall, as_tool
@@ -47,7 +49,8 @@ def run(agent: Agent, text: str, client: Trunkline | None, *, user_id: str | Non
     from trunkline.client.client import Trunkline as Client  # noqa: PLC0415 - it has agents, which run
 
     if client is None:
-        with Client() as own:
+        found = embedded.connection(os.environ)
+        with Client(found.base_url, found.api_key) as own:
             return run(agent, text, own, user_id=user_id, session_id=session_id)
     tools = _tools(agent)
     applied = client.agents.apply(agent)
@@ -66,7 +69,8 @@ async def run_async(
     from trunkline.client.client import AsyncTrunkline as Client  # noqa: PLC0415 - as above
 
     if client is None:
-        async with Client() as own:
+        found = await asyncio.to_thread(embedded.connection, os.environ)
+        async with Client(found.base_url, found.api_key) as own:
             return await run_async(agent, text, own, user_id=user_id, session_id=session_id)
     tools = _tools(agent)
     applied = await client.agents.apply(agent)

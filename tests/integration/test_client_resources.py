@@ -248,3 +248,41 @@ def test_blocks_are_written_and_read(client: Any) -> None:
     assert client.memory.operations("helper", "customer", named, user_id="ada").value == {"name": "Ada"}
     assert [found.value for found in client.memory.get("helper", user_id="ada")] == [{"name": "Ada"}]
     assert [version.version for version in client.memory.history("helper", "customer", user_id="ada")] == [1]
+
+
+def test_memories_and_their_versions(client: Any) -> None:
+    store = client.memory_stores.create("shared")
+    memories, versions = client.memory_stores.memories, client.memory_stores.versions
+    first = memories.create(store, "/notes/kettle.md", "It is red.")
+    with pytest.raises(Conflict):
+        memories.create(store, "/notes/kettle.md", "Another.")
+    written = memories.update(store, first.id, content="It is green.", expect_sha256=first.content_sha256)
+    with pytest.raises(Conflict):
+        memories.update(store, first.id, content="It is blue.", expect_sha256=first.content_sha256)
+    assert memories.get(store, first.id).content == "It is green."
+    assert [found.content for found in memories.list(store, contents=True)] == ["It is green."]
+    assert [(found.type, found.path) for found in memories.list(store, depth=1)] == [("memory_prefix", "/notes/")]
+    newest, oldest = versions.list(store, memory_id=first.id)
+    assert (newest.version, oldest.version) == (2, 1)
+    assert versions.diff(store, newest.id)
+    assert versions.restore(store, oldest.id).content_sha256 == first.content_sha256
+    assert versions.redact(store, newest.id).redacted_at is not None
+    assert versions.get(store, newest.id).content is None
+    with pytest.raises(Conflict):
+        memories.delete(store, first.id, expect_sha256=written.content_sha256)
+    memories.delete(store, first.id)
+    assert list(memories.list(store)) == []
+
+
+def test_retention_erasures_and_bodies(client: Any) -> None:
+    assert client.retention().sessions is None
+    assert client.keep(events="90d").events == "90d"
+    assert client.retention().events == "90d"
+    with pytest.raises(InvalidRequest):
+        client.keep(events="soon")
+    erased = client.erase(user_id="ada")
+    assert ids(client.erasures(user_id="ada")) == [erased.id]
+    assert list(client.erasures(user_id="eve")) == []
+    for act in (client.bodies.get, client.bodies.redact, client.bodies.delete):
+        with pytest.raises(NotFound):
+            act("call_" + "0" * 32)

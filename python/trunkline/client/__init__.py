@@ -6,6 +6,7 @@ Model calls need no SDK of ours: point `openai` or `anthropic` at the same base 
 from trunkline.client.agents import Agent, AppliedAgent, Change, read_agents
 from trunkline.client.audit import AuditEntry
 from trunkline.client.blocks import AsyncBlocks, Blocks
+from trunkline.client.call_bodies import CallBodies
 from trunkline.client.client import AsyncTrunkline, Trunkline
 from trunkline.client.connection import Connection
 from trunkline.client.deployments import Deployment, DeploymentRun
@@ -18,9 +19,11 @@ from trunkline.client.limits import Limits, Team, UserLimits
 from trunkline.client.memory import Actor, BlockVersion, StoredBlock
 from trunkline.client.memory_files import Imported, ImportedAgentFile
 from trunkline.client.memory_stores import MemoryStore
+from trunkline.client.retention import Retention
 from trunkline.client.runs import Run
 from trunkline.client.session_resources import SessionResource
 from trunkline.client.sessions import Session, Turn
+from trunkline.client.stored_memories import MemoryVersion, StoredMemory
 from trunkline.client.usage import Usage
 from trunkline.client.vaults import Credential, Vault
 from trunkline.client.webhooks import Delivery, NewWebhook, Webhook
@@ -34,6 +37,7 @@ __all__ = [
     "AuditEntry",
     "BlockVersion",
     "Blocks",
+    "CallBodies",
     "Change",
     "Connection",
     "Credential",
@@ -49,12 +53,15 @@ __all__ = [
     "Key",
     "Limits",
     "MemoryStore",
+    "MemoryVersion",
     "NewKey",
     "NewWebhook",
+    "Retention",
     "Run",
     "Session",
     "SessionResource",
     "StoredBlock",
+    "StoredMemory",
     "Team",
     "Trunkline",
     "Turn",

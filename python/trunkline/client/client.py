@@ -10,6 +10,7 @@ import httpx
 
 from trunkline.client.agents import Agents, AsyncAgents
 from trunkline.client.audit import AuditEntry, audit_params
+from trunkline.client.call_bodies import AsyncBodies, Bodies
 from trunkline.client.connection import resolve
 from trunkline.client.deployments import AsyncDeployments, Deployments
 from trunkline.client.environments import AsyncEnvironments, Environments
@@ -19,6 +20,7 @@ from trunkline.client.keys import AsyncKeys, Keys
 from trunkline.client.limits import AsyncTeams, AsyncUsers, Teams, Users
 from trunkline.client.memory_of_subjects import AsyncMemory, MemoryOfSubjects
 from trunkline.client.memory_stores import AsyncMemoryStores, MemoryStores
+from trunkline.client.retention import Retention
 from trunkline.client.sessions import AsyncSessions, Sessions
 from trunkline.client.transport import AsyncTransport, Transport
 from trunkline.client.usage import Usage, usage_params
@@ -54,6 +56,7 @@ class Trunkline:
         self.vaults = Vaults(self._transport)
         self.files = Files(self._transport)
         self.webhooks = Webhooks(self._transport)
+        self.bodies = Bodies(self._transport)
         self.keys = Keys(self._transport)
         self.teams = Teams(self._transport)
         self.users = Users(self._transport)
@@ -121,6 +124,20 @@ class Trunkline:
         """
         return erase(self._transport, user_id=user_id, session_id=session_id)
 
+    def erasures(self, *, user_id: str | None = None, session_id: str | None = None) -> Iterator[Erasure]:
+        """Yield what was erased, newest first: of all, of a user, or of a session."""
+        for item in self._transport.pages("/v1/erasures", params={"user_id": user_id, "session_id": session_id}):
+            yield Erasure.model_validate(item)
+
+    def retention(self) -> Retention:
+        """Return for how long the tenant's sessions and events are kept."""
+        return Retention.model_validate(self._transport.request("GET", "/v1/retention"))
+
+    def keep(self, *, sessions: str | None = None, events: str | None = None) -> Retention:
+        """Say for how long: `keep(sessions="365d", events="90d")`; None: for ever. Raises InvalidRequest, Forbidden."""
+        body = {"sessions": sessions, "events": events}
+        return Retention.model_validate(self._transport.request("POST", "/v1/retention", body=body, once=True))
+
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()
@@ -160,6 +177,7 @@ class AsyncTrunkline:
         self.vaults = AsyncVaults(self._transport)
         self.files = AsyncFiles(self._transport)
         self.webhooks = AsyncWebhooks(self._transport)
+        self.bodies = AsyncBodies(self._transport)
         self.keys = AsyncKeys(self._transport)
         self.teams = AsyncTeams(self._transport)
         self.users = AsyncUsers(self._transport)
@@ -227,6 +245,20 @@ class AsyncTrunkline:
         Raises InvalidRequest unless one of the two is given, NotFound for a session that is not there.
         """
         return await erase_async(self._transport, user_id=user_id, session_id=session_id)
+
+    async def erasures(self, *, user_id: str | None = None, session_id: str | None = None) -> AsyncIterator[Erasure]:
+        """Yield what was erased, newest first: of all, of a user, or of a session."""
+        async for item in self._transport.pages("/v1/erasures", params={"user_id": user_id, "session_id": session_id}):
+            yield Erasure.model_validate(item)
+
+    async def retention(self) -> Retention:
+        """Return for how long the tenant's sessions and events are kept."""
+        return Retention.model_validate(await self._transport.request("GET", "/v1/retention"))
+
+    async def keep(self, *, sessions: str | None = None, events: str | None = None) -> Retention:
+        """Say for how long: `keep(sessions="365d", events="90d")`; None: for ever. Raises InvalidRequest, Forbidden."""
+        body = {"sessions": sessions, "events": events}
+        return Retention.model_validate(await self._transport.request("POST", "/v1/retention", body=body, once=True))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -8,6 +8,12 @@ from pydantic import Field
 
 from trunkline.client.erasure import Erasure, erase_from_store, erase_from_store_async
 from trunkline.client.memory_files import Imported, added_up, parts
+from trunkline.client.stored_memories import (
+    AsyncMemoryVersions,
+    AsyncStoredMemories,
+    MemoryVersions,
+    StoredMemories,
+)
 from trunkline.client.transport import AsyncTransport, File, Transport, segment
 from trunkline.client.wire import Wire
 from trunkline.domain.memory_file import MEDIA_TYPE
@@ -71,6 +77,8 @@ class MemoryStores:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self.memories = StoredMemories(transport)
+        self.versions = MemoryVersions(transport)
 
     def ingest(
         self,
@@ -160,6 +168,8 @@ class AsyncMemoryStores:
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
+        self.memories = AsyncStoredMemories(transport)
+        self.versions = AsyncMemoryVersions(transport)
 
     async def ingest(
         self,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from pydantic import ValidationError
 
 from trunkline.function_tools import ToolCall
 from trunkline.runtime.tools.mcp.connections import Target
+from trunkline.runtime.tools.mcp.guard import MAX_BYTES
 from trunkline.runtime.tools.mcp.results import result
 from trunkline.runtime.tools.mcp.tools import McpTools, Server, offer_of
 from trunkline.tool_settings import McpSettings
@@ -119,6 +123,56 @@ async def test_a_session_has_a_program_of_its_own_which_ends_with_the_worker(tmp
     for pid in (first, second):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@asynccontextmanager
+async def answering(answer: bytes | None) -> AsyncIterator[str]:
+    """The URL of an HTTP server that answers everything with the same bytes; None: it never answers."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            if answer is None:
+                await reader.read()
+            else:
+                writer.write(answer)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (None, "did not answer within"),
+        (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n\r\nxx", "compressed"),
+        (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + b" " * (MAX_BYTES + 1), "longer than"),
+        (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{}", "cannot be used"),
+        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", "refuses with status 403"),
+        (b"nothing of HTTP\r\n\r\n", "could not be reached"),
+    ],
+    ids=["silent", "compressed", "endless", "no MCP", "refusing", "no HTTP"],
+)
+async def test_a_server_that_does_not_do_as_it_should_is_a_problem_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes | None, why: str
+) -> None:
+    if answer is None:
+        monkeypatch.setattr("trunkline.runtime.tools.mcp.tools.LIST_SECONDS", 0.3)
+    tools = McpTools(McpSettings.model_validate({"allow": ["127.0.0.1"]}))
+    async with answering(answer) as url:
+        try:
+            found, [problem] = await tools.open([Server("tests", Target(TENANT, TENANT, url, "tk-secret"), TOOLSET)])
+        finally:
+            await tools.close()
+    assert found == []
+    assert why in problem.message
+    assert "tk-secret" not in problem.message
+    assert problem.is_refusal == ("403" in why)
 
 
 def test_settings_reach_the_worker_whole_and_tell_no_secret() -> None:

@@ -26,7 +26,8 @@ from trunkline.tool_settings import McpSettings
 _logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 15.0
-IDLE_SECONDS: Final = 60.0
+IDLE_SECONDS: Final = 300.0
+"""A model may think for minutes between two calls, and a server forgets what it kept for the connection."""
 MOST_OPEN: Final = 256
 MOST_PROCESSES: Final = 32
 """Of one worker at one time."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-import httpx
+import aiohttp
 
 from trunkline.domain import ids
 from trunkline.errors import Forbidden, NotFound
@@ -85,11 +85,20 @@ class ModelError(Exception):
         self.retry_after_s = retry_after_s
 
 
+@dataclass(frozen=True, slots=True)
+class _Response:
+    status: int
+    headers: Mapping[str, str]
+    """Names in any case."""
+    body: bytes
+
+
 class Model:
     """The gateway, as the runtime asks it. Safe for many sessions at once on one event loop."""
 
-    def __init__(self, http: httpx.AsyncClient, credentials: Credentials) -> None:
+    def __init__(self, http: aiohttp.ClientSession, base_url: str, credentials: Credentials) -> None:
         self._http = http
+        self._base_url = base_url
         self._credentials = credentials
 
     async def ask(self, question: Question) -> Reply:
@@ -100,9 +109,9 @@ class Model:
             "messages": question.messages,
         }
         headers = {
-            b"x-trunkline-agent": ids.encode("agent", question.agent_id).encode(),
-            b"x-trunkline-agent-version": str(question.agent_version).encode(),
-            b"x-trunkline-session": ids.encode("sesn", question.session_id).encode(),
+            "x-trunkline-agent": ids.encode("agent", question.agent_id),
+            "x-trunkline-agent-version": str(question.agent_version),
+            "x-trunkline-session": ids.encode("sesn", question.session_id),
         }
         if question.tools:
             body["tools"] = question.tools
@@ -121,48 +130,52 @@ class Model:
             raise ModelError("model_request_failed_error", f"The model {model!r} wrote no summary.", transient=False)
         return reply
 
-    async def _answer(self, asker: Asker, body: dict[str, Any], headers: dict[bytes, bytes]) -> Reply:
+    async def _answer(self, asker: Asker, body: dict[str, Any], headers: dict[str, str]) -> Reply:
         try:
             key = await self._credentials.key(asker.tenant_id, asker.key_id)
         except (Forbidden, NotFound) as error:
             raise ModelError("model_request_failed_error", error.message, transient=False) from error
-        headers[b"x-api-key"] = key.encode()
+        headers["x-api-key"] = key
         if asker.key is not None:
-            headers[b"idempotency-key"] = asker.key.encode()
+            headers["idempotency-key"] = asker.key
         if asker.user_id is not None and asker.user_id.isprintable() and asker.user_id == asker.user_id.strip():
-            headers[b"x-trunkline-user"] = asker.user_id.encode()
+            headers["x-trunkline-user"] = asker.user_id
         elif asker.user_id is not None:  # no header can carry it
             body["metadata"] = {"user_id": asker.user_id}
         try:
             response = await self._post(body, headers)
-        except httpx.HTTPError as error:
-            message = f"The gateway at {self._http.base_url} did not answer: {type(error).__name__}."
+        except aiohttp.ClientError as error:
+            message = f"The gateway at {self._base_url} did not answer: {type(error).__name__}."
             raise ModelError("model_request_failed_error", message, transient=True) from error
-        if response.status_code == 401:
+        if response.status == 401:
             self._credentials.forget(asker.tenant_id, key, asker.key_id)
-        if response.status_code != 200:
+        if response.status != 200:
             raise _error(response)
         return _reply(response)
 
-    async def _post(self, body: dict[str, Any], headers: dict[bytes, bytes]) -> httpx.Response:
+    async def _post(self, body: dict[str, Any], headers: dict[str, str]) -> _Response:
         """Send a call, again while the gateway is being started, or cannot tell yet what became of the call before.
 
         Without an idempotency key it is not sent again once the gateway may have had it.
         """
         # The same bytes from every worker: what one reads from the log has its keys in another order.
         content = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        again = httpx.TransportError if b"idempotency-key" in headers else httpx.ConnectError
+        never_sent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+        lost = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
+        again = lost if "idempotency-key" in headers else never_sent
+        url = f"{self._base_url}/v1/messages"
         give_up = time.monotonic() + _STARTING_SECONDS
         while True:
             try:
-                response = await self._http.post("/v1/messages", content=content, headers=list(headers.items()))
-            except httpx.ReadTimeout:
+                async with self._http.post(url, data=content, headers=headers, allow_redirects=False) as answer:
+                    response = _Response(answer.status, answer.headers, await answer.read())
+            except aiohttp.SocketTimeoutError:
                 raise
             except again:
                 if time.monotonic() > give_up:
                     raise
             else:
-                if response.status_code == 409 and "retry-after" in response.headers:
+                if response.status == 409 and "retry-after" in response.headers:
                     give_up = time.monotonic() + _STARTING_SECONDS  # the call before is still under way
                 elif not _is_away(response) or time.monotonic() > give_up:
                     return response
@@ -172,26 +185,26 @@ class Model:
 @asynccontextmanager
 async def open_model(base_url: str, credentials: Credentials) -> AsyncIterator[Model]:
     """Open connections to the gateway at `base_url`, and close them at the end."""
-    async with httpx.AsyncClient(
-        base_url=base_url,
+    # Not httpx: at 50 calls at once it takes 1.4 ms of processor time a call, at 500 it takes 5; this one 0.2.
+    async with aiohttp.ClientSession(
         headers={"anthropic-version": "2023-06-01", "content-type": "application/json"},
-        timeout=httpx.Timeout(30.0, connect=5.0, read=_FIRST_BYTE_SECONDS, pool=None),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-        trust_env=False,  # a proxy of the environment is not meant for our own gateway
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=_FIRST_BYTE_SECONDS),
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
     ) as http:
-        yield Model(http, credentials)
+        yield Model(http, base_url.rstrip("/"), credentials)
 
 
-def _is_away(response: httpx.Response) -> bool:
+def _is_away(response: _Response) -> bool:
     """Tell whether the gateway itself cannot serve at the moment, as without Postgres."""
     headers = response.headers
-    return response.status_code == 503 and "retry-after" in headers and "x-trunkline-upstream" not in headers
+    return response.status == 503 and "retry-after" in headers and "x-trunkline-upstream" not in headers
 
 
-def _error(response: httpx.Response) -> ModelError:
-    status = response.status_code
+def _error(response: _Response) -> ModelError:
+    status = response.status
     try:
-        message = str(response.json()["error"]["message"])
+        message = str(json.loads(response.body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         message = f"The gateway answered with status {status}."
     match status:
@@ -209,17 +222,17 @@ def _error(response: httpx.Response) -> ModelError:
     return ModelError(kind, message, transient=transient, retry_after_s=_retry_after(response))
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _retry_after(response: _Response) -> float | None:
     try:
         return max(0.0, float(response.headers["retry-after"]))
     except (KeyError, ValueError):
         return None
 
 
-def _reply(response: httpx.Response) -> Reply:
+def _reply(response: _Response) -> Reply:
     """Read an answer. Raises ModelError when it is none."""
     try:
-        answer = response.json()
+        answer = json.loads(response.body)
         blocks = answer["content"]
         text = "".join(block["text"] for block in blocks if block["type"] == "text")
         calls = tuple(ToolCall(block["name"], block["input"]) for block in blocks if block["type"] == "tool_use")

@@ -68,6 +68,10 @@ create trigger note_claim after update of lease_fence on trunkline.sessions for 
     when (new.lease_fence <> old.lease_fence) execute function public.note_claim();
 """
 
+LIVING = """
+select count(*) from trunkline.workers where name not in (select name from trunkline.gone_workers() as name)
+"""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -128,6 +132,15 @@ class Site:
         """Have the database note each claim of a session."""
         with self._database() as connection:
             connection.execute(WATCH.encode())
+
+    async def workers(self, count: int) -> None:
+        """Wait until so many workers are known to live. Raises RuntimeError when they do not within a minute."""
+        for _ in range(600):
+            [living] = await asyncio.to_thread(self.row, LIVING)
+            if living == count:
+                return
+            await asyncio.sleep(0.1)
+        raise RuntimeError(f"there were no {count} workers within a minute")
 
     def _database(self) -> psycopg.Connection[tuple[Any, ...]]:
         info = EmbeddedPostgres(self.up.home).running()
@@ -299,7 +312,8 @@ async def taken_over(site: Site, second: SecondWorker, sessions: Sequence[str], 
     over, rebuilt = [], []
     for number, session in enumerate(sessions):
         second.ensure()
-        await asyncio.sleep(4)  # `trunkline up` too starts another worker meanwhile, if it was its own
+        await site.workers(2)  # `trunkline up` too starts another one, if it was its own
+        await asyncio.sleep(1)
         word = f"{'freeze' if freeze else 'kill'}-{number}"
         before = len(site.model.arrived.get(HOLD, ()))
         await site.say(session, f"{HOLD} {word}")

@@ -6,12 +6,14 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from trunkline.errors import SetupError
 from trunkline.processes.addresses import as_role
+from trunkline.processes.child import Child
 from trunkline.processes.home import Home, Run
 from trunkline.processes.identity import Process, identify, stop_all
 from trunkline.processes.logs import Tail, rotate
@@ -185,3 +187,48 @@ def test_a_child_learns_its_configuration_and_its_supervisors_death_through_the_
 def test_a_child_whose_supervisor_dies_first_ends_quietly() -> None:
     ended = subprocess.run([sys.executable, "-c", LIFELINE], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
+def test_a_child_that_is_killed_while_it_works_is_back_at_once_however_often(tmp_path: Path) -> None:
+    child = Child("control", tmp_path / "log")
+    child.start()
+    try:
+        for _ in range(10):
+            child.signal(signal.SIGKILL)
+            wait_until(child.has_ended)
+            now = time.monotonic() + 6  # it had been at work for six seconds
+            assert child.tend(now) == "ended"
+            assert child.tend(now) == "started"
+    finally:
+        end(child)
+
+
+def test_a_child_that_ends_as_it_starts_is_started_less_and_less_often(tmp_path: Path) -> None:
+    child = Child("control", tmp_path / "log")
+    child.start()
+    try:
+        delays = []
+        for _ in range(4):
+            child.signal(signal.SIGKILL)
+            wait_until(child.has_ended)
+            now = time.monotonic()
+            child.tend(now)
+            assert child.tend(now) is None
+            assert child.restart_at is not None
+            delays.append(child.restart_at - now)
+            assert child.tend(child.restart_at) == "started"
+        assert delays == sorted(set(delays)), "each wait is longer than the one before"
+    finally:
+        end(child)
+
+
+def end(child: Child) -> None:
+    child.signal(signal.SIGKILL)
+    wait_until(child.has_ended)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)

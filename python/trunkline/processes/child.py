@@ -14,8 +14,9 @@ from typing import Any, Literal
 from trunkline.processes.identity import Process, identify
 
 _BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_STEADY_S = 60.0
-"""A child that ran this long starts again without delay when it ends."""
+_STEADY_S = 5.0
+"""A child that ran this long starts again without delay: what killed it was nothing that keeps it from working, and its
+work waits. The back-off is for those that cannot start; one whose end comes later starts every few seconds at most."""
 
 
 def describe(status: int | None) -> str:

@@ -9,7 +9,7 @@ use bytes::Bytes;
 pub use self::breakpoints::placed;
 use crate::request::contents::member;
 use crate::request::json::{Cursor, Fault};
-use crate::request::text::{decode, escape_into, escaped_bound};
+use crate::request::text::{decode, escape_into};
 use crate::request::{Kind, Message, Role, Scan, Span, Value};
 use crate::wire::Wire;
 
@@ -345,7 +345,7 @@ impl<'a> Edits<'a> {
         }
         self.list.sort_by_key(|edit| edit.span.start); // stable: edits at one place stay in the order they were made
         let pieces = self.list.iter().flat_map(|edit| &edit.pieces);
-        let added: usize = pieces.map(Piece::bound).sum();
+        let added: usize = pieces.map(Piece::size).sum();
         let mut out = Vec::with_capacity(self.body.len() + added);
         let mut from = 0;
         for edit in &self.list {
@@ -364,11 +364,11 @@ impl<'a> Edits<'a> {
 }
 
 impl Piece<'_> {
-    /// At most so many bytes in the output.
-    fn bound(&self) -> usize {
+    /// About so many bytes in the output.
+    fn size(&self) -> usize {
         match *self {
             Json(json) => json.len(),
-            Text(text) => escaped_bound(text.as_bytes()),
+            Text(text) => text.len() + text.len() / 8,
         }
     }
 }

@@ -189,15 +189,6 @@ impl Conversation {
         text.map(|text| self.redacted(text))
     }
 
-    /// The text of message `index`, if it has any, as recall may find it.
-    pub fn text(&self, index: usize) -> Option<String> {
-        let mut text = None;
-        if let Some(message) = self.messages.get(index) {
-            self.parts(message, |parts| text = text_of(parts).map(|text| storable(&text).into_owned()));
-        }
-        text.map(|text| self.redacted(text.into()).into_owned())
-    }
-
     fn redacted<'t>(&self, text: Cow<'t, str>) -> Cow<'t, str> {
         match &self.redaction {
             Some(redaction) => redaction.redaction().text(&text).into_owned().into(),
@@ -205,14 +196,18 @@ impl Conversation {
         }
     }
 
-    /// The events of message `index`, at least one; the message's chain belongs to the last of them.
-    pub fn events(&self, index: usize) -> Vec<Event> {
-        let mut events = Vec::new();
+    /// What message `index` is kept as: its text, if it has any, as recall may find it, and its events, at least one; the message's
+    /// chain belongs to the last of them.
+    pub fn said(&self, index: usize) -> (Option<String>, Vec<Event>) {
+        let (mut text, mut events) = (None, Vec::new());
         if let Some(message) = self.messages.get(index) {
             let of_log = self.redaction.as_ref().and_then(|redaction| redaction.of_log());
-            self.parts(message, |parts| events = events_of(message.role, &kept(parts, of_log)));
+            self.parts(message, |parts| {
+                text = text_of(parts).map(|text| storable(&text).into_owned());
+                events = events_of(message.role, &kept(parts, of_log));
+            });
         }
-        events
+        (text.map(|text| self.redacted(text.into()).into_owned()), events)
     }
 
     fn parts<'a>(&'a self, message: &Message, mut then: impl FnMut(&[Part<'a>])) {

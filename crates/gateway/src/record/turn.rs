@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
@@ -69,10 +70,10 @@ impl Turn {
                 Role::Tool => "tool",
                 Role::User | Role::System => "user",
             };
+            let (text, events) = conversation.said(index);
             // Tool results are the log's, not what anybody said: they are not recalled.
-            let text = if role == "tool" { None } else { conversation.text(index) };
-            let events = conversation.events(index).into_iter().filter_map(row).collect();
-            MessageRow { chain: message.chain, role, text: text.unwrap_or_default(), events }
+            let text = text.filter(|_| role != "tool").unwrap_or_default();
+            MessageRow { chain: message.chain, role, text, events: events.into_iter().filter_map(row).collect() }
         });
         Self {
             agent: Arc::clone(agent),
@@ -110,28 +111,21 @@ impl Turn {
         let redaction = self.agent.redaction.as_deref();
         let reply = reply_message(self.head, &text, &calls, redaction);
         let of_log = redaction.and_then(AgentRedaction::of_log);
-        let compacted = |seq| event(Uuid::now_v7(), COMPACTED, serde_json::json!({"kept_from_seq": seq}));
+        let compacted = |kept_from_seq| event(Uuid::now_v7(), COMPACTED, &Compacted { kept_from_seq });
         let mut events: Vec<EventRow> = self.kept_from.and_then(compacted).into_iter().collect();
         events.extend(self.hidden.drain(..).flat_map(|hidden| hidden.rows(of_log)));
         events.extend(reply.events.into_iter().filter_map(row));
         let waiting: Vec<String> =
             events.iter().filter(|event| event.kind == CLIENT_TOOL).map(|event| event_name(event.id)).collect();
         let stop_reason = if interrupted {
-            // The vocabulary has no word for it among its reasons. "The turn is dead, send a new prompt" is what this one
-            // stands for, and the error before it says why.
-            serde_json::json!({"type": "retries_exhausted"})
+            StopReason::RetriesExhausted
         } else if waiting.is_empty() {
-            serde_json::json!({"type": "end_turn"})
+            StopReason::EndTurn
         } else {
-            serde_json::json!({"type": "requires_action", "event_ids": waiting})
+            StopReason::RequiresAction { event_ids: waiting }
         };
-        let why = serde_json::json!({"error": {
-            "type": "unknown_error",
-            "message": "The client went away before the answer came to its end; the log has what was relayed until then.",
-            "retry_status": {"type": "exhausted"},
-        }});
-        let why = interrupted.then(|| event(Uuid::now_v7(), "session.error", why)).flatten();
-        let idle = event(Uuid::now_v7(), "session.status_idle", serde_json::json!({"stop_reason": stop_reason}));
+        let why = interrupted.then(|| event(Uuid::now_v7(), "session.error", &client_gone())).flatten();
+        let idle = event(Uuid::now_v7(), "session.status_idle", &Idle { stop_reason });
         let text = text.replace('\0', "\u{fffd}");
         let text = redaction.map(|redaction| redaction.redaction().text(&text).into_owned()).unwrap_or(text);
         self.messages.push(MessageRow { chain: reply.chain, role: "assistant", text, events });
@@ -153,6 +147,37 @@ impl Turn {
     }
 }
 
+/// What a turn's end is told by.
+#[derive(Serialize)]
+struct Idle {
+    stop_reason: StopReason,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum StopReason {
+    EndTurn,
+    RequiresAction {
+        event_ids: Vec<String>,
+    },
+    /// The client left. The vocabulary has no word for it: "the turn is dead, send a new prompt" is what this one stands for, and
+    /// the error before it says why.
+    RetriesExhausted,
+}
+
+#[derive(Serialize)]
+struct Compacted {
+    kept_from_seq: i64,
+}
+
+fn client_gone() -> Value {
+    serde_json::json!({"error": {
+        "type": "unknown_error",
+        "message": "The client went away before the answer came to its end; the log has what was relayed until then.",
+        "retry_status": {"type": "exhausted"},
+    }})
+}
+
 impl Hidden {
     fn rows(mut self, redaction: Option<&Redaction>) -> Vec<EventRow> {
         let mut input: Value = serde_json::from_str(&self.call.arguments).unwrap_or_default();
@@ -166,16 +191,16 @@ impl Hidden {
             "content": [{"type": "text", "text": self.result.content}],
             "is_error": self.result.is_error,
         });
-        [event(self.event, "agent.tool_use", used), event(Uuid::now_v7(), "agent.tool_result", result)]
+        [event(self.event, "agent.tool_use", &storable(used)), event(Uuid::now_v7(), "agent.tool_result", &storable(result))]
             .into_iter()
             .flatten()
             .collect()
     }
 }
 
-/// An event of our own making.
-fn event(id: Uuid, kind: &'static str, payload: Value) -> Option<EventRow> {
-    let payload = serde_json::value::to_raw_value(&storable(payload)).ok()?;
+/// An event of our own making; its payload holds no NUL.
+fn event(id: Uuid, kind: &'static str, payload: &impl Serialize) -> Option<EventRow> {
+    let payload = serde_json::value::to_raw_value(payload).ok()?;
     Some(EventRow { id, kind, payload })
 }
 

@@ -40,10 +40,10 @@ impl Draft<'_> {
         let same = provider.wire == self.wire;
         let unchanged = self.scan.model.as_ref().is_some_and(|model| model.name == upstream.model);
         let wrapped = self.memory.and_then(|memory| memory.blocks.as_deref());
-        let blocks = wrapped.map(|blocks| format!("<trunkline-memory>\n{blocks}\n</trunkline-memory>"));
+        let blocks = wrapped.map(|blocks| ["<trunkline-memory>\n", blocks, "\n</trunkline-memory>"].concat());
         let deltas = self.memory.map_or(&[][..], |memory| &memory.deltas);
         let recall = self.memory.and_then(|memory| memory.recall.as_deref());
-        let recall = recall.map(|lines| format!("<trunkline-recall>\n{lines}\n</trunkline-recall>\n\n"));
+        let recall = recall.map(|lines| ["<trunkline-recall>\n", lines, "\n</trunkline-recall>\n\n"].concat());
         let offered = self.memory_tool.added(self.wire, tools(self.agent, self.memory));
         let additions = Additions {
             model: Some(upstream.model.as_str()).filter(|_| same && !unchanged),

@@ -259,29 +259,35 @@ pub(crate) fn decode(quoted: &[u8]) -> Cow<'_, str> {
 /// Appends `text` as the inside of a JSON string.
 pub(crate) fn escape_into(out: &mut Vec<u8>, text: &str) {
     let text = text.as_bytes();
-    let start = out.len();
-    // Room for a whole word more than needed: words are stored whole, then counted up to their first special byte.
-    out.resize(start + escaped_bound(text) + WORD, 0);
-    let room = &mut out[start..];
-    let (mut from, mut to) = (0, 0);
-    while from < text.len() {
-        if let Some(word) = text[from..].first_chunk::<WORD>() {
-            room[to..to + WORD].copy_from_slice(word);
-            let special = specials(u64::from_le_bytes(*word));
-            let plain = if special == 0 { WORD } else { (special.trailing_zeros() / 8) as usize };
-            from += plain;
-            to += plain;
-            if special == 0 {
-                continue;
-            }
-        }
-        let byte = text[from];
-        from += 1;
-        let (escape, length) = escaped(byte);
-        room[to..to + 6].copy_from_slice(&escape);
-        to += length;
+    out.reserve(text.len() + text.len() / 16);
+    // Of the control characters prose has the line's end only, for which there are vectors.
+    let next = if has_other_controls(text) { first_special } else { |rest: &[u8]| memchr::memchr3(b'\n', b'"', b'\\', rest) };
+    let mut rest = text;
+    while let Some(at) = next(rest) {
+        out.extend_from_slice(&rest[..at]);
+        let (escape, length) = escaped(rest[at]);
+        out.extend_from_slice(&escape[..length]);
+        rest = &rest[at + 1..];
     }
-    out.truncate(start + to);
+    out.extend_from_slice(rest);
+}
+
+/// Whether a control character other than the line's end is in a text.
+fn has_other_controls(text: &[u8]) -> bool {
+    // All of a piece at once, so that the compiler makes it vectors.
+    let others = |piece: &[u8]| piece.iter().fold(0, |any, byte| any | u8::from(*byte < 0x20 && *byte != b'\n'));
+    text.chunks(PIECE).any(|piece| others(piece) != 0)
+}
+
+/// Where the first byte is that cannot stand for itself in a string.
+fn first_special(text: &[u8]) -> Option<usize> {
+    let (words, rest) = text.as_chunks::<WORD>();
+    let marks = words.iter().map(|word| specials(u64::from_le_bytes(*word)));
+    if let Some((index, found)) = marks.enumerate().find(|(_, found)| *found != 0) {
+        return Some(index * WORD + first_mark(found));
+    }
+    let special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
+    rest.iter().position(special).map(|at| words.len() * WORD + at)
 }
 
 /// How `byte` is written inside a string: the first so many of six bytes.
@@ -299,12 +305,23 @@ fn escaped(byte: u8) -> ([u8; 6], usize) {
     }
 }
 
-/// An upper bound of what `escape_into` will append, in bytes.
-pub(crate) fn escaped_bound(text: &[u8]) -> usize {
-    let extra = |chunk: &[u8]| {
-        // At most 42 * 6 fits a byte, which lets the compiler count many at once.
-        let extra = |&byte: &u8| u8::from(byte == b'"' || byte == b'\\') + 5 * u8::from(byte < 0x20);
-        usize::from(chunk.iter().map(extra).sum::<u8>())
-    };
-    text.len() + text.chunks(32).map(extra).sum::<usize>()
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_escaped_reads_as_it_was(
+            pieces in prop::collection::vec(prop_oneof!["[a-z \\n\"]{0,40}", "[ -~é😀]{0,40}", "[\\x00-\\x1f\\\\\"]{0,3}"], 0..8),
+        ) {
+            let text = pieces.concat();
+            let mut out = b"\"".to_vec();
+            escape_into(&mut out, &text);
+            out.push(b'"');
+            prop_assert_eq!(serde_json::from_slice::<String>(&out).ok(), Some(text.clone()));
+            prop_assert_eq!(decode(&out), text);
+        }
+    }
 }

@@ -29,7 +29,7 @@ fn chains(conversation: &Conversation) -> Vec<Chain> {
 }
 
 fn events(conversation: &Conversation) -> Vec<(&'static str, Value)> {
-    let all = (0..conversation.messages().len()).flat_map(|index| conversation.events(index));
+    let all = (0..conversation.messages().len()).flat_map(|index| conversation.said(index).1);
     all.map(|event| (event.kind, serde_json::from_str(&event.payload).unwrap())).collect()
 }
 
@@ -96,7 +96,7 @@ fn a_first_message_is_all_tail() {
     let empty = read(OpenaiChat, &json!([{"role": "system", "content": "S"}]));
     assert_eq!((empty.head(), empty.prefix(), empty.tail_start()), (EMPTY, EMPTY, 0));
     assert_eq!(empty.newest_user_text(), None);
-    assert!(empty.events(0).is_empty());
+    assert!(empty.said(0).1.is_empty());
     let first = read(OpenaiChat, &json!([{"role": "user", "content": "a"}]));
     assert_eq!((first.prefix(), first.tail_start()), (EMPTY, 0));
     assert_ne!(first.head(), EMPTY);
@@ -450,7 +450,7 @@ proptest! {
         let asked = read(OpenaiChat, &json!(messages[..messages.len() - 1]));
         let reply = reply_message(asked.head(), &turns[last].reply, &calls, None);
         prop_assert_eq!(reply.chain, echoed.prefix());
-        prop_assert_eq!(&reply.events, &echoed.events(echoed.tail_start() - 1));
+        prop_assert_eq!(&reply.events, &echoed.said(echoed.tail_start() - 1).1);
         let newest = asked.newest_user_text().unwrap();
         prop_assert_eq!(newest.as_ref(), turns[last].user.as_str());
 

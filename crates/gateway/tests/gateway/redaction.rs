@@ -28,7 +28,7 @@ fn read(wire: Wire, key: &str, messages: &[Value], redaction: &Arc<AgentRedactio
 }
 
 fn events(conversation: &Conversation) -> Vec<(&'static str, Value)> {
-    let all = (0..conversation.messages().len()).flat_map(|index| conversation.events(index));
+    let all = (0..conversation.messages().len()).flat_map(|index| conversation.said(index).1);
     all.map(|event| (event.kind, serde_json::from_str(&event.payload).unwrap())).collect()
 }
 
@@ -118,7 +118,7 @@ proptest! {
             {"id": "c", "type": "function", "function": {"name": "send", "arguments": arguments}}]});
         let echoed = read(OpenaiChat, "messages", &[json!({"role": "user", "content": user.0}), echo], &redaction);
         prop_assert_eq!(told.chain, echoed.head());
-        prop_assert_eq!(told.events, echoed.events(1));
+        prop_assert_eq!(told.events, echoed.said(1).1);
     }
 }
 
@@ -128,12 +128,12 @@ fn a_log_that_is_to_be_kept_as_it_was_said_is_and_what_recall_finds_is_not() {
         [json!({"role": "user", "content": [{"type": "text", "text": "I am ada@"}, {"type": "text", "text": "example.com"}]})];
     let lax = read(OpenaiChat, "messages", &messages, &redaction(false));
     assert_eq!(
-        text_of(&lax.events(0).iter().map(|event| serde_json::from_str(&event.payload).unwrap()).next_back().unwrap()),
+        text_of(&lax.said(0).1.iter().map(|event| serde_json::from_str(&event.payload).unwrap()).next_back().unwrap()),
         "I am ada@example.com"
     );
-    assert_eq!(lax.text(0).unwrap(), "I am [email]");
+    assert_eq!(lax.said(0).0.unwrap(), "I am [email]");
     assert_eq!(lax.newest_user_text().unwrap(), "I am [email]");
     let strict = read(OpenaiChat, "messages", &messages, &redaction(true));
     assert_ne!(lax.head(), strict.head());
-    assert!(strict.events(0)[0].payload.contains("I am [email]"));
+    assert!(strict.said(0).1[0].payload.contains("I am [email]"));
 }

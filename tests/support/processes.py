@@ -51,6 +51,9 @@ def gateway(database: DatabaseUrls, control_url: str, model_url: str, folder: Pa
         "providers": [{"name": "fake", "wire": "anthropic_messages", "base_url": f"{model_url}/v1", "api_key": "none"}],
         "models": [{"name": "test", "upstreams": [{"provider": "fake", "model": "any"}]}],
         "routes": [],
+        "prices": [
+            {"provider": "fake", "model": model, "input": 100, "output": 10_000} for model in ("priced", "slow-1500")
+        ],
         "default_model": "test",
         "timeouts": {"connect_ms": 5000, "first_byte_ms": 60000, "idle_ms": 60000, "total_ms": 120000},
     }

@@ -175,3 +175,16 @@ def test_a_log_that_the_gateway_wrote_reads_as_its_client_saw_it() -> None:
 def test_operators_words_are_a_message_of_their_own() -> None:
     conversation = Conversation(log(user("hi"), ("system.message", {"content": text("be brief")}), START))
     assert [message["role"] for message in conversation.messages] == ["user", "system"]
+
+
+def test_what_waits_when_a_limit_is_reached_still_waits_when_it_is_raised() -> None:
+    stop = idle("budget_reached")
+    assert Conversation(log(user("a"), stop)).wants_model
+    assert Conversation(log(user("a"), START, FAILED, ERROR, stop)).wants_model  # it was to be tried again
+    assert not Conversation(log(user("a"), START, agent("b"), END, stop)).wants_model
+    served = ("agent.tool_use", {"name": "t", "input": {}, "evaluated_permission": "allow"})
+    waiting = Conversation(log(user("a"), START, served, END, stop))
+    assert waiting.not_begun == {name(3)} == {call.event_id for call in waiting.to_carry_out}
+    begun = Conversation(log(user("a"), START, served, END, stop, RUNNING, ("session.usage", {"usage": {}})))
+    assert not begun.not_begun
+    assert begun.to_carry_out

@@ -18,11 +18,13 @@ from trunkline.domain.metadata import merged
 from trunkline.domain.redaction import redactor
 from trunkline.domain.sessions import ForkRequest, Session, SessionRequest, SessionUpdate
 from trunkline.domain.times import now
+from trunkline.errors import InvalidRequest
 from trunkline.store import agents, events, sessions
 from trunkline.store.events import NewEvent
 from trunkline.store.forks import fork as forked
 from trunkline.store.launches import launch
-from trunkline.store.sessions import SessionFilter
+from trunkline.store.leases import Wake
+from trunkline.store.sessions import Head, SessionFilter
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
@@ -103,12 +105,17 @@ async def retrieve(session_id: str, caller: Manager) -> JSONResponse:
 
 
 @router.post("/{session_id}")
-async def update(request: Request, session_id: str, given: SessionUpdate, caller: Manager) -> JSONResponse:
-    """Change a session's title and metadata; what changed becomes a `session.updated` event."""
+async def update(
+    request: Request, session_id: str, given: SessionUpdate, caller: Manager, parts: PartsDependency
+) -> JSONResponse:
+    """Change a session's title, metadata, budget and limits; what changed becomes a `session.updated` event.
+
+    A session that stopped for a limit goes on once no limit is reached any more.
+    """
     session = ids.decode("sesn", session_id)
 
     async def act() -> dict[str, Any]:
-        await _change(caller, session, given)
+        await _change(caller, session, given, parts.wake)
         return _wire(caller, await sessions.get(caller.connection, caller.principal, session))
 
     return JSONResponse(await _once(request, caller, act))
@@ -168,12 +175,17 @@ def _wire(caller: Caller, session: Session) -> dict[str, Any]:
     return session.to_wire(caller.principal.tenant_id, now())
 
 
-async def _change(caller: Caller, session_id: UUID, given: SessionUpdate) -> None:
+async def _change(caller: Caller, session_id: UUID, given: SessionUpdate, wake: Wake | None) -> None:
     connection, tenant = caller.connection, caller.principal.tenant_id
     head = await sessions.lock(connection, caller.principal, session_id)
     title = given.title if "title" in given.model_fields_set else head.title
     metadata = merged(head.metadata, given.metadata)
+    budget, limits = _budget(head, given), given.limited(head.limits)
     changed: dict[str, Any] = {}
+    if budget != head.budget:
+        changed["budget"] = budget
+    if limits != head.limits:
+        changed["limits"] = limits or {}
     if title != head.title:
         changed["title"] = title
     if metadata != head.metadata and metadata:
@@ -182,14 +194,52 @@ async def _change(caller: Caller, session_id: UUID, given: SessionUpdate) -> Non
         return
     at = now()
     await sessions.update(connection, tenant, session_id, title=title, metadata=metadata, at=at)
-    event = NewEvent(ids.new(), "session.updated", changed, at)
-    await events.append(
-        connection,
-        tenant,
-        session_id,
-        last_seq=head.last_seq,
-        events=[event],
-        at=at,
-        redactor=redactor(head.redact),
+    await sessions.bound(connection, tenant, session_id, budget, limits)
+    new = [NewEvent(ids.new(), "session.updated", changed, at)]
+    goes_on = (
+        head.status == "idle"
+        and head.archived_at is None
+        and bool(changed.keys() & {"budget", "limits"})
+        and head.used.reached(budget, limits, at) is None
+        and await events.stopped_for_a_limit(connection, tenant, session_id)
     )
-    await sessions.advance(connection, tenant, session_id, last_seq=head.last_seq + 1, status=head.status, at=at)
+    if goes_on:  # in the name of the key that gave it the work
+        new.append(NewEvent(ids.new(), "session.status_running", {}, at))
+    status = "running" if goes_on else head.status
+    await events.append(
+        connection, tenant, session_id, last_seq=head.last_seq, events=new, at=at, redactor=redactor(head.redact)
+    )
+    await sessions.advance(connection, tenant, session_id, last_seq=head.last_seq + len(new), status=status, at=at)
+    if goes_on and wake is not None:
+        await wake(connection, tenant, session_id)
+
+
+def _budget(head: Head, given: SessionUpdate) -> dict[str, Any] | None:
+    """Return a session's budget after a change. Raises InvalidRequest for one that the wire does not allow."""
+    before = None if head.budget is None else dict(head.budget)
+    if "budget" not in given.model_fields_set:
+        return before
+    if given.budget is None:
+        return None
+    after = given.budget.model_dump()
+    if before is None:
+        raise InvalidRequest(
+            "The session was started without a budget, or it was taken away; a budget is given when a session is "
+            "started.",
+            param="budget",
+            code="budget_create_only",
+        )
+    if head.used.unpriced:
+        raise InvalidRequest(
+            "The session has called a model without a price, so that no budget can be kept: configure `prices`, or "
+            "take the budget away (null).",
+            param="budget",
+            code="model_not_budgetable",
+        )
+    if after != before and not head.used.below(after):
+        raise InvalidRequest(
+            f"The session has cost {head.used.cents} cents; a budget is above that.",
+            param="budget.max_list_cost",
+            code="budget_not_raised",
+        )
+    return after

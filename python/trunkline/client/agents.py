@@ -61,6 +61,8 @@ class Agent:
     metadata: Mapping[str, str] = field(default_factory=dict)
     tools: Sequence[Callable[..., Any] | Mapping[str, Any]] = ()
     mcp_servers: Sequence[Mapping[str, Any]] = ()
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """What each of its sessions may use: `max_turns`, `max_tokens`, `max_active_seconds`, `max_list_cost`."""
 
     def run(
         self, text: str, *, user_id: str | None = None, session_id: str | None = None, client: Trunkline | None = None
@@ -107,6 +109,7 @@ class Agent:
             "metadata": dict(self.metadata),
             "tools": [dict(one) if isinstance(one, Mapping) else as_tool(one).definition for one in self.tools],
             "mcp_servers": [dict(server) for server in self.mcp_servers],
+            "limits": dict(self.limits),
         }
         return {member: value for member, value in definition.items() if value}
 

@@ -43,7 +43,10 @@ class Turn:
 
     @property
     def stop_reason(self) -> dict[str, Any]:
-        """Why it stopped: `end_turn`, `retries_exhausted`, or `requires_action` with the `event_ids` that wait."""
+        """Why it stopped: `end_turn`, `retries_exhausted`, `budget_reached` with the `limit`, or `requires_action`.
+
+        The last has the `event_ids` that wait.
+        """
         return self.events[-1].stop_reason if self.events else {}
 
 
@@ -95,7 +98,7 @@ class Sessions:
         return Session.model_validate(self._transport.request("GET", _path(session_id)))
 
     def update(self, session_id: str, **change: Any) -> Session:
-        """Change the `title`, or the `metadata` key by key; None takes a key away. Raises NotFound and Conflict."""
+        """Change the `title`, the `budget`, or `metadata` and `limits` key by key; None takes away. Raises NotFound."""
         return Session.model_validate(self._transport.request("POST", _path(session_id), body=change, once=True))
 
     def fork(self, session_id: str, *, at: int | None = None, **changes: Any) -> Session:
@@ -179,7 +182,7 @@ class AsyncSessions:
         return Session.model_validate(await self._transport.request("GET", _path(session_id)))
 
     async def update(self, session_id: str, **change: Any) -> Session:
-        """Change the `title`, or the `metadata` key by key; None takes a key away. Raises NotFound and Conflict."""
+        """Change the `title`, the `budget`, or `metadata` and `limits` key by key; None takes away. Raises NotFound."""
         return Session.model_validate(await self._transport.request("POST", _path(session_id), body=change, once=True))
 
     async def fork(self, session_id: str, *, at: int | None = None, **changes: Any) -> Session:

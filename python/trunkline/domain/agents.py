@@ -9,9 +9,18 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from trunkline.domain import ids
+from trunkline.domain.budgets import AgentLimits
 from trunkline.domain.memory import AgentBlock, Scope
 from trunkline.domain.redaction import Wanted
 from trunkline.domain.retention import Retention
@@ -104,6 +113,13 @@ class AgentDefinition(_Frozen):
     mcp_servers: McpServers = ()
     metadata: Metadata = {}
     memory: dict[str, Any] | None = None
+    limits: AgentLimits | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `limits` where there are none: definitions from before there were any are the same as now."""
+        plain: dict[str, Any] = dumped(self)
+        return plain if self.limits is not None else {key: value for key, value in plain.items() if key != "limits"}
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +160,7 @@ class AgentUpdate(_Frozen):
     mcp_servers: McpServers | None = None
     metadata: MetadataPatch | None = None
     memory: dict[str, Any] | None = None
+    limits: AgentLimits | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -189,10 +206,11 @@ class Agent:
     """Whether `apply` made it, so that a pruning `apply` may archive it."""
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the Managed Agents `agent`, with our `memory`."""
+        """Return the Managed Agents `agent`, with our `memory` and `limits`."""
         return snapshot(self.id, self.version, self.definition) | {
             "metadata": self.definition["metadata"],
             "memory": self.definition["memory"],
+            "limits": self.definition.get("limits"),
             "created_at": to_wire(self.created_at),
             "updated_at": to_wire(self.updated_at),
             "archived_at": to_wire(self.archived_at),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, m
 
 from trunkline.domain import ids
 from trunkline.domain.agents import Metadata, MetadataPatch, snapshot
+from trunkline.domain.budgets import Budget, Limits, Used
 from trunkline.domain.events import EventRequest
 from trunkline.domain.times import to_wire
 from trunkline.errors import InvalidRequest, NotServed
@@ -99,7 +100,8 @@ class ResourceRequest(RootModel[Resource]):
 class SessionRequest(_Frozen):
     """A new session. `user_id` is the client's own id of its user; `metadata.user_id` serves where it is absent.
 
-    Without an `environment_id` (or name) it runs in the default environment.
+    Without an `environment_id` (or name) it runs in the default environment. `budget` and `limits` go before those of
+    the agent's `limits`.
     """
 
     agent: AgentReference
@@ -110,17 +112,17 @@ class SessionRequest(_Frozen):
     vault_ids: Annotated[tuple[str, ...], Field(max_length=20)] = ()
     resources: Annotated[tuple[Resource, ...], Field(max_length=MAX_RESOURCES)] = ()
     initial_events: Annotated[tuple[EventRequest, ...], Field(max_length=50)] = ()
+    budget: Budget | None = None
+    limits: Limits = Limits()
 
     @model_validator(mode="before")
     @classmethod
     def _prepare(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        if given.get("budget"):
-            raise NotServed("sessions with `budget`", param="budget")
         refuse_unserved_resources(given.get("resources"))
         named = given | {"agent": named_agent(given.get("agent"))}
-        return {key: value for key, value in named.items() if value is not None and key != "budget"}
+        return {key: value for key, value in named.items() if value is not None}
 
     @property
     def user(self) -> str | None:
@@ -132,20 +134,34 @@ class SessionRequest(_Frozen):
 
 
 class SessionUpdate(_Frozen):
-    """A change to a session: what is absent stays; `metadata` is a patch key by key."""
+    """A change to a session: what is absent stays; `metadata` and `limits` are patches key by key.
+
+    A `budget` of null takes the budget away, and `limits` of null all of these.
+    """
 
     title: Title | None = None
     metadata: MetadataPatch | None = None
+    budget: Budget | None = None
+    limits: Limits | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _prepare(cls, given: Any) -> Any:
         if isinstance(given, dict):
-            for field in ("agent", "budget", "vault_ids"):
+            for field in ("agent", "vault_ids"):
                 if given.get(field) is not None:
                     raise NotServed(f"a change of a session's `{field}`", param=field)
-            return {key: value for key, value in given.items() if key not in ("agent", "budget", "vault_ids")}
+            return {key: value for key, value in given.items() if key not in ("agent", "vault_ids")}
         return given
+
+    def limited(self, limits: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """Return a session's limits after this change."""
+        if "limits" not in self.model_fields_set:
+            return None if limits is None else dict(limits)
+        if self.limits is None:
+            return None
+        after = {**(limits or {}), **self.limits.model_dump(exclude_unset=True)}
+        return {name: bound for name, bound in after.items() if bound is not None} or None
 
 
 class ForkRequest(_Frozen):
@@ -178,6 +194,13 @@ class Session:
     input_tokens: int
     output_tokens: int
     cached_tokens: int
+    turns: int
+    cost_nano: int
+    unpriced: bool
+    active_us: int
+    running_since: datetime | None
+    budget: Mapping[str, Any] | None
+    limits: Mapping[str, Any] | None
     environment_id: UUID | None
     """Where it runs; None: in the default environment."""
     vault_ids: tuple[UUID, ...]
@@ -187,8 +210,14 @@ class Session:
     updated_at: datetime
     archived_at: datetime | None
 
+    @property
+    def used(self) -> Used:
+        """What the runtime has used for it."""
+        tokens = self.input_tokens + self.output_tokens + self.cached_tokens
+        return Used(self.turns, tokens, self.cost_nano, self.unpriced, self.active_us, self.running_since)
+
     def to_wire(self, tenant_id: UUID, at: datetime) -> dict[str, Any]:
-        """Return the Managed Agents `session` as of `at`, with our `user_id`, `origin`, `last_seq` and `parent_id`."""
+        """Return the Managed Agents `session` as of `at`, with our own members."""
         end = self.updated_at if self.status == "terminated" else at
         return {
             "id": ids.encode("sesn", self.id),
@@ -203,15 +232,17 @@ class Session:
             "outcome_evaluations": [],
             "vault_ids": [ids.encode("vlt", vault_id) for vault_id in self.vault_ids],
             "deployment_id": None if self.deployment_id is None else ids.encode("depl", self.deployment_id),
-            "budget": None,
+            "budget": self.budget,
+            "limits": self.limits or {},
             "stats": {
-                "active_seconds": None,
+                "active_seconds": self.used.active_seconds(at),
                 "duration_seconds": max(0.0, round((end - self.created_at).total_seconds(), 3)),
             },
             "usage": {
                 "input_tokens": self.input_tokens,
                 "output_tokens": self.output_tokens,
                 "cache_read_input_tokens": self.cached_tokens,
+                **self.used.to_wire(at),
             },
             "origin": self.origin,
             "last_seq": self.last_seq,

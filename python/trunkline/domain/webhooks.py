@@ -23,6 +23,7 @@ EventType = Literal[
     "session.status_run_started",
     "session.status_idled",
     "session.requires_action",
+    "session.budget_reached",
     "session.status_rescheduled",
     "session.status_terminated",
     "session.updated",

@@ -21,6 +21,9 @@ STEP: Final = "span.model_request_start"
 COMPACTED: Final = "agent.thread_context_compacted"
 """Says from which event on the conversation stands in prompts, and may sum up what comes before: `compaction.py`."""
 
+USED: Final = "session.usage"
+"""Tells what the session has used; after a stop for a limit, that it goes on with the calls that waited."""
+
 _IMAGE_TOKENS: Final = 1600
 """Anthropic's (width x height) / 750, at the size to which larger images are scaled."""
 _DOCUMENT_TOKENS: Final = 3000
@@ -78,6 +81,8 @@ class Conversation:
         """How often in a row the model call of the current step has failed."""
         self.step: Event | None = None
         """The step whose model call has no answer yet."""
+        self.not_begun: frozenset[str] = frozenset()
+        """The event ids of calls that a stop for a limit kept from being begun."""
         self._asked = False
         self._self_hosted = self_hosted
         self._calls: dict[str, ToolUse] = {}
@@ -112,9 +117,7 @@ class Conversation:
             case "session.error" if not _is_of_a_server(event):
                 self.failures += 1
             case "session.status_idle":
-                self.step, self._asked, self.failures = None, False, 0
-                if event.payload.get("stop_reason", {}).get("type") == "retries_exhausted":
-                    self.take_up()  # the turn is dead; the next one starts afresh
+                self._stop(event.payload.get("stop_reason", {}).get("type"))
             case _:
                 self._hear_of_calls(event)
 
@@ -163,8 +166,21 @@ class Conversation:
             return True
         return self._self_hosted and use.type == "agent.tool_use" and use.permission == "allow"
 
+    def _stop(self, reason: str | None) -> None:
+        """Take in that the turn has ended, or waits."""
+        self.step, self.failures = None, 0
+        # Stopped for a limit, a call of the model that failed is still to be tried again.
+        self._asked = self._asked and reason == "budget_reached"
+        if reason == "budget_reached":
+            self.not_begun = frozenset(use.event_id for use in self.to_carry_out)
+        elif reason == "retries_exhausted":
+            self.take_up()  # the turn is dead; the next one starts afresh
+
     def _hear_of_calls(self, event: Event) -> None:
-        """Take in what became of a call that the worker carries out."""
+        """Take in what became of a call that the worker carries out, or that those which waited are begun."""
+        if event.type == USED:
+            self.not_begun = frozenset()
+            return
         use = self._calls.get(_answered(event))
         if use is None:
             return

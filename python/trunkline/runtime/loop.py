@@ -31,7 +31,7 @@ from trunkline.runtime.tools.calls import INTERRUPTED, Calls, Finished
 from trunkline.runtime.tools.toolbox import Toolbox, Tools
 from trunkline.store import events, leases
 from trunkline.store.events import NewEvent
-from trunkline.store.leases import Lease, LeaseLost, Task, Tokens
+from trunkline.store.leases import Head, Lease, LeaseLost, Task, Tokens
 from trunkline.store.pool import Connection, Database
 
 _logger = logging.getLogger(__name__)
@@ -167,9 +167,17 @@ class _Turn:
             if is_new:  # else it was saved before, and only the confirmation was lost
                 append(*(outcome.closing if self._was_interrupted(news) else outcome.events))
             step, status, calls = None, head.status, False
+            tokens = await leases.priced(connection, lease, outcome.tokens) if is_new else Tokens()
             if status == "running":
                 calls = bool(self._conversation.to_carry_out) and not outcome.is_dead
-                if self._conversation.wants_model and not outcome.is_dead:
+                limit = None if outcome.is_dead else self._limit(head, tokens, at)
+                if limit is not None:
+                    append(outcomes.used(head, tokens, at), outcomes.idle({"type": "budget_reached", "limit": limit}))
+                    status, calls = "idle", False
+                elif calls and self._conversation.not_begun:
+                    self.calls.first_seen |= self._conversation.not_begun
+                    append(outcomes.used(head, tokens, at))
+                elif self._conversation.wants_model and not outcome.is_dead:
                     # One that was begun by a worker that is gone goes on under its idempotency key.
                     step = self._conversation.step or append(NewEvent(ids.new(), STEP, {}, at))
                     kept_from = compaction.due(self._conversation, self._compacts)
@@ -188,7 +196,6 @@ class _Turn:
                     at=at,
                     redactor=None,
                 )
-                tokens = outcome.tokens if is_new else Tokens()
                 self._seen = head.last_seq + len(new)
                 await leases.advance(connection, lease, last_seq=self._seen, status=status, at=at, tokens=tokens)
             await self._take_up(connection, new, at)
@@ -235,6 +242,18 @@ class _Turn:
         if waits_for:
             return {"type": "requires_action", "event_ids": list(waits_for)}
         return {"type": "refusal" if outcome.is_refused else "end_turn"}
+
+    def _limit(self, head: Head, tokens: Tokens, at: datetime) -> str | None:
+        """Return the limit of the session that keeps the next step from being begun; None: it may be begun.
+
+        What was begun goes on: the step of a worker that is gone, and tools that may have had their effect.
+        """
+        conversation = self._conversation
+        calls = {use.event_id for use in conversation.to_carry_out}
+        begun = calls - self.calls.first_seen - conversation.not_begun
+        if begun or conversation.step is not None or not (calls or conversation.wants_model):
+            return None
+        return head.after(tokens).reached(head.budget, head.limits, at)
 
     async def _ask(self) -> Outcome:
         """Ask the model, and return what is to be appended: its answer, its failure, or that it was interrupted."""

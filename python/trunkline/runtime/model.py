@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
@@ -72,6 +73,10 @@ class Reply:
     calls: tuple[ToolCall, ...]
     refused: bool
     usage: dict[str, int]
+    cost_nano: int | None = None
+    """What it cost, in billionths of a US dollar; None: the model has no price."""
+    paid_as: UUID | None = None
+    """The call whose answer this is, given again for nothing; None: this one's."""
 
 
 class ModelError(Exception):
@@ -237,8 +242,12 @@ def _reply(response: _Response) -> Reply:
         text = "".join(block["text"] for block in blocks if block["type"] == "text")
         calls = tuple(ToolCall(block["name"], block["input"]) for block in blocks if block["type"] == "tool_use")
         usage = {name: count for name, count in answer["usage"].items() if isinstance(count, int)}
-        return Reply(text, calls, answer["stop_reason"] == "refusal", usage)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        cost = response.headers.get("x-trunkline-cost")
+        cost_nano = None if cost is None else int((Decimal(cost) * 10**9).to_integral_value())
+        first = response.headers.get("x-trunkline-replayed")
+        paid_as = None if first is None else ids.decode("call", first)
+        return Reply(text, calls, answer["stop_reason"] == "refusal", usage, cost_nano, paid_as)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, NotFound) as error:
         raise ModelError(
             "model_request_failed_error", "The gateway's answer is not an Anthropic message.", transient=False
         ) from error

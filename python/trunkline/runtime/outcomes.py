@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from trunkline.domain import ids
 from trunkline.domain.events import Event
-from trunkline.runtime.context import COMPACTED, ToolUse
+from trunkline.runtime.context import COMPACTED, USED, ToolUse
 from trunkline.runtime.model import ModelError, Reply
 from trunkline.runtime.tools.tool import Result
 from trunkline.runtime.tools.toolbox import Problem, Toolbox
 from trunkline.store.events import NewEvent
-from trunkline.store.leases import Tokens
+from trunkline.store.leases import Head, Tokens
 
 _RESULTS: Final = {
     "agent.tool_use": ("agent.tool_result", "tool_use_id"),
@@ -109,6 +110,17 @@ def idle(stop_reason: Mapping[str, object]) -> NewEvent:
     return _new("session.status_idle", {"stop_reason": dict(stop_reason)})
 
 
+def used(head: Head, tokens: Tokens, at: datetime) -> NewEvent:
+    """Return the event that tells what the session has used, with what its head does not count yet."""
+    usage = {
+        "input_tokens": head.input_tokens + tokens.input,
+        "output_tokens": head.output_tokens + tokens.output,
+        "cache_read_input_tokens": head.cached_tokens + tokens.cached,
+        **head.after(tokens).to_wire(at),
+    }
+    return _new(USED, {"usage": usage, "budget": None if head.budget is None else dict(head.budget)})
+
+
 def _end(step: Event, usage: Mapping[str, int], *, is_error: bool) -> NewEvent:
     counts = {name: usage.get(name, 0) for name in _USAGE}
     start = ids.encode("sevt", step.id)
@@ -118,7 +130,8 @@ def _end(step: Event, usage: Mapping[str, int], *, is_error: bool) -> NewEvent:
 
 
 def _tokens(reply: Reply) -> Tokens:
-    return Tokens(*(reply.usage.get(name, 0) for name in _USAGE[:3]))
+    given, said, cached = (reply.usage.get(name, 0) for name in _USAGE[:3])
+    return Tokens(given, said, cached, 1, reply.cost_nano, reply.paid_as)
 
 
 def _error(kind: str, message: str, *, exhausted: bool) -> NewEvent:

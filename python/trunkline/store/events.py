@@ -125,6 +125,13 @@ async def send(
     return appended[: len(sent)]
 
 
+async def stopped_for_a_limit(connection: Connection, tenant_id: UUID, session_id: UUID) -> bool:
+    """Tell whether a session was last idle because a limit of it was reached."""
+    cursor = await connection.execute(queries("events")["select_last_stop"], (tenant_id, session_id))
+    row = await cursor.fetchone()
+    return row is not None and row["reason"] == "budget_reached"
+
+
 async def _check_answers(connection: Connection, tenant: UUID, session_id: UUID, sent: Sequence[EventRequest]) -> None:
     """Raise unless every result or confirmation belongs to a tool call of this session that has none yet."""
     asked: dict[tuple[str, str], int] = {}

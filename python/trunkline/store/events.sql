@@ -52,3 +52,9 @@ select distinct coalesce(e.payload ->> 'custom_tool_use_id', e.payload ->> 'tool
   from trunkline.events e
  where e.tenant_id = $1 and e.session_id = $2 and e.type = $3
    and coalesce(e.payload ->> 'custom_tool_use_id', e.payload ->> 'tool_use_id') = any ($4::text[]);
+
+-- name: select_last_stop
+-- Why a session was last idle.
+select e.payload #>> '{stop_reason,type}' as reason from trunkline.events e
+ where e.tenant_id = $1 and e.session_id = $2 and e.type = 'session.status_idle'
+ order by e.seq desc limit 1;

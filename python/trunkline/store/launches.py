@@ -41,6 +41,10 @@ async def launch(
     at = now()
     resources = await attached(connection, principal, given.resources, at)
     session_id = ids.new()
+    limits = dict(agent.definition.get("limits") or {})
+    cost = limits.pop("max_list_cost", None)
+    budget = given.budget.model_dump() if given.budget else {"type": "limit", "max_list_cost": cost} if cost else None
+    limits = {name: bound for name, bound in limits.items() if bound is not None} | given.limits.given()
     new = NewSession(
         session_id,
         agent.id,
@@ -53,6 +57,8 @@ async def launch(
         environment_id,
         vault_ids,
         deployment_id,
+        budget,
+        limits or None,
     )
     await sessions.create(connection, principal, new)
     if given.initial_events:

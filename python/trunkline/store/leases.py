@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from trunkline.domain.budgets import Used
 from trunkline.domain.events import Event
 from trunkline.domain.redaction import Wanted
 from trunkline.domain.sessions import Status
 from trunkline.domain.toolsets import granted
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
+from trunkline.store.sessions import USED
 
 Wake = Callable[[Connection, UUID, UUID], Awaitable[None]]
 """Called with (connection, tenant, session) in the transaction that gave a session something to do."""
@@ -79,15 +81,39 @@ class Head:
     last_seq: int
     key_id: UUID | None
     """As in Task."""
+    budget: Mapping[str, Any] | None
+    limits: Mapping[str, Any] | None
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    used: Used
+    """`tokens` are the three kinds together."""
+
+    def after(self, tokens: Tokens) -> Used:
+        """Return what was used, a step that is not counted yet among it."""
+        used, cost = self.used, tokens.cost_nano
+        return replace(
+            used,
+            turns=used.turns + tokens.turns,
+            tokens=used.tokens + tokens.input + tokens.output + tokens.cached,
+            cost_nano=used.cost_nano + (cost or 0),
+            unpriced=used.unpriced or cost is None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a model call used; `input` without the `cached` ones, as the Anthropic wire counts."""
+    """What a step used; `input` without the `cached` ones, as the Anthropic wire counts."""
 
     input: int = 0
     output: int = 0
     cached: int = 0
+    turns: int = 0
+    """Answers of the model."""
+    cost_nano: int | None = 0
+    """In billionths of a US dollar; None: the model has no price."""
+    paid_as: UUID | None = None
+    """The call that was paid for, where the answer is that call's, given again for nothing."""
 
 
 async def wake(connection: Connection, tenant_id: UUID, session_id: UUID) -> None:
@@ -137,14 +163,25 @@ async def lock(connection: Connection, lease: Lease) -> Head:
     row = await cursor.fetchone()
     if row is None:
         raise LeaseLost
-    return Head(**row)
+    used = Used(**{name: row.pop(name) for name in USED})
+    return Head(**row, used=used)
+
+
+async def priced(connection: Connection, lease: Lease, tokens: Tokens) -> Tokens:
+    """Return what a step used with what was paid for it, where another call than its own was."""
+    if tokens.paid_as is None:
+        return tokens
+    cursor = await connection.execute(queries("leases")["select_cost"], (lease.tenant_id, tokens.paid_as))
+    row = await cursor.fetchone()
+    return replace(tokens, cost_nano=None if row is None else row["cost_nano"], paid_as=None)
 
 
 async def advance(
     connection: Connection, lease: Lease, *, last_seq: int, status: Status, at: datetime, tokens: Tokens
 ) -> None:
-    """Move the head of a session that `lock` returned past events just appended, and count the tokens used."""
-    used = (tokens.input, tokens.output, tokens.cached)
+    """Move the head of a session that `lock` returned past events just appended, and count what was used."""
+    cost = tokens.cost_nano
+    used = (tokens.input, tokens.output, tokens.cached, tokens.turns, cost or 0, cost is None)
     await connection.execute(queries("leases")["advance"], (*_key(lease), last_seq, status, at, *used))
 
 

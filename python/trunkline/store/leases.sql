@@ -14,7 +14,9 @@ select session_id, fence, interrupted from trunkline.renew_leases($1, $2, $3, $4
 
 -- name: lock
 -- The head of a session, locked for its holder; no row comes back if another has claimed it.
-select status, last_seq, key_id from trunkline.sessions
+select status, last_seq, key_id, budget, limits, input_tokens, output_tokens, cached_tokens,
+       turns, input_tokens + output_tokens + cached_tokens as tokens, cost_nano, unpriced, active_us, running_since
+  from trunkline.sessions
  where tenant_id = $1 and id = $2 and lease_fence = $3 and lease_owner is not null
    for update;
 
@@ -22,8 +24,12 @@ select status, last_seq, key_id from trunkline.sessions
 -- Move a locked session's head past events just appended, and count what its model call used.
 update trunkline.sessions
    set last_seq = $3, status = $4, updated_at = $5, input_tokens = input_tokens + $6, output_tokens = output_tokens + $7,
-       cached_tokens = cached_tokens + $8
+       cached_tokens = cached_tokens + $8, turns = turns + $9, cost_nano = cost_nano + $10, unpriced = unpriced or $11
  where tenant_id = $1 and id = $2;
+
+-- name: select_cost
+-- What a call cost, in billionths of a US dollar; null: its model has no price.
+select round(u.cost_usd * 1000000000)::bigint as cost_nano from trunkline.usage u where u.tenant_id = $1 and u.id = $2;
 
 -- name: release
 -- Let a session go, unless another has claimed it meanwhile.

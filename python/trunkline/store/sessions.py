@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
 from trunkline.domain import ids
+from trunkline.domain.budgets import Used
 from trunkline.domain.principal import Principal
 from trunkline.domain.redaction import Wanted
 from trunkline.domain.sessions import Session, Status
 from trunkline.errors import NotFound
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
+
+USED: Final = tuple(field.name for field in fields(Used))
+"""Of what a session has used, the columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class NewSession:
     environment_id: UUID | None = None
     vault_ids: Sequence[UUID] = ()
     deployment_id: UUID | None = None
+    budget: Mapping[str, Any] | None = None
+    limits: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,9 @@ class Head:
     resources: Sequence[Mapping[str, Any]]
     redact: Sequence[Wanted] | None
     """What is looked for in what its log is to say; None: nothing."""
+    budget: Mapping[str, Any] | None
+    limits: Mapping[str, Any] | None
+    used: Used
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,8 @@ async def create(connection: Connection, principal: Principal, new: NewSession) 
             list(new.vault_ids),
             new.deployment_id,
             principal.started_by,
+            _json(new.budget),
+            _json(new.limits),
         ),
     )
 
@@ -117,7 +128,8 @@ async def lock(connection: Connection, principal: Principal, session_id: UUID) -
     row = await cursor.fetchone()
     if row is None:
         raise not_found(session_id)
-    return Head(**row)
+    used = Used(**{name: row.pop(name) for name in USED})
+    return Head(**row, used=used)
 
 
 async def head(connection: Connection, principal: Principal, session_id: UUID) -> int:
@@ -166,6 +178,19 @@ async def update(
 ) -> None:
     """Write a locked session's title and metadata."""
     await connection.execute(queries("sessions")["update_session"], (tenant_id, session_id, title, Jsonb(metadata), at))
+
+
+async def bound(
+    connection: Connection,
+    tenant_id: UUID,
+    session_id: UUID,
+    budget: Mapping[str, Any] | None,
+    limits: Mapping[str, Any] | None,
+) -> None:
+    """Write what a locked session may use."""
+    await connection.execute(
+        queries("sessions")["update_limits"], (tenant_id, session_id, _json(budget), _json(limits))
+    )
 
 
 async def attach(
@@ -254,6 +279,10 @@ async def expire_prompts(connection: Connection, limit: int) -> int:
 def not_found(session_id: UUID) -> NotFound:
     """Return the error for a session that is not there, for this key."""
     return NotFound(f"There is no session {ids.encode('sesn', session_id)}; GET /v1/sessions lists those there are.")
+
+
+def _json(given: Mapping[str, Any] | None) -> Jsonb | None:
+    return None if given is None else Jsonb(given)
 
 
 def _session(row: dict[str, Any]) -> Session:

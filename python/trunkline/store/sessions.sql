@@ -3,19 +3,21 @@
 -- name: insert_session
 -- Insert a session that the API's client made.
 insert into trunkline.sessions (tenant_id, id, agent_id, agent_version, user_id, title, metadata, resources, origin,
-                                status, root_id, created_at, updated_at, environment_id, vault_ids, deployment_id, key_id)
-values ($1, $2, $3, $4, $5, $6, $7, $8, 'api', 'idle', $2, $9, $9, $10, $11, $12, $13);
+                                status, root_id, created_at, updated_at, environment_id, vault_ids, deployment_id, key_id,
+                                budget, limits)
+values ($1, $2, $3, $4, $5, $6, $7, $8, 'api', 'idle', $2, $9, $9, $10, $11, $12, $13, $14, $15);
 
 -- name: insert_fork
 -- Insert a session that shares the log of another ($3) up to event number $4; triggers copy the blocks that are the other's
 -- own, what is attached to it, and what its prompts begin with.
 insert into trunkline.sessions (tenant_id, id, agent_id, agent_version, user_id, title, metadata, origin, status, last_seq,
-                                head_chain, root_id, parent_id, parent_seq, created_at, updated_at, environment_id, vault_ids)
+                                head_chain, root_id, parent_id, parent_seq, created_at, updated_at, environment_id, vault_ids,
+                                budget, limits)
 select s.tenant_id, $2, s.agent_id, s.agent_version, s.user_id, $5, $6, s.origin, 'idle', $4,
        (select e.chain from trunkline.events e
          where e.tenant_id = $1 and e.session_id = $3 and e.seq <= $4 and e.chain is not null
          order by e.seq desc limit 1),
-       s.root_id, s.id, $4, $7, $7, s.environment_id, s.vault_ids
+       s.root_id, s.id, $4, $7, $7, s.environment_id, s.vault_ids, s.budget, s.limits
   from trunkline.sessions s where s.tenant_id = $1 and s.id = $3;
 
 -- name: copy_events
@@ -28,7 +30,8 @@ select $1, $3, e.seq, n.id, e.type, n.payload, e.chain, e.call_id, e.created_at,
 -- name: select_session
 -- A session with the definition of the agent version it is pinned to.
 select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.metadata, s.resources, s.origin, s.status,
-       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.environment_id,
+       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.turns,
+       s.cost_nano, s.unpriced, s.active_us, s.running_since, s.budget, s.limits, s.environment_id,
        s.vault_ids, s.deployment_id, s.created_at, s.updated_at, s.archived_at
   from trunkline.sessions s
   join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
@@ -36,7 +39,9 @@ select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.me
 
 -- name: lock_session
 -- A session's head, locked: who holds it is the only one to append.
-select s.status, s.last_seq, s.archived_at, s.title, s.metadata, s.resources,
+select s.status, s.last_seq, s.archived_at, s.title, s.metadata, s.resources, s.budget, s.limits,
+       s.turns, s.input_tokens + s.output_tokens + s.cached_tokens as tokens, s.cost_nano, s.unpriced, s.active_us,
+       s.running_since,
        (select v.redact from trunkline.agents a
           join trunkline.agent_versions v on v.tenant_id = a.tenant_id and v.agent_id = a.id and v.version = a.current_version
          where a.tenant_id = $1 and a.id = s.agent_id and v.redact_log) as redact
@@ -62,6 +67,10 @@ update trunkline.sessions set last_seq = $3, status = $4, updated_at = $5, key_i
 -- Write a locked session's title and metadata.
 update trunkline.sessions set title = $3, metadata = $4, updated_at = $5 where tenant_id = $1 and id = $2;
 
+-- name: update_limits
+-- Write what a locked session may use.
+update trunkline.sessions set budget = $3, limits = $4 where tenant_id = $1 and id = $2;
+
 -- name: update_resources
 -- Write what is attached to a locked session.
 update trunkline.sessions set resources = $3, updated_at = $4 where tenant_id = $1 and id = $2;
@@ -75,7 +84,8 @@ returning id;
 -- name: list_newest
 -- A page of sessions, newest first, after the position ($3, $4).
 select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.metadata, s.resources, s.origin, s.status,
-       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.environment_id,
+       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.turns,
+       s.cost_nano, s.unpriced, s.active_us, s.running_since, s.budget, s.limits, s.environment_id,
        s.vault_ids, s.deployment_id, s.created_at, s.updated_at, s.archived_at
   from trunkline.sessions s
   join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version
@@ -98,7 +108,8 @@ select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.me
 -- name: list_oldest
 -- The same, oldest first.
 select s.id, s.agent_id, s.agent_version, v.definition, s.user_id, s.title, s.metadata, s.resources, s.origin, s.status,
-       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.environment_id,
+       s.last_seq, s.parent_id, s.input_tokens, s.output_tokens, s.cached_tokens, s.turns,
+       s.cost_nano, s.unpriced, s.active_us, s.running_since, s.budget, s.limits, s.environment_id,
        s.vault_ids, s.deployment_id, s.created_at, s.updated_at, s.archived_at
   from trunkline.sessions s
   join trunkline.agent_versions v on v.tenant_id = s.tenant_id and v.agent_id = s.agent_id and v.version = s.agent_version

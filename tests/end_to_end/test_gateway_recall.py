@@ -106,6 +106,38 @@ def test_a_turn_is_found_by_meaning_once_it_is_embedded(placed: tuple[Stack, Pat
     assert stack.usage(key_id=key_id, wire="embeddings")["input_tokens"] > 0
 
 
+def test_stores_of_the_agent_are_searched_by_meaning_too_and_sessions_keep_their_versions(
+    placed: tuple[Stack, Path],
+) -> None:
+    stack, home = placed
+    user, word = f"user-{uuid4().hex[:8]}", uuid4().hex[:8]
+    with stack.http() as http:
+        stores = [ok(http.post("/v1/memory_stores", json={"name": name}))["id"] for name in ("first", "second")]
+        for number, store in enumerate(stores):
+            passages = [{"text": f"the {word} kettle of store {number} is broken"}]
+            ok(http.post(f"/v1/memory_stores/{store}/passages", json={"passages": passages}))
+        given = {"name": f"helper-{word}", "model": "gpt", "memory": {"stores": [{"store": stores[0]}]}}
+        agent = ok(http.post("/v1/agents", json=given))
+        session = ok(http.post("/v1/sessions", json={"agent": agent["id"], "user_id": user}))["id"]
+        change = {"version": 1, "memory": {"stores": [{"store": store} for store in stores]}}
+        ok(http.post(f"/v1/agents/{agent['id']}", json=change))
+    question = f"which {word} kettle?"
+    with worker(stack, home):
+        assert eventually(lambda: embedded(stack, 2))
+        assert ask(stack, agent["name"], user, question) == "hybrid"
+        asked = str(stack.asked()[-1]["body"])
+        assert f"- [first] the {word} kettle of store 0 is broken" in asked
+        assert f"- [second] the {word} kettle of store 1 is broken" in asked
+        with stack.http() as http:
+            event = {"type": "user.message", "content": [{"type": "text", "text": question}]}
+            ok(http.post(f"/v1/sessions/{session}/events", json={"events": [event]}))
+        assert eventually(lambda: any(event.type == "agent.message" for event in stack.events(session)))
+    asked = next(str(one["body"]) for one in reversed(stack.asked()) if one["path"] != "/v1/embeddings")
+    assert question in asked
+    assert f"- [first] the {word} kettle of store 0 is broken" in asked
+    assert "[second]" not in asked
+
+
 def test_nobody_else_is_recalled(placed: tuple[Stack, Path]) -> None:
     stack, home = placed
     agent, user = make_agent(stack), f"user-{uuid4().hex[:8]}"

@@ -135,6 +135,8 @@ pub struct RecallQuery<'a> {
     pub tenant: Uuid,
     /// For which agent.
     pub agent: Uuid,
+    /// In which version.
+    pub version: i32,
     /// Of which end user.
     pub user: &'a str,
     /// The newest user message.
@@ -237,12 +239,12 @@ impl Readers {
     /// # Errors
     /// As for `context`.
     pub async fn recall(&self, query: &RecallQuery<'_>) -> Result<Recall, DatabaseError> {
-        const RECALL: &str = "select recall, hybrid, model from trunkline.gateway_recall($1, $2, $3, $4, $5, $6, $7, $8)";
+        const RECALL: &str = "select recall, hybrid, model from trunkline.gateway_recall($1, $2, $3, $4, $5, $6, $7, $8, $9)";
         let slot = &self.slots[self.next.fetch_add(1, Relaxed) % self.slots.len()];
         let read = async {
             let guard = self.opened(slot).await?;
             let reader = guard.as_ref().ok_or_else(lost)?;
-            let parameters: [(&(dyn ToSql + Sync), Type); 8] = [
+            let parameters: [(&(dyn ToSql + Sync), Type); 9] = [
                 (&query.tenant, Type::UUID),
                 (&query.agent, Type::UUID),
                 (&query.user, Type::TEXT),
@@ -251,6 +253,7 @@ impl Readers {
                 (&query.session, Type::UUID),
                 (&query.vector, Type::FLOAT4_ARRAY),
                 (&query.model, Type::TEXT),
+                (&query.version, Type::INT4),
             ];
             let rows = reader.client.query_typed(RECALL, &parameters).await?;
             let row = rows.first().ok_or_else(lost)?;

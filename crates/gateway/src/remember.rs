@@ -320,12 +320,12 @@ pub async fn remember(
         (None, None) if history.is_none() => Some(Uuid::now_v7()),
         _ => None,
     };
-    let recall_tokens = if user.is_some() { agent.recall_tokens } else { 0 };
+    let recall_tokens = if user.is_some() || agent.has_stores { agent.recall_tokens } else { 0 };
     let subject = Subject { tenant: agent.tenant, agent: agent.id, user: user.map(Into::into) };
     let mut kept = None;
     if let Some(session) = known {
         let attached = agent.remembers && memories.attached.get(&session).is_some();
-        if !agent.remembers || (!agent.has_blocks && recall_tokens == 0 && !attached) {
+        if !agent.remembers || (!agent.has_blocks && !agent.has_stores && recall_tokens == 0 && !attached) {
             return Ok(Memory::of(session, State::None).with(agent, None, None, conversation));
         }
         kept = memories.kept(session, history).filter(|_| agent.prompt_cache.is_some());
@@ -379,11 +379,11 @@ pub async fn remember(
             }
             let (recall, recalled) = match (text, searched) {
                 (Some(text), Some(searched)) if agent.remembers => {
-                    let user = user.unwrap_or_default();
                     let query = RecallQuery {
                         tenant: agent.tenant,
                         agent: agent.id,
-                        user,
+                        version: agent.version,
+                        user: user.unwrap_or_default(),
                         text: &text,
                         tokens: recall_tokens,
                         session: Some(parent),

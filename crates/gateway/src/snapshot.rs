@@ -52,6 +52,8 @@ pub struct Agent {
     pub recall_tokens: i32,
     /// Whether it declares blocks.
     pub has_blocks: bool,
+    /// Whether stores are attached to it: these are recalled from whoever calls.
+    pub has_stores: bool,
     /// Whether some of them belong to one session, so that no copy of them serves another.
     pub has_session_blocks: bool,
     /// How what prompts begin with is kept for providers' caches; none: blocks are put as they stand at each call.
@@ -96,6 +98,7 @@ impl From<AgentRow> for Agent {
             fail_without_memory: row.memory_fail,
             recall_tokens: row.recall_tokens,
             has_blocks: row.has_blocks,
+            has_stores: row.has_stores,
             has_session_blocks: row.has_session_blocks,
             redaction: row.redact.map(|redact| Arc::new(AgentRedaction::new(redact.detect.get(), redact.log))),
         }
@@ -246,6 +249,8 @@ struct AgentRow {
     #[serde(default)]
     context: Option<Context>,
     has_blocks: bool,
+    #[serde(default)]
+    has_stores: bool,
     has_session_blocks: bool,
     #[serde(default)]
     redact: Option<RedactRow>,

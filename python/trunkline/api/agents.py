@@ -15,6 +15,7 @@ from trunkline.api.idempotency import once
 from trunkline.api.memory_caller import actor
 from trunkline.domain import ids
 from trunkline.domain.agents import Agent, AgentDefinition, AgentUpdate, AgentVersion, differences
+from trunkline.domain.sessions import MemoryStoreResource
 from trunkline.domain.times import now
 from trunkline.errors import Conflict, Forbidden, InvalidRequest
 from trunkline.memory.blocks import parse_memory
@@ -23,6 +24,7 @@ from trunkline.memory.evolution import evolve
 from trunkline.memory.tools import tool_definitions
 from trunkline.store import agents
 from trunkline.store.agents import AgentFilter
+from trunkline.store.attachments import attached
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"])
 
@@ -199,6 +201,12 @@ async def _version(caller: Caller, definition: AgentDefinition) -> AgentVersion:
     blocks = await declared_blocks(caller.connection, caller.principal, definition.name, memory)
     tools: tuple[Mapping[str, Any], ...] = tuple(tool_definitions(memory, blocks))
     reserved = {tool["name"] for tool in tools}
+    shared = [
+        MemoryStoreResource(
+            type="memory_store", memory_store_id=one.store, access=one.access, instructions=one.instructions
+        )
+        for one in memory.stores
+    ]
     for index, tool in enumerate(definition.tools):
         if tool.type == "custom" and tool.name in reserved:
             raise InvalidRequest(
@@ -223,6 +231,7 @@ async def _version(caller: Caller, definition: AgentDefinition) -> AgentVersion:
         retention=memory.retention,
         redact=memory.redaction.detect,
         redact_log=memory.redaction.log,
+        stores=await attached(caller.connection, caller.principal, shared, now(), where="memory.stores"),
         blocks=blocks,
     )
 

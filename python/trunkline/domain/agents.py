@@ -289,6 +289,8 @@ class AgentVersion:
     retention: Retention
     redact: tuple[Wanted, ...]
     redact_log: bool
+    stores: Sequence[Mapping[str, Any]]
+    """Attached to the sessions of this version, in the form of their resources."""
     blocks: tuple[DeclaredBlock, ...]
 
     @property

@@ -40,6 +40,8 @@ MAX_PROMPT_CACHE_SECONDS: Final = 86_400  # what is redacted is looked for in se
 MIN_CONTEXT_TOKENS: Final = 100
 MAX_CONTEXT_TOKENS: Final = 10_000_000
 MAX_KEEP_TURNS: Final = 1_000
+MAX_STORES: Final = 10
+MAX_INSTRUCTIONS: Final = 4_096
 
 Backend = Literal["postgres", "pgvector"]
 OnUnavailable = Literal["continue", "fail"]
@@ -59,6 +61,7 @@ _MEMORY_KEYS: Final = (
     "recall_tokens",
     "retention",
     "redact",
+    "stores",
     "blocks",
 )
 _BLOCK_KEYS: Final = (
@@ -183,6 +186,15 @@ class BorrowedBlock:
     access: Access
 
 
+@dataclass(frozen=True, slots=True)
+class SharedStore:
+    """A memory store that all sessions of the agent have, by its wire id; `instructions` tell what it is for."""
+
+    store: str
+    access: Access
+    instructions: str | None
+
+
 @dataclass(frozen=True)
 class MemoryDefinition:
     """An agent's memory as declared, defaults filled in. `blocks` are in the order of the prompt.
@@ -205,6 +217,7 @@ class MemoryDefinition:
     borrowed: tuple[BorrowedBlock, ...] = field(default=())
     retention: Retention = field(default_factory=Retention)
     redaction: Redaction = field(default_factory=Redaction)
+    stores: tuple[SharedStore, ...] = ()
 
     def block(self, name: str) -> BlockDefinition | None:
         """Return the block of this name, or None."""
@@ -307,7 +320,31 @@ def parse_memory(definition: Any, where: str = "memory") -> MemoryDefinition:
         borrowed=tuple(borrowed),
         retention=parse_retention(given.get("retention") or {}, f"{where}.retention"),
         redaction=parse_redaction(given.get("redact") or [], f"{where}.redact"),
+        stores=_stores(given.get("stores") or [], f"{where}.stores"),
     )
+
+
+def _stores(given: Any, where: str) -> tuple[SharedStore, ...]:
+    if not isinstance(given, list) or len(given) > MAX_STORES:
+        raise _invalid(
+            where, f"must be a list of at most {MAX_STORES} {{store, access, instructions}}, got {shown(given)}"
+        )
+    found: list[SharedStore] = []
+    for number, one in enumerate(given):
+        place = f"{where}[{number}]"
+        wanted = _mapping(one, place)
+        _known_keys(wanted, ("store", "access", "instructions"), place)
+        store, instructions = wanted.get("store"), wanted.get("instructions")
+        if not isinstance(store, str) or not store.startswith("memstore_"):
+            raise _invalid(f"{place}.store", f"must be the id of a memory store (memstore_…), got {shown(store)}")
+        if instructions is not None and not (isinstance(instructions, str) and len(instructions) <= MAX_INSTRUCTIONS):
+            raise _invalid(f"{place}.instructions", f"must be a text of at most {MAX_INSTRUCTIONS} characters")
+        if any(other.store == store for other in found):
+            raise _invalid(f"{place}.store", f"{store} is attached already; an agent has it once")
+        found.append(
+            SharedStore(store, parse_access(wanted.get("access", "read_only"), f"{place}.access"), instructions)
+        )
+    return tuple(found)
 
 
 def _prompt_cache(given: Any, where: str) -> PromptCache | None:

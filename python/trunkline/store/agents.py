@@ -165,6 +165,7 @@ async def _insert_version(
         version.context_turns,
         Jsonb(list(version.redact)) if version.redact else None,
         version.redact_log,
+        Jsonb(list(version.stores)),
     )
     await connection.execute(queries("agents")["insert_version"], parameters)
     if version.blocks:

@@ -26,8 +26,9 @@ async def attached(
     at: datetime,
     *,
     beside: Sequence[Attached] = (),
+    where: str = "resources",
 ) -> list[Attached]:
-    """Return what is attached once `given` is added to `beside`.
+    """Return what is attached once `given` is added to `beside`; errors name the place in `where`.
 
     Raises Forbidden for a store that the key may only read and that is to be written; NotFound for a store or file that
     is not there or not for this key; InvalidRequest for one that is attached already, for two files in one place, and
@@ -44,7 +45,7 @@ async def attached(
     known: set[str] = {key for resource in beside for key in _keys(resource)}
     after = list(beside)
     for index, resource in enumerate(given):
-        param = f"resources[{index}]"
+        param = f"{where}[{index}]"
         if isinstance(resource, MemoryStoreResource):
             store = stores.get(ids.decode("memstore", resource.memory_store_id))
             if store is None:

@@ -55,13 +55,11 @@ async def find_managed(connection: Connection, tenant_id: UUID, owner: StoreOwne
 async def attached(
     connection: Connection, tenant_id: UUID, agent_id: UUID, subject: Subject, parent: UUID | None = None
 ) -> list[AttachedStore]:
-    """Return the stores attached to the subject's session with this agent, in the order in which they were attached.
+    """Return the stores attached to the subject's session with this agent, in their order, and those of the agent.
 
-    `parent` is the session that it parts from, where it is a fork that is not in the log yet. Nothing where there is
-    no such session of this agent and user.
+    `parent` is the session that it parts from, where it is a fork that is not in the log yet. The agent's alone where
+    there is no such session of this agent and user.
     """
-    if subject.session_id is None:
-        return []
     cursor = await connection.execute(
         queries("memory_stores")["select_attached"],
         (tenant_id, agent_id, subject.user_id, subject.session_id, parent),
@@ -111,8 +109,8 @@ async def lock(connection: Connection, principal: Principal, store_id: UUID) -> 
         row = await cursor.fetchone()
         if row is not None and row["for_reading"]:
             raise Forbidden(
-                f"{ids.encode('memstore', store_id)} is attached to a session of this key's agent to be read, and so "
-                "the key cannot write to it; detach it there, or use a key of no agent.",
+                f"{ids.encode('memstore', store_id)} is attached to this key's agent, or a session of it, to be read, "
+                "and so the key cannot write to it; detach it there, or use a key of no agent.",
                 code="store_read_only",
             )
     return store

@@ -18,13 +18,18 @@ on conflict (tenant_id, owner_key) where managed do nothing;
 select id from trunkline.memory_stores where tenant_id = $1 and managed and owner_key = $2;
 
 -- name: select_attached
--- The stores attached to a session ($4) of an agent ($2) and user ($3), in the order in which they were attached; where it
--- is a fork that is not there yet, to the session that it parts from ($5).
+-- The stores attached to a session ($4) of an agent ($2) and user ($3), in the order in which they were attached, and then those of
+-- the agent; where it is a fork that is not there yet, to the session that it parts from ($5). A session that was begun over the
+-- API has those of the version that it is pinned to, any other, and none, those of the current one.
 select a.name, a.id, a.writable
-  from (select s.id from trunkline.sessions s
-         where s.tenant_id = $1 and s.agent_id = $2 and s.user_id is not distinct from $3::text and s.id in ($4, $5::uuid)
-         order by s.id = $4 desc limit 1) as session,
-       trunkline.attached_stores($1, session.id) as a
+  from trunkline.agents o
+  left join lateral (select s.id, s.agent_version, s.origin from trunkline.sessions s
+                      where s.tenant_id = $1 and s.agent_id = $2 and s.user_id is not distinct from $3::text
+                        and s.id in ($4::uuid, $5::uuid)
+                      order by s.id = $4::uuid desc limit 1) as session on true
+ cross join lateral trunkline.attached_stores(
+           $1, o.id, case session.origin when 'api' then session.agent_version else o.current_version end, session.id) as a
+ where o.tenant_id = $1 and o.id = $2
  order by a.nth;
 
 -- name: insert_store
@@ -49,7 +54,7 @@ select id, name, description, metadata, scope, agent_id, subject, managed, creat
    for no key update;
 
 -- name: select_for_reading
--- Whether a store is attached to a session of an agent to be read, and to none of its sessions to be written.
+-- Whether a store is attached to an agent or its sessions to be read, and nowhere there to be written.
 select trunkline.attached_for_reading($1, $2, $3) as for_reading;
 
 -- name: list_stores

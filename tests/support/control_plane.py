@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 
 from support.postgres import DatabaseUrls
 from trunkline.api.app import ControlSettings, OpenEmbedding, serve
+from trunkline.runtime.next_prompt import next_prompt
 from trunkline.store.keys import bootstrap
 from trunkline.store.leases import Wake
 
@@ -97,6 +98,7 @@ def running(
             "127.0.0.1",
             0,
             wake=wake,
+            next_prompt=next_prompt,
             open_embedding=open_embedding,
             on_listening=on_listening,
             stop=stop,

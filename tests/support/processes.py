@@ -38,7 +38,9 @@ def process(name: str, configuration: dict[str, Any], log: IO[bytes]) -> Iterato
 
 
 @contextlib.contextmanager
-def gateway(database: DatabaseUrls, control_url: str, model_url: str, folder: Path) -> Iterator[str]:
+def gateway(
+    database: DatabaseUrls, control_url: str, model_url: str, folder: Path, *, wire: str = "anthropic_messages"
+) -> Iterator[str]:
     """The base URL of a gateway whose only provider, and model `test`, is the model server."""
     listen = claim("127.0.0.1:0")
     configuration = {
@@ -48,7 +50,7 @@ def gateway(database: DatabaseUrls, control_url: str, model_url: str, folder: Pa
         "spool_dir": str(folder / "spool"),
         "spool_max_bytes": 1 << 24,
         "max_body_bytes": 1 << 25,
-        "providers": [{"name": "fake", "wire": "anthropic_messages", "base_url": f"{model_url}/v1", "api_key": "none"}],
+        "providers": [{"name": "fake", "wire": wire, "base_url": f"{model_url}/v1", "api_key": "none"}],
         "models": [{"name": "test", "upstreams": [{"provider": "fake", "model": "any"}]}],
         "routes": [],
         "prices": [

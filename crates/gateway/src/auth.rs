@@ -22,11 +22,26 @@ pub fn credential(headers: &HeaderMap) -> Option<&str> {
     ["x-api-key", "api-key", "x-goog-api-key"].iter().find_map(|name| headers.get(*name)).and_then(|value| value.to_str().ok())
 }
 
-/// Finds the key of a request; `None` where the snapshot does not hold it (it may be newer than the snapshot).
+/// A key; none where the snapshot does not hold it.
+pub type Found = Result<Option<Arc<Key>>, Refusal>;
+
+/// Finds the key of a model call, as [`known`] does.
 ///
 /// # Errors
 /// 401 without a key or with one past its end, 403 for a key that may not make model calls.
-pub fn authenticate(snapshot: &Snapshot, headers: &HeaderMap, now: f64) -> Result<Option<Arc<Key>>, Refusal> {
+pub fn authenticate(snapshot: &Snapshot, headers: &HeaderMap, now: f64) -> Found {
+    let key = known(snapshot, headers, now)?;
+    if key.as_ref().is_some_and(|key| !key.scopes.has(Scopes::INFERENCE)) {
+        return Err(Refusal::forbidden("This API key may not make model calls: it lacks the scope 'inference'."));
+    }
+    Ok(key)
+}
+
+/// Finds the key of a request, whatever it is for; `None` where the snapshot does not hold it (it may be newer than the snapshot).
+///
+/// # Errors
+/// 401 without a key or with one past its end.
+pub fn known(snapshot: &Snapshot, headers: &HeaderMap, now: f64) -> Found {
     let Some(text) = credential(headers).filter(|text| !text.is_empty()) else {
         return Err(Refusal::unauthenticated(
             "No API key was given. Send your Trunkline key as 'Authorization: Bearer sk-tl-…' or 'x-api-key: sk-tl-…'.",
@@ -38,9 +53,6 @@ pub fn authenticate(snapshot: &Snapshot, headers: &HeaderMap, now: f64) -> Resul
     };
     if key.expires_at.is_some_and(|end| end <= now) {
         return Err(Refusal::unauthenticated("This API key has expired. Make a new one with 'trunkline keys create'."));
-    }
-    if !key.scopes.has(Scopes::INFERENCE) {
-        return Err(Refusal::forbidden("This API key may not make model calls: it lacks the scope 'inference'."));
     }
     Ok(Some(Arc::clone(key)))
 }

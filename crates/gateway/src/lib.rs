@@ -37,6 +37,7 @@ pub mod logging;
 pub mod memory_tools;
 pub mod metrics;
 pub mod models;
+pub mod next_prompt;
 pub mod passthrough;
 pub mod pipeline;
 pub mod principal;

@@ -29,7 +29,7 @@ use crate::{
     remember::{Memory, State, remember},
     request::{Scan, scan},
     routing::{Target, Unresolved, resolve},
-    snapshot::Agent,
+    snapshot::{Agent, Snapshot},
     stored::{Stored, When},
     told, versions,
     wire::Wire,
@@ -176,7 +176,10 @@ async fn relayed(outbound: Outbound, record: Recorder, streams: bool, survives: 
 }
 
 /// Where the parts of a request are.
-async fn scanned(gateway: &Gateway, wire: Wire, body: &Bytes) -> Result<Scan, Refusal> {
+///
+/// # Errors
+/// 400 for what is no request.
+pub async fn scanned(gateway: &Gateway, wire: Wire, body: &Bytes) -> Result<Scan, Refusal> {
     let found = if is_long(body) {
         let body = body.clone();
         gateway.apart.run(move || scan(wire, &body)).await?
@@ -187,7 +190,10 @@ async fn scanned(gateway: &Gateway, wire: Wire, body: &Bytes) -> Result<Scan, Re
 }
 
 /// What the client says, as the session's log knows it.
-async fn hashed(gateway: &Gateway, wire: Wire, body: &Bytes, scan: &Scan, agent: &Agent) -> Result<Conversation, Refusal> {
+///
+/// # Errors
+/// 503 while this is stopping.
+pub async fn hashed(gateway: &Gateway, wire: Wire, body: &Bytes, scan: &Scan, agent: &Agent) -> Result<Conversation, Refusal> {
     let redaction = agent.redaction.clone();
     if !is_long(body) {
         return Ok(conversation(wire, body, scan, redaction));
@@ -228,7 +234,7 @@ fn added<'a>(wire: Wire, target: &'a Target, memory: Option<&'a Memory>, scan: &
 /// 401, 403; 503 where the call could not be recorded.
 pub async fn enter(worker: &Worker, call: &Call, headers: &HeaderMap) -> Result<Arc<Key>, Refusal> {
     let gateway = &worker.gateway;
-    let key = authenticate(worker, headers).await.inspect_err(|refusal| count(worker, call, refusal))?;
+    let key = authenticated(worker, headers, auth::authenticate).await.inspect_err(|refusal| count(worker, call, refusal))?;
     if !gateway.spool.has_room().await {
         let message = "Postgres is away and the spool is full: the call could not be recorded. Try again.";
         let refusal = Refusal::unavailable(message).because(Reason::Spool).retry_after(5);
@@ -238,16 +244,24 @@ pub async fn enter(worker: &Worker, call: &Call, headers: &HeaderMap) -> Result<
     Ok(key)
 }
 
-async fn authenticate(worker: &Worker, headers: &HeaderMap) -> Result<Arc<Key>, Refusal> {
+/// The key of a request, by [`auth::authenticate`] or [`auth::known`].
+///
+/// # Errors
+/// As these, and 401 for a key that is not known.
+pub async fn authenticated(
+    worker: &Worker,
+    headers: &HeaderMap,
+    find: fn(&Snapshot, &HeaderMap, f64) -> auth::Found,
+) -> Result<Arc<Key>, Refusal> {
     let snapshots = &worker.gateway.snapshots;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    if let Some(key) = auth::authenticate(&snapshots.load(), headers, now)? {
+    if let Some(key) = find(&snapshots.load(), headers, now)? {
         return Ok(key);
     }
     // The key may have been made a moment ago.
     snapshots.refresh().await;
     let snapshot = snapshots.load();
-    auth::authenticate(&snapshot, headers, now)?.ok_or_else(|| auth::unknown_key(&snapshot))
+    find(&snapshot, headers, now)?.ok_or_else(|| auth::unknown_key(&snapshot))
 }
 
 /// Stage 2: what the call is for. An agent that the snapshot does not hold may be new: then it is read anew once.

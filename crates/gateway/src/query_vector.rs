@@ -2,6 +2,7 @@
 //! alone. Nothing here runs where no embedder is configured.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -63,12 +64,19 @@ pub enum WordsAlone {
     Limit,
     /// The passages have no vectors of the embedder's model yet.
     NotEmbedded,
+    /// The vector is not at hand, and nobody is asked for it.
+    NotAsked,
 }
 
 impl Recalled {
     /// The value of the header.
     pub fn header(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
+        HeaderValue::from_static(self.name())
+    }
+
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Hybrid => "hybrid",
             Self::Lexical(None) => "lexical",
             Self::Lexical(Some(WordsAlone::Timeout)) => "lexical; reason=timeout",
@@ -76,7 +84,8 @@ impl Recalled {
             Self::Lexical(Some(WordsAlone::Resting)) => "lexical; reason=embedder_resting",
             Self::Lexical(Some(WordsAlone::Limit)) => "lexical; reason=limit",
             Self::Lexical(Some(WordsAlone::NotEmbedded)) => "lexical; reason=not_embedded",
-        })
+            Self::Lexical(Some(WordsAlone::NotAsked)) => "lexical; reason=not_asked",
+        }
     }
 }
 
@@ -130,12 +139,54 @@ pub async fn of_newest<'a>(
     user: Option<&str>,
     conversation: &Conversation,
 ) -> Option<QueryVector<'a>> {
+    let Searched { vectors, user, model, text } = searched(worker, agent, user, conversation)?;
+    let vector = vectors.of(worker, key, user, &model, &text).await;
+    Some(QueryVector { vectors, vector, model })
+}
+
+/// The same, of what is at hand: the embedder is not asked.
+pub fn at_hand<'a>(
+    worker: &'a Arc<Worker>,
+    agent: &Agent,
+    user: Option<&str>,
+    conversation: &Conversation,
+) -> Option<QueryVector<'a>> {
+    let Searched { vectors, model, text, .. } = searched(worker, agent, user, conversation)?;
+    let vector = vectors.kept.get(&place(agent.tenant, &model, readable(&text))).ok_or(WordsAlone::NotAsked);
+    Some(QueryVector { vectors, vector, model })
+}
+
+/// A search that goes by a vector too.
+struct Searched<'a, 'c> {
+    vectors: &'a QueryVectors,
+    user: &'c str,
+    /// By which the text is embedded.
+    model: Arc<str>,
+    text: Cow<'c, str>,
+}
+
+fn searched<'a, 'c>(
+    worker: &'a Arc<Worker>,
+    agent: &Agent,
+    user: Option<&'c str>,
+    conversation: &'c Conversation,
+) -> Option<Searched<'a, 'c>> {
     let vectors = worker.gateway.query_vectors.as_ref()?;
     let user = user.filter(|_| agent.remembers && agent.recall_tokens > 0)?;
     let text = conversation.newest_user_text().filter(|text| !text.trim().is_empty())?;
     let model = vectors.others.get(&(agent.id, user.into())).unwrap_or_else(|| Arc::clone(&vectors.model));
-    let vector = vectors.of(worker, key, user, &model, &text).await;
-    Some(QueryVector { vectors, vector, model })
+    Some(Searched { vectors, user, model, text })
+}
+
+/// What is embedded of a text.
+fn readable(text: &str) -> &str {
+    let end = (0..=MAX_TEXT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    &text[..end]
+}
+
+/// Where a text's vector is kept.
+fn place(tenant: Uuid, model: &str, text: &str) -> (Uuid, [u8; 32]) {
+    (tenant, Sha256::new().chain_update(model).chain_update([0]).chain_update(text).finalize().into())
 }
 
 impl QueryVectors {
@@ -152,9 +203,8 @@ impl QueryVectors {
 
     /// The vector of a text, as `key` may have it made: it is a call of its own in usage and limits.
     async fn of(&self, worker: &Arc<Worker>, key: &Arc<Key>, user: &str, model: &str, text: &str) -> Result<Vector, WordsAlone> {
-        let end = (0..=MAX_TEXT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
-        let text = &text[..end];
-        let place = (key.tenant, Sha256::new().chain_update(model).chain_update([0]).chain_update(text).finalize().into());
+        let text = readable(text);
+        let place = place(key.tenant, model, text);
         if let Some(vector) = self.kept.get(&place) {
             return Ok(vector);
         }

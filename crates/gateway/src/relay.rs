@@ -24,15 +24,17 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use uuid::Uuid;
 
+use self::echo::Echo;
 pub use self::{
+    affinity::conversation as affinity_of,
     cached::{cached, tell},
+    draft::Draft,
     listener::{Listener, Patience},
     relayed::{Hand, Relayed},
     source::broken,
     streamed::{Cut, streamed},
     whole::{collect, whole},
 };
-use self::{draft::Draft, echo::Echo};
 use crate::{
     apart::is_long,
     bodies::Held,

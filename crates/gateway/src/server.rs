@@ -38,7 +38,7 @@ use crate::{
     heads::Client,
     leases::Leases,
     metrics::Metrics,
-    models, passthrough, pipeline,
+    models, next_prompt, passthrough, pipeline,
     query_vector::QueryVectors,
     remember::Memories,
     routed,
@@ -287,6 +287,10 @@ async fn route(worker: &Arc<Worker>, request: Request<Incoming>) -> Response<Bod
             response
         }
         (&Method::POST, "/v1/messages/count_tokens") => count_tokens::call(worker, request).await,
+        (&Method::GET, path) if next_prompt::is_asked(path) => {
+            let wire = wire_of(&request);
+            next_prompt::shown(worker, request).await.unwrap_or_else(|refusal| refusal.response(wire, &request_id()))
+        }
         (&Method::GET, path) if path == "/v1/models" || path.starts_with("/v1/models/") => {
             let wire = wire_of(&request);
             models::models(worker, wire, &request).await.unwrap_or_else(|refusal| refusal.response(wire, &request_id()))

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 pub use self::{
     failure::Failure,
-    send::{send, send_to},
+    send::{in_order, send, send_to},
 };
 pub use crate::connections::{Connections as Client, Received};
 use crate::{

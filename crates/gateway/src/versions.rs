@@ -42,15 +42,23 @@ pub async fn pinned(worker: &Worker, key: &Key, headers: &HeaderMap) -> Result<O
         let message = format!("{VERSION} is the number of a version of the agent whose id {AGENT} has.");
         return Err(Refusal::invalid(message, Some(VERSION.to_string())));
     };
-    let current = worker.gateway.snapshots.load().agent(key.tenant, agent).cloned();
+    of(worker, key.tenant, agent, version).await.map(Some)
+}
+
+/// A tenant's agent in one of its versions.
+///
+/// # Errors
+/// 404 where there is none, 503 while it cannot be read.
+pub async fn of(worker: &Worker, tenant: Uuid, agent: Uuid, version: i32) -> Result<Arc<Agent>, Refusal> {
+    let current = worker.gateway.snapshots.load().agent(tenant, agent).cloned();
     if let Some(current) = current.as_ref().filter(|current| current.version == version) {
-        return Ok(Some(Arc::clone(current)));
+        return Ok(Arc::clone(current));
     }
     let versions = &worker.gateway.versions.0;
-    if let Some(kept) = versions.get(&(key.tenant, agent, version)) {
-        return Ok(Some(redacted_as(kept, current.as_deref())));
+    if let Some(kept) = versions.get(&(tenant, agent, version)) {
+        return Ok(redacted_as(kept, current.as_deref()));
     }
-    let found = worker.readers.agent(key.tenant, agent, version).await.map_err(|error| {
+    let found = worker.readers.agent(tenant, agent, version).await.map_err(|error| {
         tracing::warn!(%error, "a version of an agent could not be read");
         Refusal::unavailable("Postgres is away, so that this version of the agent cannot be read. Try again.").retry_after(1)
     })?;
@@ -62,7 +70,7 @@ pub async fn pinned(worker: &Worker, key: &Key, headers: &HeaderMap) -> Result<O
         Refusal::unavailable("This version of the agent cannot be read: the database has another version of the schema.")
     })?);
     versions.insert((agent.tenant, agent.id, agent.version), Arc::clone(&agent));
-    Ok(Some(redacted_as(agent, current.as_deref())))
+    Ok(redacted_as(agent, current.as_deref()))
 }
 
 /// What is redacted is said by the current version: whoever asks for more means sessions that go on, too.

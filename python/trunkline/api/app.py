@@ -47,6 +47,7 @@ from trunkline.api import (
     memory_versions,
     passages,
     retention,
+    session_context,
     session_resources,
     sessions,
     store_items,
@@ -60,7 +61,7 @@ from trunkline.api import (
 )
 from trunkline.api.block_writes import BlockWrites
 from trunkline.api.bodies import Bodies
-from trunkline.api.deps import Embedding, Parts
+from trunkline.api.deps import Embedding, NextPrompt, Parts
 from trunkline.api.event_feed import EventFeed
 from trunkline.api.unserved import unserved
 from trunkline.errors import SetupError
@@ -95,9 +96,16 @@ OpenEmbedding = Callable[[Database], AbstractAsyncContextManager[Embedding]]
 
 
 def create_app(
-    settings: ControlSettings, *, wake: Wake | None = None, open_embedding: OpenEmbedding | None = None
+    settings: ControlSettings,
+    *,
+    wake: Wake | None = None,
+    next_prompt: NextPrompt | None = None,
+    open_embedding: OpenEmbedding | None = None,
 ) -> FastAPI:
-    """Return the app. `wake` is called in the transaction that gave a session something to do; None: nobody is told."""
+    """Return the app. `wake` is called in the transaction that gave a session something to do; None: nobody is told.
+
+    Without a `next_prompt`, none is shown.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -105,7 +113,7 @@ def create_app(
             feed = EventFeed(settings.database_url, database)
             opened = open_embedding(database) if open_embedding else contextlib.nullcontext(Embedding())
             async with opened as embedding, feed.running():
-                app.state.parts = Parts(database, feed, wake, embedding, Sealing(settings.vault_keys))
+                app.state.parts = Parts(database, feed, wake, next_prompt, embedding, Sealing(settings.vault_keys))
                 app.state.block_writes = BlockWrites(database)
                 yield
 
@@ -120,6 +128,7 @@ def create_app(
         mcp,
         sessions,
         session_resources,
+        session_context,
         events,
         threads,
         conversations,
@@ -179,6 +188,7 @@ async def serve(
     *,
     listener: socket.socket | None = None,
     wake: Wake | None = None,
+    next_prompt: NextPrompt | None = None,
     open_embedding: OpenEmbedding | None = None,
     on_listening: Callable[[int], None] | None = None,
     stop: asyncio.Event | None = None,
@@ -190,7 +200,7 @@ async def serve(
     interest for port 0) once requests are taken. Raises SetupError when the address cannot be bound.
     """
     bound = listener or _bind(host, port)
-    app = create_app(settings, wake=wake, open_embedding=open_embedding)
+    app = create_app(settings, wake=wake, next_prompt=next_prompt, open_embedding=open_embedding)
     config = uvicorn.Config(
         app,
         loop="none",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Depends, Request
 
@@ -54,6 +55,10 @@ class Embedding:
     served: Served | None = None
 
 
+NextPrompt = Callable[[Connection, UUID, UUID], Awaitable[bytes]]
+"""Returns, of (connection, tenant, session), the JSON that tells the session's next prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the app is made of, for its routes."""
@@ -61,6 +66,7 @@ class Parts:
     database: Database
     feed: EventFeed
     wake: Wake | None
+    next_prompt: NextPrompt | None
     embedding: Embedding = field(default_factory=Embedding)
     sealing: Sealing = field(default_factory=lambda: Sealing(()))
     exports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_EXPORTS))

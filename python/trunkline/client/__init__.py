@@ -22,7 +22,7 @@ from trunkline.client.memory_stores import MemoryStore
 from trunkline.client.retention import Retention
 from trunkline.client.runs import Run
 from trunkline.client.session_resources import SessionResource
-from trunkline.client.sessions import Session, Turn
+from trunkline.client.sessions import Session, SessionContext, Turn
 from trunkline.client.stored_memories import MemoryVersion, StoredMemory
 from trunkline.client.usage import Usage
 from trunkline.client.vaults import Credential, Vault
@@ -59,6 +59,7 @@ __all__ = [
     "Retention",
     "Run",
     "Session",
+    "SessionContext",
     "SessionResource",
     "StoredBlock",
     "StoredMemory",

@@ -68,6 +68,25 @@ def _path(session_id: str, *more: str) -> str:
     return "/".join(["/v1/sessions", segment(session_id), *more])
 
 
+class SessionContext(Wire):
+    """The prompt that a session's next turn would see."""
+
+    session_id: str
+    user_id: str | None = None
+    asks_model: bool
+    """Whether something waits for the model; if not, what is said next comes behind what is shown."""
+    request: dict[str, Any]
+    """The body that the provider would be sent."""
+    memory: dict[str, Any] | None = None
+    """What of it is memory: `state`, `blocks`, `updates`, `recall`, `recalled_by`."""
+    upstream: dict[str, Any] | None = None
+    """Where it would go: `provider`, `model`, `wire`, and what was `dropped`."""
+    compaction: dict[str, Any] | None = None
+    """The event that it begins with, `kept_from_seq`; whether it `is_due` or past; and of a `summary` the same."""
+    tools_of_worker: list[dict[str, Any]]
+    """Sets of tools that are not in it, because only the worker can describe them."""
+
+
 class Sessions:
     """`client.sessions`: scope `manage`."""
 
@@ -100,6 +119,10 @@ class Sessions:
     def update(self, session_id: str, **change: Any) -> Session:
         """Change the `title`, the `budget`, or `metadata` and `limits` key by key; None takes away. Raises NotFound."""
         return Session.model_validate(self._transport.request("POST", _path(session_id), body=change, once=True))
+
+    def context(self, session_id: str) -> SessionContext:
+        """Return the prompt that the next turn would see; no model is asked. Scope `memory` too. Raises NotFound."""
+        return SessionContext.model_validate(self._transport.request("GET", _path(session_id, "context")))
 
     def fork(self, session_id: str, *, at: int | None = None, **changes: Any) -> Session:
         """Start a session that goes on from the end of this one, or from its event number `at`.
@@ -184,6 +207,11 @@ class AsyncSessions:
     async def update(self, session_id: str, **change: Any) -> Session:
         """Change the `title`, the `budget`, or `metadata` and `limits` key by key; None takes away. Raises NotFound."""
         return Session.model_validate(await self._transport.request("POST", _path(session_id), body=change, once=True))
+
+    async def context(self, session_id: str) -> SessionContext:
+        """Return the prompt that the next turn would see, as `Sessions.context` does."""
+        found = await self._transport.request("GET", _path(session_id, "context"))
+        return SessionContext.model_validate(found)
 
     async def fork(self, session_id: str, *, at: int | None = None, **changes: Any) -> Session:
         """Start a session that goes on from the end of this one, or from its event number `at`.

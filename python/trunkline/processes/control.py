@@ -16,6 +16,7 @@ from trunkline.errors import SetupError
 from trunkline.memory_settings import Memory
 from trunkline.processes import lifeline, logs
 from trunkline.processes.embedding import prepare
+from trunkline.runtime.next_prompt import next_prompt
 from trunkline.store.leases import wake
 
 
@@ -40,7 +41,9 @@ async def _serve(
     loop = asyncio.get_running_loop()
     if supervised:
         lifeline.on_loss(lambda: loop.call_soon_threadsafe(stop.set))
-    await app.serve(settings, listener=listener, wake=wake, open_embedding=open_embedding, stop=stop)
+    await app.serve(
+        settings, listener=listener, wake=wake, next_prompt=next_prompt, open_embedding=open_embedding, stop=stop
+    )
 
 
 def _supervised() -> None:

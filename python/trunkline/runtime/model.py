@@ -98,6 +98,32 @@ class _Response:
     body: bytes
 
 
+def request(
+    agent_name: str, user_id: str | None, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return what is asked of an agent's model, in the Anthropic wire; the gateway adds the rest."""
+    body: dict[str, Any] = {
+        "model": f"agent/{agent_name}",
+        "max_tokens": MAX_TOKENS,
+        "messages": messages,
+        **_user_in_body(user_id),
+    }
+    return body | {"tools": tools} if tools else body
+
+
+def encoded(body: Mapping[str, Any]) -> bytes:
+    """Return the same bytes from every worker: what one reads from the log has its keys in another order."""
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _fits_header(user_id: str) -> bool:
+    return user_id.isprintable() and user_id == user_id.strip()
+
+
+def _user_in_body(user_id: str | None) -> dict[str, Any]:
+    return {} if user_id is None or _fits_header(user_id) else {"metadata": {"user_id": user_id}}
+
+
 class Model:
     """The gateway, as the runtime asks it. Safe for many sessions at once on one event loop."""
 
@@ -108,18 +134,12 @@ class Model:
 
     async def ask(self, question: Question) -> Reply:
         """Return the model's answer. Raises ModelError; Unavailable when a key is needed and the database is away."""
-        body: dict[str, Any] = {
-            "model": f"agent/{question.agent_name}",
-            "max_tokens": MAX_TOKENS,
-            "messages": question.messages,
-        }
         headers = {
             "x-trunkline-agent": ids.encode("agent", question.agent_id),
             "x-trunkline-agent-version": str(question.agent_version),
             "x-trunkline-session": ids.encode("sesn", question.session_id),
         }
-        if question.tools:
-            body["tools"] = question.tools
+        body = request(question.agent_name, question.asker.user_id, question.messages, question.tools)
         return await self._answer(question.asker, body, headers)
 
     async def sum_up(self, asker: Asker, model: str, text: str) -> Reply:
@@ -129,6 +149,7 @@ class Model:
             "max_tokens": SUMMARY_TOKENS,
             "system": SUMMARY_SYSTEM,
             "messages": [{"role": "user", "content": text}],
+            **_user_in_body(asker.user_id),
         }
         reply = await self._answer(asker, body, {})
         if not reply.text.strip():
@@ -143,10 +164,8 @@ class Model:
         headers["x-api-key"] = key
         if asker.key is not None:
             headers["idempotency-key"] = asker.key
-        if asker.user_id is not None and asker.user_id.isprintable() and asker.user_id == asker.user_id.strip():
+        if asker.user_id is not None and _fits_header(asker.user_id):
             headers["x-trunkline-user"] = asker.user_id
-        elif asker.user_id is not None:  # no header can carry it
-            body["metadata"] = {"user_id": asker.user_id}
         try:
             response = await self._post(body, headers)
         except aiohttp.ClientError as error:
@@ -163,8 +182,7 @@ class Model:
 
         Without an idempotency key it is not sent again once the gateway may have had it.
         """
-        # The same bytes from every worker: what one reads from the log has its keys in another order.
-        content = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        content = encoded(body)
         never_sent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
         lost = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
         again = lost if "idempotency-key" in headers else never_sent

@@ -74,6 +74,17 @@ pub async fn send_to<'a, Body: Fn(&Arc<Upstream>) -> Written<'a>>(
     attempts.within(group, slice::from_ref(upstream)).await
 }
 
+/// The upstreams of a model in the order in which a call is to try them now.
+pub fn in_order<'g>(worker: &Worker, group: &'g Group, conversation: Option<u64>) -> Vec<&'g Arc<Upstream>> {
+    let prices = worker.gateway.prices.load();
+    order(group, now(worker), conversation, |upstream| prices.rate(&upstream.provider.name, &upstream.model))
+}
+
+/// Milliseconds on the process's clock.
+fn now(worker: &Worker) -> u64 {
+    millis(worker.gateway.begun.elapsed())
+}
+
 /// The attempts to have one call answered.
 struct Attempts<'s, 'a, Body: Fn(&Arc<Upstream>) -> Written<'a>> {
     worker: &'s Worker,
@@ -89,9 +100,8 @@ struct Attempts<'s, 'a, Body: Fn(&Arc<Upstream>) -> Written<'a>> {
 type Missed = (Failure, Words, Option<Duration>);
 
 impl<'a, Body: Fn(&Arc<Upstream>) -> Written<'a>> Attempts<'_, 'a, Body> {
-    /// Milliseconds on the process's clock.
     fn now(&self) -> u64 {
-        millis(self.worker.gateway.begun.elapsed())
+        now(self.worker)
     }
 
     /// How long ago the first was sent.
@@ -158,9 +168,7 @@ impl<'a, Body: Fn(&Arc<Upstream>) -> Written<'a>> Attempts<'_, 'a, Body> {
         let upstreams: &[&Arc<Upstream>] = if let [one] = upstreams {
             &[one]
         } else {
-            let prices = self.worker.gateway.prices.load();
-            let price = |upstream: &Upstream| prices.rate(&upstream.provider.name, &upstream.model);
-            ordered = order(group, self.now(), self.conversation, price);
+            ordered = in_order(self.worker, group, self.conversation);
             &ordered
         };
         let several = upstreams.len() > 1;

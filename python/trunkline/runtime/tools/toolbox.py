@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,16 +37,12 @@ class Toolbox:
 
     def offers(self) -> list[dict[str, Any]]:
         """Return the tools as the Anthropic wire offers them to the model, in a stable order."""
-        custom = [
-            {key: tool[key] for key in ("name", "description", "input_schema")}
-            for name, tool in self._custom.items()
-            if name not in self._served
-        ]
         served = [
             {"name": tool.name, "description": tool.description, "input_schema": dict(tool.input_schema)}
             for tool in self._served.values()
+            if tool.name not in self._custom
         ]
-        return custom + served
+        return custom_offers(self._custom.values()) + served
 
     def news(self) -> tuple[Problem, ...]:
         """Return what cannot be used; once, for the log of the session."""
@@ -82,6 +78,11 @@ class Toolbox:
             return "agent.tool_use", payload
         server, own_name = tool.server
         return "agent.mcp_tool_use", {**payload, "name": own_name, "mcp_server_name": server}
+
+
+def custom_offers(declared: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return an agent's custom tools as the Anthropic wire offers them, whoever carries them out."""
+    return [{key: tool[key] for key in ("name", "description", "input_schema")} for tool in declared]
 
 
 class Tools(Protocol):

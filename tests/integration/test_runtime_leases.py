@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from support.control_plane import ControlPlane
 from support.postgres import DatabaseUrls
 from support.stack import eventually
 from trunkline.domain import ids
+from trunkline.domain.memory import StoreOwner
 from trunkline.domain.times import now
 from trunkline.runtime.renewals import Renewals
 from trunkline.scheduling import partitions
-from trunkline.store import leases, workers
-from trunkline.store.leases import Lease, LeaseLost
+from trunkline.store import leases, steps, workers
+from trunkline.store.events import NewEvent
+from trunkline.store.leases import Claim, Lease, LeaseLost, Tokens
 from trunkline.store.pool import Database, open_database
+from trunkline.store.steps import Append, Outcome, Said, Step
 
 
 @pytest.fixture
@@ -44,26 +47,22 @@ def session(control: ControlPlane, database: DatabaseUrls) -> tuple[UUID, UUID]:
     return row[0], ids.decode("sesn", created.id)
 
 
-async def claim(pool: Database, session: tuple[UUID, UUID], *, seconds: float) -> Lease | None:
-    async with pool.tenant(session[0]) as connection:
-        return await leases.claim(connection, *session, owner="test", seconds=seconds)
+async def claim(pool: Database, *, seconds: float) -> Lease | None:
+    async with pool.statement() as connection:
+        claims = await leases.claim(connection, owner="test", seconds=seconds, limit=10, log=10)
+    assert len(claims) < 2
+    return claims[0].lease if claims else None
 
 
 async def hold(pool: Database, session: tuple[UUID, UUID], *, seconds: float) -> Lease:
-    lease = await claim(pool, session, seconds=seconds)
+    lease = await claim(pool, seconds=seconds)
     assert lease is not None
+    assert (lease.tenant_id, lease.session_id) == session
     return lease
 
 
-def jobs(database: DatabaseUrls) -> list[dict[str, object]]:
-    with psycopg.connect(database.admin_url, row_factory=dict_row) as connection:
-        return connection.execute(
-            "select queueing_lock, args, status from trunkline_queue.procrastinate_jobs order by id"
-        ).fetchall()
-
-
 async def test_one_of_many_gets_a_session(pool: Database, session: tuple[UUID, UUID]) -> None:
-    claims = await asyncio.gather(*(claim(pool, session, seconds=60) for _ in range(8)))
+    claims = await asyncio.gather(*(claim(pool, seconds=60) for _ in range(8)))
     assert len([lease for lease in claims if lease is not None]) == 1
 
 
@@ -89,51 +88,75 @@ async def test_a_released_session_can_be_had_at_once(pool: Database, session: tu
     async with pool.tenant(session[0]) as connection:
         await leases.release(connection, lease)
         assert await leases.renew_all(connection, {lease: 0}, seconds=60) == {}
-    assert await claim(pool, session, seconds=60) is not None
+    assert await claim(pool, seconds=60) is not None
 
 
-async def test_another_tenant_cannot_claim_a_session(pool: Database, session: tuple[UUID, UUID]) -> None:
-    other = ids.new()
-    async with pool.tenant(other) as connection:
-        assert await leases.claim(connection, session[0], session[1], owner="test", seconds=60) is None
-        assert await leases.claim(connection, other, session[1], owner="test", seconds=60) is None
+async def test_a_claim_brings_what_the_turn_begins_with(pool: Database, session: tuple[UUID, UUID]) -> None:
+    async with pool.statement() as connection:
+        [claimed] = await leases.claim(connection, owner="test", seconds=0, limit=10, log=10)
+    assert [event.type for event in claimed.log] == ["user.message", "session.status_running"]
+    assert (claimed.head.status, claimed.head.last_seq) == ("running", 2)
+    assert claimed.task.definition["name"] == "a"
+    async with pool.statement() as connection:
+        [claimed] = await leases.claim(connection, owner="test", seconds=0, limit=10, log=1)
+    assert claimed.log == [], "a long log is read by who works on it"
 
 
-async def test_one_job_waits_for_a_session_however_often_it_is_woken(
+async def test_a_step_is_appended_once_by_who_holds_the_session_and_knows_its_head(
     pool: Database, session: tuple[UUID, UUID], database: DatabaseUrls
 ) -> None:
-    for _ in range(2):
-        async with pool.tenant(session[0]) as connection:
-            await leases.wake(connection, *session)
-            await leases.wake(connection, *session)
-    [job] = jobs(database)
-    assert job["queueing_lock"] == str(session[1])
-    assert job["args"] == {"tenant": str(session[0]), "session": str(session[1])}
+    async with pool.statement() as connection:
+        [claimed] = await leases.claim(connection, owner="test", seconds=0, limit=10, log=10)
+
+    async def append(claimed: Claim, last_seq: int, *, wait: bool = False) -> Outcome:
+        said = NewEvent(ids.new(), "agent.message", {"content": []}, None)
+        owner = StoreOwner("session", claimed.task.agent_id, str(session[1]))
+        kept = [Said(said.id, "assistant", "yes", 1)]
+        step = Step([said], "running", Tokens(1, 2, 3), [1], kept, owner, is_last=False, at=now())
+        head = replace(claimed.head, last_seq=last_seq)
+        async with pool.statement() as connection:
+            [outcome] = await steps.append(connection, [Append(claimed.lease, head, step)], wait=wait)
+        return outcome
+
+    assert await append(claimed, 1) == Outcome.CHANGED, "somebody has appended meanwhile"
+    assert await append(claimed, 2) == Outcome.SAVED
+    assert await append(claimed, 2, wait=True) == Outcome.CHANGED
+    async with pool.statement() as connection:
+        [latter] = await leases.claim(connection, owner="test", seconds=60, limit=10, log=10)
+    assert await append(claimed, 3, wait=True) == Outcome.LOST
+    async with pool.tenant(session[0]) as other:
+        await leases.lock(other, latter.lease)
+        assert await append(latter, 3) == Outcome.BUSY
+        assert await append(claimed, 3) == Outcome.LOST
+    assert await append(latter, 3, wait=True) == Outcome.SAVED
+    with psycopg.connect(database.admin_url) as admin:
+        log = "select seq, type, processed_at is null from trunkline.events order by seq"
+        assert admin.execute(log).fetchall() == [
+            (1, "user.message", False),
+            (2, "session.status_running", False),
+            (3, "agent.message", False),
+            (4, "agent.message", False),
+        ]
+        used = "select last_seq, input_tokens, output_tokens, cached_tokens from trunkline.sessions"
+        assert admin.execute(used).fetchone() == (4, 2, 4, 6)
+        assert admin.execute("select content from trunkline.passages").fetchall() == [("yes",), ("yes",)]
 
 
-async def test_a_job_is_there_if_and_only_if_its_transaction_was_committed(
-    pool: Database, session: tuple[UUID, UUID], database: DatabaseUrls
+async def test_workers_hear_of_work_if_and_only_if_its_transaction_was_committed(
+    pool: Database, database: DatabaseUrls
 ) -> None:
-    async with pool.tenant(session[0]) as connection:
-        await leases.wake(connection, *session)
+    wakings = leases.wakings(database.control_url)
+    await anext(wakings)  # it listens
+    heard = asyncio.ensure_future(anext(wakings))
+    async with pool.transaction() as connection:
+        await leases.wake(connection)
         raise psycopg.Rollback
-    assert jobs(database) == []
-
-
-async def test_running_sessions_without_a_holder_are_found_whoever_they_belong_to(
-    pool: Database, session: tuple[UUID, UUID], database: DatabaseUrls
-) -> None:
-    async def found() -> int:
-        async with pool.transaction() as connection:
-            return await leases.wake_abandoned(connection, 10)
-
-    lease = await hold(pool, session, seconds=60)
-    assert await found() == 0
-    async with pool.tenant(session[0]) as connection:
-        await leases.renew_all(connection, {lease: 0}, seconds=0)
-    assert await found() == 1
-    assert await found() == 0  # a job waits already
-    assert len(jobs(database)) == 1
+    async with pool.transaction() as connection:
+        await leases.wake(connection)
+        await asyncio.sleep(0.1)
+        assert not heard.done()
+    await heard
+    await wakings.aclose()
 
 
 async def test_what_a_worker_held_is_free_once_the_connection_that_it_lives_by_is_gone(
@@ -154,7 +177,6 @@ async def test_what_a_worker_held_is_free_once_the_connection_that_it_lives_by_i
         assert await workers.gone(connection) == {"test"}
         await workers.forget(connection, ["test"])
         assert await workers.gone(connection) == set()
-        assert await leases.wake_abandoned(connection, 10) == 1
     assert (await hold(pool, session, seconds=60)).fence > former.fence
 
 

@@ -211,7 +211,7 @@ async def _change(caller: Caller, session_id: UUID, given: SessionUpdate, wake: 
     )
     await sessions.advance(connection, tenant, session_id, last_seq=head.last_seq + len(new), status=status, at=at)
     if goes_on and wake is not None:
-        await wake(connection, tenant, session_id)
+        await wake(connection)
 
 
 def _budget(head: Head, given: SessionUpdate) -> dict[str, Any] | None:

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
-from uuid import UUID
 
 from trunkline.domain import ids
 from trunkline.domain.events import SENT_TYPES, Event
@@ -22,17 +21,19 @@ from trunkline.domain.redaction import redactor
 from trunkline.domain.times import now
 from trunkline.errors import Unavailable
 from trunkline.runtime import compaction, outcomes
+from trunkline.runtime.appends import Appends
 from trunkline.runtime.context import STEP, Conversation, ToolUse
 from trunkline.runtime.model import Asker, Model, ModelError, Question, Reply
 from trunkline.runtime.outcomes import Outcome
-from trunkline.runtime.passages import keep
+from trunkline.runtime.passages import said, store_of
 from trunkline.runtime.renewals import Renewals
 from trunkline.runtime.tools.calls import INTERRUPTED, Calls, Finished
 from trunkline.runtime.tools.toolbox import Toolbox, Tools
-from trunkline.store import events, leases
+from trunkline.store import leases, steps
 from trunkline.store.events import NewEvent
-from trunkline.store.leases import Head, Lease, LeaseLost, Task, Tokens
+from trunkline.store.leases import Claim, Head, Lease, LeaseLost, Tokens
 from trunkline.store.pool import Connection, Database
+from trunkline.store.steps import Append, Step
 
 _logger = logging.getLogger(__name__)
 
@@ -53,27 +54,22 @@ _Done = TypeVar("_Done")
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What all turns of one worker share. `owner` names the worker in leases, for people to read."""
+    """What all turns of one worker share."""
 
     database: Database
     model: Model
     tools: Tools
     renewals: Renewals
-    owner: str
+    appends: Appends
 
 
-async def work(runtime: Runtime, tenant_id: UUID, session_id: UUID) -> None:
-    """Carry out what a session has to do until it is idle; return at once if another worker has it.
+async def work(runtime: Runtime, claimed: Claim) -> None:
+    """Carry out what a session has to do until it is idle.
 
     What is left undone, because the database is away or this is cancelled, is taken up again by whoever sees it first.
-    Raises Unavailable when the database is away from the start.
     """
-    async with runtime.database.tenant(tenant_id) as connection:
-        lease = await leases.claim(connection, tenant_id, session_id, owner=runtime.owner, seconds=LEASE_SECONDS)
-        if lease is None:
-            return
-        task = await leases.task(connection, lease)
-    turn = _Turn(runtime, lease, task)
+    session_id = claimed.lease.session_id
+    turn = _Turn(runtime, claimed)
     try:
         async with turn.held():
             await turn.run()
@@ -84,7 +80,7 @@ async def work(runtime: Runtime, tenant_id: UUID, session_id: UUID) -> None:
     finally:
         await turn.calls.stop()
         if not turn.is_over:
-            await asyncio.shield(_release(runtime.database, lease))
+            await asyncio.shield(_release(runtime.database, claimed.lease))
 
 
 async def _release(database: Database, lease: Lease) -> None:
@@ -97,10 +93,19 @@ class _Interrupted(Exception):
     """The user interrupted what was under way."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What is to be saved, and the step that the model is asked in then; None: it is not asked."""
+
+    saved: Step
+    step: Event | None
+
+
 class _Turn:
     """The work of one claim. What is in memory is a copy of the log, thrown away whenever the two might differ."""
 
-    def __init__(self, runtime: Runtime, lease: Lease, task: Task) -> None:
+    def __init__(self, runtime: Runtime, claimed: Claim) -> None:
+        lease, task = claimed.lease, claimed.task
         self._runtime = runtime
         self._lease = lease
         self._task = task
@@ -113,12 +118,18 @@ class _Turn:
         self._retry_after_s = 0.0
         self.is_over = False
         """The session was let go with the last event."""
+        self._head: Head | None = None
+        """As this worker left it; None: it is to be read anew."""
         self._forget()
+        self._take_in(claimed.log)
+        if self._seen == claimed.head.last_seq:
+            self._head = claimed.head
 
     def _forget(self) -> None:
         self._conversation = Conversation(self_hosted=self._task.self_hosted)
         self._unprocessed: list[Event] = []
         self._seen = 0
+        self._head = None
 
     async def run(self) -> None:
         """Ask, carry out and save until there is nothing left to do. Raises LeaseLost and Unavailable."""
@@ -145,93 +156,109 @@ class _Turn:
         return await self._save(outcome)
 
     async def _save(self, outcome: Outcome) -> bool:
-        lease = self._lease
-        async with self._runtime.database.tenant(lease.tenant_id) as connection:
+        database, lease = self._runtime.database, self._lease
+        if outcome.tokens.paid_as is not None:
+            async with database.tenant(lease.tenant_id) as connection:
+                outcome = replace(outcome, tokens=await leases.priced(connection, lease, outcome.tokens))
+        if self._head is not None:  # mostly nothing was sent meanwhile, and one statement is enough
+            draft = self._draft(self._head, (), outcome)
+            if await self._runtime.appends.append(Append(lease, self._head, draft.saved)):
+                return self._go_on(self._head, draft)
+            self._forget()
+        async with database.tenant(lease.tenant_id) as connection:
             head = await leases.lock(connection, lease)
             if head.key_id != self._task.key_id:  # another key has given it work meanwhile
                 self._task, self._toolbox = await leases.task(connection, lease), None
-            news = await self._read(connection)
-            at = now()
-            new: list[NewEvent] = []
+            draft = self._draft(head, await self._read(connection), outcome)
+            await steps.append(connection, [Append(lease, head, draft.saved)], wait=True)  # it is locked: it is saved
+        return self._go_on(head, draft)
 
-            def append(*appended: NewEvent) -> Event:
-                for one in appended:
-                    if self._redactor is not None:  # the model goes on from what the log says, whoever works on it
-                        one = replace(one, payload=self._redactor.event(one.payload))  # noqa: PLW2901
-                    new.append(one)
-                    event = Event(one.id, head.last_seq + len(new), one.type, one.payload, at, at)
-                    self._conversation.add(event)
-                return event
+    def _draft(self, head: Head, news: Sequence[Event], outcome: Outcome) -> _Draft:
+        """Work out what is to be appended, and what comes next. `news` is what was sent since the step was begun."""
+        at = now()
+        new: list[NewEvent] = []
 
-            is_new = bool(outcome.events) and all(event.id != outcome.events[0].id for event in news)
-            if is_new:  # else it was saved before, and only the confirmation was lost
-                append(*(outcome.closing if self._was_interrupted(news) else outcome.events))
-            step, status, calls = None, head.status, False
-            tokens = await leases.priced(connection, lease, outcome.tokens) if is_new else Tokens()
-            if status == "running":
-                calls = bool(self._conversation.to_carry_out) and not outcome.is_dead
-                limit = None if outcome.is_dead else self._limit(head, tokens, at)
-                if limit is not None:
-                    append(outcomes.used(head, tokens, at), outcomes.idle({"type": "budget_reached", "limit": limit}))
-                    status, calls = "idle", False
-                elif calls and self._conversation.not_begun:
-                    self.calls.first_seen |= self._conversation.not_begun
-                    append(outcomes.used(head, tokens, at))
-                elif self._conversation.wants_model and not outcome.is_dead:
-                    # One that was begun by a worker that is gone goes on under its idempotency key.
-                    step = self._conversation.step or append(NewEvent(ids.new(), STEP, {}, at))
-                    kept_from = compaction.due(self._conversation, self._compacts)
-                    if kept_from is not None and self._summarizer is None:
-                        append(outcomes.compacted(kept_from))
-                elif not calls:
-                    append(outcomes.idle(self._stop_reason(outcome)))
-                    status = "idle"
-            if new:
-                await events.append(
-                    connection,
-                    lease.tenant_id,
-                    lease.session_id,
-                    last_seq=head.last_seq,
-                    events=[replace(one, processed_at=at) for one in new],
-                    at=at,
-                    redactor=None,
-                )
-                self._seen = head.last_seq + len(new)
-                await leases.advance(connection, lease, last_seq=self._seen, status=status, at=at, tokens=tokens)
-            await self._take_up(connection, new, at)
-            is_over = step is None and not calls
-            if is_over:
-                await leases.release(connection, lease)
-        self._step, self.is_over = step, is_over
-        return not is_over
+        def append(*appended: NewEvent) -> Event:
+            for one in appended:
+                if self._redactor is not None:  # the model goes on from what the log says, whoever works on it
+                    one = replace(one, payload=self._redactor.event(one.payload))  # noqa: PLW2901
+                new.append(one)
+                event = Event(one.id, head.last_seq + len(new), one.type, one.payload, at, at)
+                self._conversation.add(event)
+            return event
 
-    async def _take_up(self, connection: Connection, new: Sequence[NewEvent], at: datetime) -> None:
-        """Note which of the client's events the model has been shown by now, and keep what was said for recall."""
+        is_new = bool(outcome.events) and all(event.id != outcome.events[0].id for event in news)
+        if is_new:  # else it was saved before, and only the confirmation was lost
+            append(*(outcome.closing if self._was_interrupted(news) else outcome.events))
+        step, status, calls = None, head.status, False
+        tokens = outcome.tokens if is_new else Tokens()
+        if status == "running":
+            calls = bool(self._conversation.to_carry_out) and not outcome.is_dead
+            limit = None if outcome.is_dead else self._limit(head, tokens, at)
+            if limit is not None:
+                append(outcomes.used(head, tokens, at), outcomes.idle({"type": "budget_reached", "limit": limit}))
+                status, calls = "idle", False
+            elif calls and self._conversation.not_begun:
+                self.calls.first_seen |= self._conversation.not_begun
+                append(outcomes.used(head, tokens, at))
+            elif self._conversation.wants_model and not outcome.is_dead:
+                # One that was begun by a worker that is gone goes on under its idempotency key.
+                step = self._conversation.step or append(NewEvent(ids.new(), STEP, {}, at))
+                kept_from = compaction.due(self._conversation, self._compacts)
+                if kept_from is not None and self._summarizer is None:
+                    append(outcomes.compacted(kept_from))
+            elif not calls:
+                append(outcomes.idle(self._stop_reason(outcome)))
+                status = "idle"
+        taken_up = self._take_up()
+        is_last = step is None and not calls
+        saved = Step(
+            events=new,
+            status=status,
+            tokens=tokens,
+            taken_up=[event.seq for event in taken_up],
+            said=said(self._task, [*taken_up, *new]),
+            store_of=store_of(self._lease, self._task),
+            is_last=is_last,
+            at=at,
+        )
+        return _Draft(saved, step)
+
+    def _go_on(self, head: Head, draft: _Draft) -> bool:
+        """Take in that a step was saved; tell whether there is more to do."""
+        saved = draft.saved
+        self._seen = head.last_seq + len(saved.events)
+        self._head = head.advanced(saved.status, self._seen, saved.tokens)
+        self._step, self.is_over = draft.step, saved.is_last
+        return not saved.is_last
+
+    def _take_up(self) -> list[Event]:
+        """Return those of the client's events that the model has been shown by now, for the first time."""
         waiting = {event.seq for event in self._conversation.queued}
         taken_up = [event for event in self._unprocessed if event.seq not in waiting]
         self._unprocessed = [event for event in self._unprocessed if event.seq in waiting]
-        if taken_up:
-            await leases.mark_processed(connection, self._lease, [event.seq for event in taken_up], at)
-        if self._task.remembers:
-            await keep(connection, self._lease, self._task, [*taken_up, *new], at)
+        return taken_up
 
     async def _read(self, connection: Connection) -> list[Event]:
         """Take in what the log holds beyond what is known here, and return it."""
         news: list[Event] = []
         while True:
             page = await leases.log(connection, self._lease, after=self._seen, limit=_PAGE)
-            for event in page:
-                self._conversation.add(event)
-                self._seen = event.seq
-                if event.type in SENT_TYPES and event.processed_at is None:
-                    self._unprocessed.append(event)
-                    if event.type == "user.tool_confirmation":
-                        self.calls.first_seen.add(event.payload["tool_use_id"])
+            self._take_in(page)
             news += page
             if len(page) < _PAGE:
                 return news
 
-    def _was_interrupted(self, news: list[Event]) -> bool:
+    def _take_in(self, page: Sequence[Event]) -> None:
+        for event in page:
+            self._conversation.add(event)
+            self._seen = event.seq
+            if event.type in SENT_TYPES and event.processed_at is None:
+                self._unprocessed.append(event)
+                if event.type == "user.tool_confirmation":
+                    self.calls.first_seen.add(event.payload["tool_use_id"])
+
+    def _was_interrupted(self, news: Sequence[Event]) -> bool:
         step = self._step
         return step is not None and any(event.type == "user.interrupt" and event.seq > step.seq for event in news)
 

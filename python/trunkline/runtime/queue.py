@@ -1,8 +1,6 @@
-"""The queue: procrastinate's, in its own schema.
+"""The queue: procrastinate's, in its own schema. It tells one of all workers when a daily task is due.
 
-It tells workers which sessions to look at, and when a daily task is due. A job is a hint, as NOTIFY is: the log and the
-lease decide what is done. So a job may come twice, and a lost one is made up for (`leases.wake_abandoned`); none is
-retried, and none is kept.
+No job is retried, and none is kept: what one has left undone the next day's does.
 """
 
 from __future__ import annotations
@@ -10,13 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
-from uuid import UUID
 
 from procrastinate import App, PsycopgConnector
 from procrastinate.jobs import Status
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from trunkline.store.leases import QUEUE, TASK
 from trunkline.store.queue_schema import SCHEMA
 
 _logger = logging.getLogger(__name__)
@@ -24,6 +20,8 @@ _logger = logging.getLogger(__name__)
 _DAY_SECONDS: Final = 86_400
 _IDLE_SECONDS: Final = 60.0
 """After this, connections that nobody used are closed: others may have none left to open."""
+_AT_ONCE: Final = 4
+"""Tasks at once."""
 _DEAD_SECONDS: Final = 3600
 """A job whose worker has been silent this long will never end by itself."""
 
@@ -31,22 +29,13 @@ _DEAD_SECONDS: Final = 3600
 class Queue:
     """The jobs of one worker process. `conninfo` logs in as, or sets, the role `trunkline_control`."""
 
-    def __init__(self, conninfo: str, *, concurrency: int) -> None:
-        self._concurrency = concurrency
+    def __init__(self, conninfo: str) -> None:
         self._app = App(
-            connector=PsycopgConnector(conninfo=_in_schema(conninfo), min_size=1, max_size=4, max_idle=_IDLE_SECONDS),
+            connector=PsycopgConnector(conninfo=_in_schema(conninfo), min_size=1, max_size=2, max_idle=_IDLE_SECONDS),
             # A worker that was off at the hour of a daily task does it when it starts.
             periodic_defaults={"max_delay": _DAY_SECONDS},
         )
         self.daily("forget_dead_jobs", self._forget_dead_jobs)
-
-    def on_session(self, work: Callable[[UUID, UUID], Awaitable[None]]) -> None:
-        """Call `work` with (tenant, session) for each session that has something to do."""
-
-        async def run(tenant: str, session: str) -> None:
-            await work(UUID(tenant), UUID(session))
-
-        self._app.task(name=TASK, queue=QUEUE)(run)
 
     def daily(self, name: str, act: Callable[[], Awaitable[None]]) -> None:
         """Call `act` once a day, in one of all workers."""
@@ -63,14 +52,14 @@ class Queue:
         """
         async with self._app.open_async():
             await self._app.run_worker_async(
-                concurrency=self._concurrency,
+                concurrency=_AT_ONCE,
                 shutdown_graceful_timeout=drain_seconds,
                 delete_jobs="always",
                 install_signal_handlers=False,
             )
 
     async def _forget_dead_jobs(self) -> None:
-        """Delete the jobs that killed workers have left; their sessions have long been taken up by others."""
+        """Delete the jobs that killed workers have left."""
         for job in await self._app.job_manager.get_stalled_jobs(seconds_since_heartbeat=_DEAD_SECONDS):
             if job.id is not None:
                 await self._app.job_manager.finish_job_by_id_async(job.id, Status.FAILED, delete_job=True)

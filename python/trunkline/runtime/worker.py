@@ -1,4 +1,4 @@
-"""The worker: takes jobs, carries out sessions' turns, and looks after what others have left undone.
+"""The worker: takes sessions, carries out their turns, and looks after what others have left undone.
 
 That is sessions whose worker is gone, and passages that are not in recall's index yet.
 """
@@ -15,7 +15,6 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
-from uuid import UUID
 
 import httpx
 import uvloop
@@ -26,6 +25,8 @@ from trunkline.errors import Unavailable
 from trunkline.memory import embedding
 from trunkline.memory.embedders.gateway import GatewayEmbedder
 from trunkline.memory_settings import Embedder as EmbedderSettings
+from trunkline.runtime.appends import Appends
+from trunkline.runtime.claims import Claims
 from trunkline.runtime.credentials import Credentials
 from trunkline.runtime.loop import LEASE_SECONDS, Runtime, work
 from trunkline.runtime.model import open_model
@@ -49,7 +50,6 @@ EMBED_SECONDS: Final = 45.0
 """How long one request for embeddings may take: less than their passages are taken for."""
 _AGAIN_SECONDS: Final = 1.0
 _KNOWN_AGAIN_SECONDS: Final = 0.1
-_LOOK_LIMIT: Final = 100
 
 DailyTask = Callable[[Database], Awaitable[None]]
 Tick = Callable[[Database], Awaitable[bool]]
@@ -115,25 +115,21 @@ async def serve(
 ) -> None:
     """Work until `stop` is set, then drain and revoke the worker's keys."""
     credentials = Credentials(database)
-    queue = Queue(conninfo, concurrency=CONCURRENCY)
+    queue = Queue(conninfo)
     for name, task in daily.items():
         queue.daily(name, partial(task, database))
     async with open_model(base_url, credentials) as model:
         name = f"{socket.gethostname()}:{os.getpid()}:{ids.new().hex[-8:]}"
-        runtime = Runtime(database, model, tools, Renewals(database, seconds=LEASE_SECONDS), name)
-
-        async def on_session(tenant_id: UUID, session_id: UUID) -> None:
-            try:
-                await work(runtime, tenant_id, session_id)
-            except Unavailable as error:
-                _logger.warning("session %s is left for later: %s", session_id, error)
-
-        queue.on_session(on_session)
+        runtime = Runtime(database, model, tools, Renewals(database, seconds=LEASE_SECONDS), Appends(database))
+        claims = Claims(
+            conninfo, database, partial(work, runtime), owner=name, seconds=LEASE_SECONDS, at_once=CONCURRENCY
+        )
         living = asyncio.create_task(_live(conninfo, database, name))
         looking = asyncio.create_task(_look(database))
         sweeping = asyncio.create_task(tools.sweep(database))
         folding = asyncio.create_task(_fold(database))
         ticking = [asyncio.create_task(_tick(database, tick)) for tick in ticks]
+        claiming = asyncio.create_task(claims.run())
         working = asyncio.create_task(_work(queue))
         embeds = asyncio.create_task(_embed(database, credentials, base_url, embedder))
         await stop.wait()
@@ -143,7 +139,9 @@ async def serve(
         folding.cancel()
         for one in ticking:
             one.cancel()
+        claiming.cancel()
         working.cancel()
+        await claims.drain(DRAIN_SECONDS)
         with contextlib.suppress(asyncio.CancelledError):
             await working
         await tools.close()
@@ -155,7 +153,7 @@ async def serve(
 
 
 async def _work(queue: Queue) -> None:
-    """Take jobs, again whenever the database was lost."""
+    """Do what is due once a day, again whenever the database was lost."""
     while True:
         try:
             await queue.run(drain_seconds=DRAIN_SECONDS)
@@ -192,7 +190,7 @@ async def _live(conninfo: str, database: Database, name: str) -> None:
 
 
 async def _look(database: Database) -> None:
-    """Have sessions taken up that run while nobody works on them."""
+    """Free the sessions of workers that are gone."""
     suspects: set[str] = set()
     while True:
         try:
@@ -200,12 +198,10 @@ async def _look(database: Database) -> None:
                 gone = await workers.gone(connection)
                 if gone & suspects:  # one that has only lost its connection has another by now
                     await workers.forget(connection, gone & suspects)
+                    await leases.wake(connection)
                 suspects = gone
-                woken = await leases.wake_abandoned(connection, _LOOK_LIMIT)
-            if woken:
-                _logger.info("%d sessions were without a worker", woken)
         except Unavailable as error:
-            _logger.info("looking for sessions again after: %s", error)
+            _logger.info("looking for workers that are gone again after: %s", error)
         await asyncio.sleep(GONE_SECONDS)
 
 

@@ -105,7 +105,9 @@ async def send(
     at = now()
     new = [NewEvent(ids.new(), event.type, event.payload, None) for event in sent]
     status = head.status
-    if status == "idle" and any(event.starts_work for event in sent):
+    if status == "idle" and not any(event.starts_work for event in sent):  # there is nothing to interrupt
+        new = [replace(event, processed_at=at) for event in new]
+    elif status == "idle":
         status = "running"
         new.append(NewEvent(ids.new(), "session.status_running", {}, at))
     appended = await append(
@@ -120,8 +122,8 @@ async def send(
     await sessions.advance(
         connection, principal.tenant_id, session_id, last_seq=appended[-1].seq, status=status, at=at, by=principal
     )
-    if wake is not None:
-        await wake(connection, principal.tenant_id, session_id)
+    if wake is not None and status == "running":
+        await wake(connection)
     return appended[: len(sent)]
 
 

@@ -64,7 +64,7 @@ async def fork(
         await events.append(connection, tenant, forked, last_seq=last, events=[running], at=at, redactor=None)
         await sessions.advance(connection, tenant, forked, last_seq=last + 1, status="running", at=at)
         if wake is not None:
-            await wake(connection, tenant, forked)
+            await wake(connection)
     return forked
 
 

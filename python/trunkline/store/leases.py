@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
+
+import psycopg
+from psycopg import AsyncConnection
 
 from trunkline.domain.budgets import Used
 from trunkline.domain.events import Event
 from trunkline.domain.redaction import Wanted
 from trunkline.domain.sessions import Status
 from trunkline.domain.toolsets import granted
+from trunkline.errors import Unavailable
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 from trunkline.store.sessions import USED
 
-Wake = Callable[[Connection, UUID, UUID], Awaitable[None]]
-"""Called with (connection, tenant, session) in the transaction that gave a session something to do."""
-
-QUEUE: Final = "sessions"
-TASK: Final = "work_on_session"
-"""The queue and the name of the jobs that have a worker look at a session; arguments `tenant` and `session`."""
+Wake = Callable[[Connection], Awaitable[None]]
+"""Called in the transaction that gave a session something to do."""
 
 
 class LeaseLost(Exception):
@@ -89,6 +89,18 @@ class Head:
     used: Used
     """`tokens` are the three kinds together."""
 
+    def advanced(self, status: Status, last_seq: int, tokens: Tokens) -> Head:
+        """Return the head as its holder leaves it with a step, as long as the session runs on."""
+        return replace(
+            self,
+            status=status,
+            last_seq=last_seq,
+            input_tokens=self.input_tokens + tokens.input,
+            output_tokens=self.output_tokens + tokens.output,
+            cached_tokens=self.cached_tokens + tokens.cached,
+            used=self.after(tokens),
+        )
+
     def after(self, tokens: Tokens) -> Used:
         """Return what was used, a step that is not counted yet among it."""
         used, cost = self.used, tokens.cost_nano
@@ -99,6 +111,16 @@ class Head:
             cost_nano=used.cost_nano + (cost or 0),
             unpriced=used.unpriced or cost is None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A session just taken, and what its turn begins with: its head, its log if that is no long one, and its task."""
+
+    lease: Lease
+    head: Head
+    log: Sequence[Event]
+    task: Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +138,42 @@ class Tokens:
     """The call that was paid for, where the answer is that call's, given again for nothing."""
 
 
-async def wake(connection: Connection, tenant_id: UUID, session_id: UUID) -> None:
-    """Have a worker look at a session once the transaction commits; the control plane's `Wake`."""
-    await connection.execute(queries("leases")["wake"], (QUEUE, TASK, tenant_id, session_id))
+_HEAD: Final = tuple(field.name for field in fields(Head) if field.name != "used") + USED
+"""The columns of a head."""
 
 
-async def wake_abandoned(connection: Connection, limit: int) -> int:
-    """Have workers look at sessions of any tenant that run while nobody holds them; return how many these are."""
-    cursor = await connection.execute(queries("leases")["wake_abandoned"], (QUEUE, TASK, limit))
-    row = await cursor.fetchone()
-    return 0 if row is None else int(row["woken"])
+async def wake(connection: Connection) -> None:
+    """Have workers look for what there is to do once the transaction commits; the control plane's `Wake`."""
+    await connection.execute(queries("leases")["wake"])
 
 
-async def claim(
-    connection: Connection, tenant_id: UUID, session_id: UUID, *, owner: str, seconds: float
-) -> Lease | None:
-    """Take a session for some seconds; None when another holds it, or it has ended or is gone."""
-    cursor = await connection.execute(queries("leases")["claim"], (tenant_id, session_id, owner, seconds))
-    row = await cursor.fetchone()
-    return None if row is None else Lease(tenant_id, session_id, row["fence"])
+async def wakings(conninfo: str) -> AsyncGenerator[None]:
+    """Yield as soon as one can be told, and whenever there may be something to do. Raises Unavailable: lost."""
+    try:
+        async with await AsyncConnection.connect(
+            conninfo, autocommit=True, fallback_application_name="trunkline worker"
+        ) as connection:
+            await connection.execute(queries("leases")["listen"])
+            yield
+            async for _ in connection.notifies():
+                yield
+    except psycopg.OperationalError as error:
+        raise Unavailable("The connection that hears of work was lost.") from error
+
+
+async def claim(connection: Connection, *, owner: str, seconds: float, limit: int, log: int) -> list[Claim]:
+    """Take up to `limit` sessions of any tenants that run while nobody holds them, for some seconds.
+
+    They come with their logs where these have up to `log` events. It is one statement, which may be a transaction by
+    itself.
+    """
+    cursor = await connection.execute(queries("leases")["claim"], (owner, seconds, limit, log))
+    claims = []
+    for row in await cursor.fetchall():
+        lease = Lease(row.pop("tenant_id"), row.pop("session_id"), row.pop("fence"))
+        head = _head({name: row[name] if name == "key_id" else row.pop(name) for name in _HEAD})
+        claims.append(Claim(lease, head, _events(row.pop("log")), _task(row)))
+    return claims
 
 
 async def renew_all(connection: Connection, since: Mapping[Lease, int], *, seconds: float) -> dict[Lease, bool]:
@@ -163,8 +202,7 @@ async def lock(connection: Connection, lease: Lease) -> Head:
     row = await cursor.fetchone()
     if row is None:
         raise LeaseLost
-    used = Used(**{name: row.pop(name) for name in USED})
-    return Head(**row, used=used)
+    return _head(row)
 
 
 async def priced(connection: Connection, lease: Lease, tokens: Tokens) -> Tokens:
@@ -174,15 +212,6 @@ async def priced(connection: Connection, lease: Lease, tokens: Tokens) -> Tokens
     cursor = await connection.execute(queries("leases")["select_cost"], (lease.tenant_id, tokens.paid_as))
     row = await cursor.fetchone()
     return replace(tokens, cost_nano=None if row is None else row["cost_nano"], paid_as=None)
-
-
-async def advance(
-    connection: Connection, lease: Lease, *, last_seq: int, status: Status, at: datetime, tokens: Tokens
-) -> None:
-    """Move the head of a session that `lock` returned past events just appended, and count what was used."""
-    cost = tokens.cost_nano
-    used = (tokens.input, tokens.output, tokens.cached, tokens.turns, cost or 0, cost is None)
-    await connection.execute(queries("leases")["advance"], (*_key(lease), last_seq, status, at, *used))
 
 
 async def release(connection: Connection, lease: Lease) -> None:
@@ -196,19 +225,14 @@ async def task(connection: Connection, lease: Lease) -> Task:
     row = await cursor.fetchone()
     if row is None:
         raise LeaseLost
-    tools = row.pop("tools")
-    return Task(**{**row, "definition": granted(row["definition"], tools)})
+    return _task(row)
 
 
 async def log(connection: Connection, lease: Lease, *, after: int, limit: int) -> list[Event]:
     """Return up to `limit` of the session's events after number `after`, oldest first."""
     cursor = await connection.execute(queries("leases")["select_log"], (*_key(lease), after, limit))
-    return [Event(**row) for row in await cursor.fetchall()]
-
-
-async def mark_processed(connection: Connection, lease: Lease, numbers: Sequence[int], at: datetime) -> None:
-    """Note that the agent takes up these events, by number, now."""
-    await connection.execute(queries("leases")["mark_processed"], (*_key(lease), list(numbers), at))
+    row = await cursor.fetchone()
+    return [] if row is None else _events(row["log"])
 
 
 async def alive(connection: Connection, tenant_id: UUID, session_ids: Sequence[UUID]) -> set[UUID]:
@@ -219,3 +243,22 @@ async def alive(connection: Connection, tenant_id: UUID, session_ids: Sequence[U
 
 def _key(lease: Lease) -> tuple[UUID, UUID]:
     return lease.tenant_id, lease.session_id
+
+
+def _head(row: dict[str, Any]) -> Head:
+    used = Used(**{name: row.pop(name) for name in USED})
+    return Head(**row, used=used)
+
+
+def _task(row: dict[str, Any]) -> Task:
+    tools = row.pop("tools")
+    return Task(**{**row, "definition": granted(row["definition"], tools)})
+
+
+def _events(log: list[list[Any]] | None) -> list[Event]:
+    """Read events that came as one value: a row each costs several times as much."""
+    read = datetime.fromisoformat
+    return [
+        Event(UUID(name), seq, kind, payload, read(created), None if processed is None else read(processed))
+        for name, seq, kind, payload, created, processed in log or ()
+    ]

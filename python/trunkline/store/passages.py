@@ -8,7 +8,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from trunkline.domain.memory import Passage, PassageFilter, Source
+from trunkline.domain.memory import Passage, PassageFilter
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 
@@ -54,24 +54,6 @@ async def recall(
         ),
     )
     return [Passage(**row) for row in await cursor.fetchall()]
-
-
-async def insert(connection: Connection, tenant_id: UUID, store_id: UUID, passage: Passage, source: Source) -> None:
-    """Keep a passage; it can be recalled as soon as the transaction commits. Its score is not kept."""
-    await connection.execute(
-        queries("passages")["insert_passage"],
-        (
-            tenant_id,
-            store_id,
-            passage.id,
-            source.session_id,
-            source.event_id,
-            passage.role,
-            passage.content,
-            passage.tokens,
-            passage.created_at,
-        ),
-    )
 
 
 async def lock_sessions(connection: Connection, store_id: UUID, sessions: Sequence[str]) -> None:

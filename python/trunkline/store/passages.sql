@@ -6,11 +6,6 @@
 select passage_id as id, session_id, document_id, role, content, tokens, tags, metadata, created_at, score
   from trunkline.recall($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
 
--- name: insert_passage
--- Keep a text for recall; searchable when the transaction commits.
-insert into trunkline.passages (tenant_id, store_id, id, session_id, event_id, role, content, tokens, created_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9);
-
 -- name: lock_sessions
 -- Be the only one to add to these sessions of a store, until the transaction ends.
 select pg_advisory_xact_lock(hashtextextended($1::uuid::text || session_id, 0))

@@ -62,12 +62,21 @@ class Database:
         with the first and `commit` with the last. An error of a statement that nothing was fetched of is raised by the
         next fetch or at the end, and nothing may be tried again within (no savepoints).
         """
+        async with (
+            self.statement() as connection,
+            connection.pipeline() if pipelined else nullcontext(),
+            connection.transaction(),
+        ):
+            yield connection
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[Connection]:
+        """Open a connection for a statement that is a transaction by itself, and says whose it is. Raises Unavailable.
+
+        It saves the round trips of `begin` and `commit`.
+        """
         try:
-            async with (
-                self._pool.connection() as connection,
-                connection.pipeline() if pipelined else nullcontext(),
-                connection.transaction(),
-            ):
+            async with self._pool.connection() as connection:
                 yield connection
         except (PoolTimeout, PoolClosed) as error:
             raise Unavailable("The database has no free connection; try again in a moment.") from error

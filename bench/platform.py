@@ -230,7 +230,11 @@ async def seen_on_streams(site: Site, streams: int, appends: int, pace_s: float)
 
 
 async def in_flight(site: Site, sessions: int, turns: int) -> dict[str, float]:
-    """Sessions that wait for a model that answers in a second, and the memory and processor time of their worker."""
+    """Sessions that wait for a model that answers in a second, and the memory and processor time of their worker.
+
+    The worker is stopped while the first messages are sent, since sending them takes the same cores; so it finds all of
+    them when it goes on. The later turns are begun by messages as the answers come.
+    """
     ids = [await site.session() for _ in range(sessions)]
     model, pid = site.model, site.up.processes["worker"]
     model.delay_s, model.most_in_flight, before = 1.0, 0, model.answered
@@ -247,9 +251,13 @@ async def in_flight(site: Site, sessions: int, turns: int) -> dict[str, float]:
     talked = dict.fromkeys(ids, 0)
     with PeakMemory([pid]) as memory:
         talking = [asyncio.create_task(talk(session, await site.stream(session))) for session in ids]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for session in ids:
+                await site.say(session, f"Begin {session}")
+        finally:
+            os.kill(pid, signal.SIGCONT)
         began = time.perf_counter()
-        for session in ids:
-            await site.say(session, f"Begin {session}")
         await asyncio.gather(*talking)
         took = time.perf_counter() - began
     model.delay_s = 0.0

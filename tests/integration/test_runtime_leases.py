@@ -17,6 +17,7 @@ from support.stack import eventually
 from trunkline.domain import ids
 from trunkline.domain.memory import StoreOwner
 from trunkline.domain.times import now
+from trunkline.errors import Unavailable
 from trunkline.runtime.renewals import Renewals
 from trunkline.scheduling import partitions
 from trunkline.store import leases, steps, workers
@@ -220,3 +221,26 @@ async def test_partitions_are_made_ahead(pool: Database, database: DatabaseUrls)
         connection.execute(f"drop table {gone[0]}")
         await partitions.ensure(pool)
         assert connection.execute("select to_regclass(%s)", gone).fetchone() != (None,)
+
+
+async def test_a_process_that_freezes_within_a_transaction_holds_its_locks_for_seconds_only(
+    session: tuple[UUID, UUID], database: DatabaseUrls
+) -> None:
+    tenant_id, session_id = session
+    lock = "select id from trunkline.sessions where id = $1 for update"
+
+    async def freeze(frozen: Database, other: Database) -> None:
+        async with frozen.tenant(tenant_id) as connection:
+            await connection.execute(lock, (session_id,))
+            async with asyncio.timeout(20), other.tenant(tenant_id) as free:
+                await free.execute(lock, (session_id,))
+            await connection.execute(lock, (session_id,))
+
+    async with (
+        open_database(database.control_url, asleep_s=1) as frozen,
+        open_database(database.control_url) as other,
+    ):
+        with pytest.raises(Unavailable):
+            await freeze(frozen, other)
+        async with frozen.tenant(tenant_id) as connection:
+            await connection.execute(lock, (session_id,))

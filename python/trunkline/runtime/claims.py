@@ -19,7 +19,7 @@ LOOK_SECONDS: Final = 0.5
 """How often to look where nothing was heard: a session whose lease ran out tells nobody."""
 TOGETHER: Final = 16
 """Sessions taken by one statement: the first of them wait for the last, and other workers want some too."""
-LONGEST_LOG: Final = 200
+LONGEST_LOG: Final = 1_024
 """Events of the longest log that comes with a claim."""
 _AGAIN_SECONDS: Final = 0.1
 

@@ -40,7 +40,7 @@ class Renewals:
         await asyncio.sleep(TOGETHER_SECONDS)
         waiting, self._waiting = self._waiting, {}
         try:
-            async with self._database.transaction() as connection:
+            async with self._database.statement() as connection:
                 since = {lease: number for lease, (number, _) in waiting.items()}
                 renewed = await leases.renew_all(connection, since, seconds=self._seconds)
         except Unavailable as error:

@@ -46,6 +46,8 @@ GONE_SECONDS: Final = 0.5
 """How often to look for sessions whose worker is gone, and how long one may lack the connection that it lives by."""
 DRAIN_SECONDS: Final = 5.0
 """How long turns may go on when the worker is to stop; the rest is another worker's."""
+ASLEEP_SECONDS: Final = 4
+"""A worker that is frozen within a transaction holds what that has locked for so long: as long as its sessions."""
 EMBED_SECONDS: Final = 45.0
 """How long one request for embeddings may take: less than their passages are taken for."""
 _AGAIN_SECONDS: Final = 1.0
@@ -94,7 +96,7 @@ async def _run(
             loop.add_signal_handler(number, stop.set)
     if on_loss is not None:
         on_loss(lambda: _stop(loop, stop))
-    async with open_database(conninfo) as database:
+    async with open_database(conninfo, asleep_s=ASLEEP_SECONDS) as database:
         await serve(conninfo, database, base_url, tools, stop=stop, daily=daily, ticks=ticks, embedder=embedder)
 
 

@@ -32,8 +32,9 @@ class Database:
     purpose (finding a key by its hash) and for the operator's work.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, asleep_s: int | None = None) -> None:
         self._pool = pool
+        self._asleep_s = asleep_s
 
     @asynccontextmanager
     async def tenant(self, tenant_id: UUID) -> AsyncIterator[Connection]:
@@ -43,7 +44,11 @@ class Database:
         transaction up in favour of another.
         """
         async with self.transaction() as connection:
-            await connection.execute(queries("pool")["set_tenant"], (str(tenant_id),))
+            if self._asleep_s is None:
+                await connection.execute(queries("pool")["set_tenant"], (str(tenant_id),))
+            else:
+                given = (str(tenant_id), f"{self._asleep_s}s")
+                await connection.execute(queries("pool")["set_tenant_while_awake"], given)
             yield connection
 
     @asynccontextmanager
@@ -80,15 +85,18 @@ class Database:
                 yield connection
         except (PoolTimeout, PoolClosed) as error:
             raise Unavailable("The database has no free connection; try again in a moment.") from error
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout) as error:
             raise Unavailable("The database is not reachable or gave up this transaction; try again.") from error
 
 
 @asynccontextmanager
 async def open_database(
-    conninfo: str, *, min_size: int = 1, max_size: int = 8, timeout_s: float = 5.0
+    conninfo: str, *, min_size: int = 1, max_size: int = 8, timeout_s: float = 5.0, asleep_s: int | None = None
 ) -> AsyncIterator[Database]:
     """Open a pool on a connection string or URL and close it at the end.
+
+    `asleep_s`: a tenant's transaction that this process leaves alone for so long is rolled back, locks and all; so one
+    that is frozen keeps nobody from anything. Not for those that wait for others in the middle, as requests do.
 
     The pool connects in the background and again after every loss, so this succeeds while Postgres is still away.
     Nothing is kept on a connection between transactions, prepared statements included: a pooler in transaction mode may
@@ -114,7 +122,7 @@ async def open_database(
         open=False,
     )
     async with pool:
-        yield Database(pool)
+        yield Database(pool, asleep_s=asleep_s)
 
 
 async def give_up_after(connection: Connection, milliseconds: int) -> None:

@@ -19,6 +19,8 @@ REPEATABLE = {
     "/v1/memory_stores/{store_id}/search": "reads",
     "/v1/memory_stores/{store_id}/items": "puts and deletes by key: the same however often",
     "/v1/agents/{agent}/memory_tools": "the gateway's: what it writes is kept once by its `event_id`",
+    "/v1/memory_proposals/{proposal_id}/approve": "decided once: asked again, it is what it was",
+    "/v1/memory_proposals/{proposal_id}/reject": "the same",
     "/mcp": "MCP's own wire, whose requests have ids of their own",
     "/v1/threads": "opens the thread of a name, which is there from then on",
     "/v1/tenants": "a name is taken once, and a key's text is never kept",

@@ -107,6 +107,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/memory_stores/{store_id}/memories/{memory_id}"): {"content": "x"},
     ("PATCH", "/v1/memory_stores/{store_id}/memories/{memory_id}"): {"content": "x"},
     ("POST", "/v1/memory_stores/{store_id}/memory_versions/{version_id}/redact"): {},
+    ("POST", "/v1/memory_proposals/{proposal_id}/approve"): {},
+    ("POST", "/v1/memory_proposals/{proposal_id}/reject"): {},
     ("POST", "/v1/usage/{call_id}/body/redact"): {},
     ("POST", "/v1/keys"): {"name": "new"},
     ("POST", "/v1/keys/{key_id}"): {"budget_usd": 1000},
@@ -236,6 +238,28 @@ def store_bodies(database: DatabaseUrls, ids: dict[str, str]) -> str:
     return f"call_{call.hex}"
 
 
+def store_proposal(database: DatabaseUrls, ids: dict[str, str]) -> str:
+    """Have a proposal for this agent's memory wait, as a worker does; return its id."""
+    proposal = uuid4()
+    operations = [{"op": "set", "field": "name", "value": "Eve"}]
+    with psycopg.connect(database.admin_url) as connection:
+        connection.execute(
+            "insert into trunkline.memory_proposals (tenant_id, id, agent_id, session_id, user_id, run_id, block, "
+            "scope, operations, events, reason, status, created_at) "
+            "select id, %s, %s, %s, 'cus_1', %s, 'customer', 'user', %s, %s, '', 'pending', now() "
+            "from trunkline.tenants where name = 'default'",
+            (
+                proposal,
+                wire_ids.decode("agent", ids["agent"]),
+                wire_ids.decode("sesn", ids["session_id"]),
+                uuid4(),
+                Jsonb(operations),
+                [uuid4()],
+            ),
+        )
+    return f"mprop_{proposal.hex}"
+
+
 @pytest.fixture(scope="module")
 def world(postgres: ConnectionInfo, migrated_template: str) -> Iterator[World]:
     with copied_database(postgres, migrated_template) as database, running(database) as control:
@@ -245,6 +269,7 @@ def world(postgres: ConnectionInfo, migrated_template: str) -> Iterator[World]:
             ids = fill(http, "mine")
             http.post("/v1/agents", json={"name": "theirs", "memory": MEMORY})
         ids["call_id"] = store_bodies(database, ids)
+        ids["proposal_id"] = store_proposal(database, ids)
         with control.http(stranger) as http:
             fill(http, "mine")
         yield World(

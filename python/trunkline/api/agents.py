@@ -232,6 +232,7 @@ async def _version(caller: Caller, definition: AgentDefinition) -> AgentVersion:
         redact=memory.redaction.detect,
         redact_log=memory.redaction.log,
         stores=await attached(caller.connection, caller.principal, shared, now(), where="memory.stores"),
+        consolidate=memory.consolidation.to_json() if memory.consolidation else None,
         blocks=blocks,
     )
 

@@ -42,6 +42,7 @@ from trunkline.api import (
     keys,
     mcp,
     memories,
+    memory_proposals,
     memory_stores,
     memory_tools,
     memory_versions,
@@ -138,7 +139,7 @@ def create_app(
         app.include_router(noun.router)
     for noun in (memory_stores, passages, ingest, store_items, exports, imports, embeddings, embedding_status):
         app.include_router(noun.router)
-    for noun in (memories, memory_versions, framework_threads, checkpoints):
+    for noun in (memories, memory_versions, memory_proposals, framework_threads, checkpoints):
         app.include_router(noun.router)
     for noun in (webhooks, keys, teams, user_limits, tenants, usage, call_bodies, erasures, retention, audit):
         app.include_router(noun.router)

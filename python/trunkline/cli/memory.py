@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from trunkline.cli import memory_files
+from trunkline.cli import memory_files, memory_proposals
 from trunkline.cli.output import AsJson, print_json, print_table
 from trunkline.errors import InvalidRequest
 
@@ -16,6 +16,9 @@ _TURNS_AT_ONCE: Final = 2000
 app = typer.Typer(help="What an agent knows: its blocks and their history.", no_args_is_help=True)
 app.command("export")(memory_files.export)
 app.command("import")(memory_files.import_)
+app.command("proposals")(memory_proposals.proposals)
+app.command("approve")(memory_proposals.approve)
+app.command("reject")(memory_proposals.reject)
 
 Agent = Annotated[str, typer.Argument(help="The agent's name or id.")]
 User = Annotated[str | None, typer.Option("--user", "-u", help="Whose memory, for blocks of scope user.")]
@@ -198,9 +201,15 @@ def describe(operations: tuple[dict[str, Any], ...] | None) -> str:
     if operations is None:
         return "whole content"
     return "; ".join(
-        " ".join([op["op"], op["field"], *([json.dumps(op["value"], ensure_ascii=False)] if "value" in op else [])])
+        " ".join(
+            [op["op"], _path(op["field"]), *([json.dumps(op["value"], ensure_ascii=False)] if "value" in op else [])]
+        )
         for op in operations
     )
+
+
+def _path(field: str | list[str]) -> str:
+    return field if isinstance(field, str) else ".".join(field)
 
 
 def _turn(file: Path, number: int, line: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from trunkline.client.keys import Key, NewKey
 from trunkline.client.limits import Limits, Team, UserLimits
 from trunkline.client.memory import Actor, BlockVersion, StoredBlock
 from trunkline.client.memory_files import Imported, ImportedAgentFile
+from trunkline.client.memory_proposals import MemoryProposal
 from trunkline.client.memory_stores import MemoryStore
 from trunkline.client.retention import Retention
 from trunkline.client.runs import Run
@@ -52,6 +53,7 @@ __all__ = [
     "ImportedAgentFile",
     "Key",
     "Limits",
+    "MemoryProposal",
     "MemoryStore",
     "MemoryVersion",
     "NewKey",

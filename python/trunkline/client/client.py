@@ -19,6 +19,7 @@ from trunkline.client.files import AsyncFiles, Files
 from trunkline.client.keys import AsyncKeys, Keys
 from trunkline.client.limits import AsyncTeams, AsyncUsers, Teams, Users
 from trunkline.client.memory_of_subjects import AsyncMemory, MemoryOfSubjects
+from trunkline.client.memory_proposals import AsyncMemoryProposals, MemoryProposals
 from trunkline.client.memory_stores import AsyncMemoryStores, MemoryStores
 from trunkline.client.retention import Retention
 from trunkline.client.sessions import AsyncSessions, Sessions
@@ -50,6 +51,7 @@ class Trunkline:
         self.agents = Agents(self._transport)
         self.memory = MemoryOfSubjects(self._transport)
         self.memory_stores = MemoryStores(self._transport)
+        self.memory_proposals = MemoryProposals(self._transport)
         self.sessions = Sessions(self._transport)
         self.environments = Environments(self._transport)
         self.deployments = Deployments(self._transport)
@@ -171,6 +173,7 @@ class AsyncTrunkline:
         self.agents = AsyncAgents(self._transport)
         self.memory = AsyncMemory(self._transport)
         self.memory_stores = AsyncMemoryStores(self._transport)
+        self.memory_proposals = AsyncMemoryProposals(self._transport)
         self.sessions = AsyncSessions(self._transport)
         self.environments = AsyncEnvironments(self._transport)
         self.deployments = AsyncDeployments(self._transport)

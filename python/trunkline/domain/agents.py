@@ -291,6 +291,7 @@ class AgentVersion:
     redact_log: bool
     stores: Sequence[Mapping[str, Any]]
     """Attached to the sessions of this version, in the form of their resources."""
+    consolidate: Mapping[str, Any] | None
     blocks: tuple[DeclaredBlock, ...]
 
     @property

@@ -18,7 +18,7 @@ from trunkline.errors import NotFound
 Prefix = Literal[
     "agent", "sesn", "sevt", "sthr", "sesrsc", "memstore", "mem", "memver", "key", "tnt", "call", "env", "team", "psg",
     "vlt", "vcrd", "file", "depl", "drun", "thread", "conv", "msg", "fc", "fco",
-    "whk", "whd", "whevt",
+    "whk", "whd", "whevt", "mprop",
 ]  # fmt: skip
 
 _NOUNS: Final[dict[str, str]] = {
@@ -49,6 +49,7 @@ _NOUNS: Final[dict[str, str]] = {
     "whk": "a webhook",
     "whd": "a delivery of a webhook",
     "whevt": "an event of a webhook",
+    "mprop": "a proposal for memory",
 }
 _HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 

@@ -17,6 +17,7 @@ from trunkline.domain.memory import SCOPES, AgentBlock, Scope
 from trunkline.domain.retention import Retention
 from trunkline.errors import InvalidRequest
 from trunkline.memory import schema as json_schema
+from trunkline.memory.consolidation import Consolidation, parse_consolidation
 from trunkline.memory.problems import problems
 from trunkline.memory.redaction import Redaction, parse_redaction
 from trunkline.memory.rules import (
@@ -62,6 +63,7 @@ _MEMORY_KEYS: Final = (
     "retention",
     "redact",
     "stores",
+    "consolidate",
     "blocks",
 )
 _BLOCK_KEYS: Final = (
@@ -201,7 +203,7 @@ class MemoryDefinition:
 
     `token_budget` and `recall_tokens` are in tokens; `recall_tokens` is 0 when the agent does not recall. Without a
     `prompt_cache`, blocks are rendered anew on every call; without a `context`, prompts hold the whole conversation.
-    `retention` and `redaction` are of what is said to the agent.
+    `retention` and `redaction` are of what is said to the agent; `consolidation` is None where it is off.
     """
 
     enabled: bool = True
@@ -218,6 +220,7 @@ class MemoryDefinition:
     retention: Retention = field(default_factory=Retention)
     redaction: Redaction = field(default_factory=Redaction)
     stores: tuple[SharedStore, ...] = ()
+    consolidation: Consolidation | None = None
 
     def block(self, name: str) -> BlockDefinition | None:
         """Return the block of this name, or None."""
@@ -321,6 +324,7 @@ def parse_memory(definition: Any, where: str = "memory") -> MemoryDefinition:
         retention=parse_retention(given.get("retention") or {}, f"{where}.retention"),
         redaction=parse_redaction(given.get("redact") or [], f"{where}.redact"),
         stores=_stores(given.get("stores") or [], f"{where}.stores"),
+        consolidation=parse_consolidation(given.get("consolidate"), f"{where}.consolidate"),
     )
 
 

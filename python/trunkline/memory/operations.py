@@ -243,7 +243,7 @@ def failed_precondition(
             return f"the block changed: its content_sha256 is {digest or 'empty, nobody has written it'}"
         if operation.expect is ABSENT and operation.expect_absent is None and operation.expect_value_sha256 is None:
             continue
-        there = _at(value, operation.path)
+        there = value_at(value, operation.path)
         place = ".".join(operation.path) or "the block"
         if operation.expect_absent is not None and (there is ABSENT) != operation.expect_absent:
             return f"{place} is not there" if there is ABSENT else f"{place} is there: {shown(there)}"
@@ -266,7 +266,7 @@ def fields_of(operation: Operation) -> tuple[str, ...]:
     return operation.path[:1] or tuple(operation.value)
 
 
-def _at(value: Any, path: tuple[str, ...]) -> Any:
+def value_at(value: Any, path: tuple[str, ...]) -> Any:
     """Return what is at a path, or ABSENT."""
     for step in path:
         if isinstance(value, dict) and step in value:

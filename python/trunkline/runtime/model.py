@@ -16,6 +16,7 @@ import aiohttp
 
 from trunkline.domain import ids
 from trunkline.errors import Forbidden, NotFound
+from trunkline.memory.proposals import PROPOSAL_SYSTEM, PROPOSAL_TOKENS, PROPOSAL_TOOL
 from trunkline.runtime.compaction import SUMMARY_SYSTEM, SUMMARY_TOKENS
 from trunkline.runtime.context import Message
 from trunkline.runtime.credentials import Credentials
@@ -155,6 +156,18 @@ class Model:
         if not reply.text.strip():
             raise ModelError("model_request_failed_error", f"The model {model!r} wrote no summary.", transient=False)
         return reply
+
+    async def propose(self, asker: Asker, model: str, text: str) -> Reply:
+        """Return what a configured model proposes for memory, as a call of no agent. Raises as `ask`."""
+        body: dict[str, Any] = {
+            "model": model,
+            "max_tokens": PROPOSAL_TOKENS,
+            "system": PROPOSAL_SYSTEM,
+            "messages": [{"role": "user", "content": text}],
+            "tools": [PROPOSAL_TOOL],
+            "tool_choice": {"type": "tool", "name": PROPOSAL_TOOL["name"]},
+        }
+        return await self._answer(asker, body, {})
 
     async def _answer(self, asker: Asker, body: dict[str, Any], headers: dict[str, str]) -> Reply:
         try:

@@ -27,6 +27,7 @@ from trunkline.memory.embedders.gateway import GatewayEmbedder
 from trunkline.memory_settings import Embedder as EmbedderSettings
 from trunkline.runtime.appends import Appends
 from trunkline.runtime.claims import Claims
+from trunkline.runtime.consolidation import Consolidator
 from trunkline.runtime.credentials import Credentials
 from trunkline.runtime.loop import LEASE_SECONDS, Runtime, work
 from trunkline.runtime.model import open_model
@@ -130,7 +131,9 @@ async def serve(
         looking = asyncio.create_task(_look(database))
         sweeping = asyncio.create_task(tools.sweep(database))
         folding = asyncio.create_task(_fold(database))
-        ticking = [asyncio.create_task(_tick(database, tick)) for tick in ticks]
+        ticking = [
+            asyncio.create_task(_tick(database, tick)) for tick in (*ticks, Consolidator(model, name).consolidate_due)
+        ]
         claiming = asyncio.create_task(claims.run())
         working = asyncio.create_task(_work(queue))
         embeds = asyncio.create_task(_embed(database, credentials, base_url, embedder))

@@ -166,6 +166,7 @@ async def _insert_version(
         Jsonb(list(version.redact)) if version.redact else None,
         version.redact_log,
         Jsonb(list(version.stores)),
+        None if version.consolidate is None else Jsonb(dict(version.consolidate)),
     )
     await connection.execute(queries("agents")["insert_version"], parameters)
     if version.blocks:

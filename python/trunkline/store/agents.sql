@@ -12,8 +12,8 @@ returning id;
 insert into trunkline.agent_versions (tenant_id, agent_id, version, definition, model, instructions, memory_enabled,
                                       memory_refresh, memory_fail, recall_tokens, memory_tools, created_at,
                                       memory_budget, prompt_cache_ttl, cache_control, keep_sessions, keep_events,
-                                      context_tokens, context_turns, redact, redact_log, stores)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22);
+                                      context_tokens, context_turns, redact, redact_log, stores, consolidate)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23);
 
 -- name: insert_blocks
 -- Insert the blocks of a version, in their order, from an array of objects by column name.

@@ -166,6 +166,7 @@ class Model:
             "messages": [{"role": "user", "content": text}],
             "tools": [PROPOSAL_TOOL],
             "tool_choice": {"type": "tool", "name": PROPOSAL_TOOL["name"]},
+            **_user_in_body(asker.user_id),
         }
         return await self._answer(asker, body, {})
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from integration.test_api_isolation import BODIES, fill, store_bodies
+from integration.test_api_isolation import BODIES, fill, store_bodies, store_proposal
 from support.control_plane import ControlPlane
 from support.postgres import DatabaseUrls
 from trunkline.api.app import ControlSettings, create_app
@@ -106,6 +106,7 @@ def world(urls: DatabaseUrls, plane: ControlPlane) -> World:
     with plane.http() as http:
         ids = fill(http, "mine")
     ids["call_id"] = store_bodies(urls, ids)
+    ids["proposal_id"] = store_proposal(urls, ids)
     return World(plane, ids, plane.another_tenant("stranger"))
 
 

@@ -28,8 +28,7 @@ fn check(wire: Wire, bytes: &[u8]) {
     let body = Bytes::copy_from_slice(bytes);
     let turns = conversation(wire, &body, &found, None);
     for index in 0..turns.messages().len() {
-        let _ = turns.text(index);
-        for event in turns.events(index) {
+        for event in turns.said(index).1 {
             serde_json::from_str::<&RawValue>(&event.payload).expect("an event of the log is no JSON");
         }
     }

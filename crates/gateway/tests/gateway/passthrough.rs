@@ -108,6 +108,9 @@ fn a_version_in_the_path_takes_the_place_of_the_base_urls() {
         ("/oai/v1/files", "/v1/files"),
         ("/oai/files", "/v1/files"),
         ("/oai/v2/files/f-1/content", "/v2/files/f-1/content"),
+        ("/oai/v1a/v1/files", "/v1a/v1/files"),
+        ("/oai/v/files", "/v1/v/files"),
+        ("/oai/vv1/files", "/v1/vv1/files"),
         ("/gem/v1/models", "/v1/models"),
         ("/gem/v1beta/models", "/v1beta/models"),
         ("/azure/openai/deployments/d/embeddings?api-version=9", "/openai/deployments/d/embeddings?api-version=2024-10-21"),
@@ -480,7 +483,10 @@ proptest! {
                 let received = received.last().unwrap();
                 let (given, query) = path.split_once('?').unwrap_or((path.as_str(), ""));
                 let given = given.split('#').next().unwrap();
-                let base = if given == "v1" || given.starts_with("v1/") { "/" } else { "/v1/" };
+                // A version of the client's own takes the place of the base URL's: `v1`, and also `v1a`, as in `v1beta`.
+                let first = given.split('/').next().unwrap();
+                let versioned = first.starts_with("v1") && first.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'1' || byte == b'v');
+                let base = if versioned { "/" } else { "/v1/" };
                 let target = received.line.split(' ').nth(1).unwrap();
                 let (arrived, passed) = target.split_once('?').unwrap_or((target, ""));
                 assert_eq!(arrived, format!("{base}{given}"));

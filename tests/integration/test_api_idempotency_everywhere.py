@@ -21,6 +21,7 @@ REPEATABLE = {
     "/v1/agents/{agent}/memory_tools": "the gateway's: what it writes is kept once by its `event_id`",
     "/v1/memory_proposals/{proposal_id}/approve": "decided once: asked again, it is what it was",
     "/v1/memory_proposals/{proposal_id}/reject": "the same",
+    "/v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate": "finds out how things are at the moment",
     "/mcp": "MCP's own wire, whose requests have ids of their own",
     "/v1/threads": "opens the thread of a name, which is there from then on",
     "/v1/tenants": "a name is taken once, and a key's text is never kept",

@@ -81,6 +81,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/vaults/{vault_id}/credentials/{credential_id}"): {"display_name": "Taken over."},
     ("PATCH", "/v1/vaults/{vault_id}/credentials/{credential_id}"): {"display_name": "Taken over."},
     ("POST", "/v1/vaults/{vault_id}/credentials/{credential_id}/archive"): {},
+    ("POST", "/v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate"): {},
     ("POST", "/v1/files"): {},
     ("POST", "/v1/deployments"): {"agent": "nobody", "name": "new", "initial_events": SAY},
     ("POST", "/v1/deployments/{deployment_id}"): {"name": "Taken over."},

@@ -8,15 +8,17 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anthropic
 import httpx
+import psycopg
 import pytest
 
 from integration.test_runtime import Stack, answers, count, kinds, said, stack_on, waits_for
-from support import mcp_server, model_server, processes
+from support import mcp_server, model_server, processes, token_endpoint
 from support.mcp_server import PIXEL, Listening
 from support.postgres import DatabaseUrls
 from trunkline.domain.toolsets import mcp_tool_name
@@ -245,6 +247,51 @@ def test_a_token_reaches_its_own_server_alone_and_is_nowhere_else(
     assert "verysecret" not in (stack.folder / "gateway.log").read_text()
     kept = stack.query("select payload::text from trunkline.events")
     assert not any("verysecret" in text for (text,) in kept)
+
+
+def test_an_oauth_token_is_renewed_while_a_session_works(served: Served, tmp_path: Path) -> None:
+    stack = served.stack
+    with served.worker(), token_endpoint.listening() as endpoint, mcp_server.listening(tmp_path, token="") as server:
+        endpoint.on_given = lambda token: setattr(server, "token", token)
+        vault = stack.sdk.beta.vaults.create(display_name="tokens").id
+        soon = (datetime.now(UTC) + timedelta(seconds=30)).isoformat()
+        stack.sdk.beta.vaults.credentials.create(vault, auth=endpoint.auth(server.url, expires_at=soon))
+        session = served.session(server.url, vault_ids=[vault])
+        stack.send(session, said("add"))
+        assert [words(result) for result in results(stack.until_idle(session))] == ["3"]
+        assert set(server.shown) == {"Bearer at-verysecret-1"}, "a token that ends soon was shown"
+
+        # The server takes it no more: the call is made again with another, over the same connection.
+        server.token, server.shown[:] = "at-verysecret-none", []
+        stack.send(session, said("add"))
+        assert [words(result) for result in results(stack.until_idle(session, 2))] == ["3", "3"]
+        assert server.shown == ["Bearer at-verysecret-1", "Bearer at-verysecret-2"]
+
+        server.token, endpoint.is_over = "at-verysecret-none", True
+        stack.send(session, said("add"))
+        events = stack.until_idle(session, 3)
+        assert results(events)[-1].is_error
+        [error] = [event.error for event in events if event.type == "session.error"]
+        assert (error.type, error.mcp_server_name) == ("mcp_authentication_failed_error", "tests")
+        assert "invalid_grant" in error.message
+        assert len(answers(events)) == 3
+        # And one that has ended and cannot be renewed is shown to nobody.
+        with psycopg.connect(stack.database.admin_url) as connection:
+            connection.execute(
+                'update trunkline.vault_credentials set auth = auth || \'{"expires_at": "2020-01-01T00:00:00Z"}\''
+            )
+        server.shown.clear()
+        other = served.session(server.url, vault_ids=[vault])
+        stack.send(other, said("Hello"))
+        events = stack.until_idle(other)
+        assert [event.error.type for event in events if event.type == "session.error"] == [
+            "mcp_authentication_failed_error"
+        ]
+        assert server.shown == []
+    told = [served.log.read_text(), (stack.folder / "gateway.log").read_text()]
+    told += [text for (text,) in stack.query("select payload::text from trunkline.events")]
+    told.append(httpx.get(f"{served.model_url}/_requests").text)
+    assert not any("verysecret" in text for text in told)
 
 
 def test_a_server_that_is_inside_away_or_gone_does_not_end_the_session(

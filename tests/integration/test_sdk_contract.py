@@ -266,6 +266,8 @@ def vaults(sdk: anthropic.Anthropic) -> str:
     )
     assert renewed.auth.type == "mcp_oauth"
     assert renewed.auth.refresh is not None
+    tried = keep.mcp_oauth_validate(oauth.id, vault_id=vault.id)
+    assert (tried.type, tried.status, tried.has_refresh_token) == ("vault_credential_validation", "unknown", True)
     assert (renewed.auth.refresh.scope, renewed.auth.refresh.token_endpoint_auth.type) == ("all", "client_secret_post")
     with pytest.raises(anthropic.BadRequestError, match="of type"):
         keep.update(bearer.id, vault_id=vault.id, auth={"type": "mcp_oauth", "access_token": "x"})

@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 
 from support.postgres import DatabaseUrls
 from trunkline.api.app import ControlSettings, OpenEmbedding, serve
+from trunkline.public_hosts import Allowed
 from trunkline.runtime.next_prompt import next_prompt
 from trunkline.store.keys import bootstrap
 from trunkline.store.leases import Wake
@@ -76,10 +77,13 @@ def running(
     wake: Wake | None = None,
     max_body_bytes: int = 2 * 1024 * 1024,
     open_embedding: OpenEmbedding | None = None,
+    mcp_allow: tuple[Allowed, ...] = (),
 ) -> Iterator[ControlPlane]:
     """Serve the database until the block ends, and drain."""
     key = first_key(database.admin_url)
-    settings = ControlSettings(database.control_url, max_body_bytes=max_body_bytes, vault_keys=(VAULT_KEY,))
+    settings = ControlSettings(
+        database.control_url, max_body_bytes=max_body_bytes, vault_keys=(VAULT_KEY,), mcp_allow=mcp_allow
+    )
     listening = threading.Event()
     port = 0
     stop: asyncio.Event | None = None

@@ -76,7 +76,7 @@ def tools(folder: Path) -> MCPServer:
 
 @dataclass
 class Listening:
-    """A server over HTTP. `token`: it refuses who does not show this one."""
+    """A server over HTTP. `token`: it refuses who does not show this one, which may change."""
 
     url: str
     token: str | None = None

@@ -28,7 +28,9 @@ from mcp_types import Tool as Listed
 from pydantic import ValidationError
 
 from trunkline.function_tools import ToolCall
+from trunkline.oauth.renewals import Access
 from trunkline.runtime.tools.mcp.connections import Target
+from trunkline.runtime.tools.mcp.credentials import Bearer
 from trunkline.runtime.tools.mcp.guard import MAX_BYTES
 from trunkline.runtime.tools.mcp.results import result
 from trunkline.runtime.tools.mcp.tools import McpTools, Server, offer_of
@@ -37,6 +39,10 @@ from trunkline.tool_settings import McpSettings
 TENANT = UUID(int=1)
 TOOLSET = {"default_config": {"enabled": True, "permission_policy": {"type": "always_allow"}}, "configs": []}
 CALL = ToolCall("sevt_1", "sesn_1", "agent_1", "tnt_1", None)
+
+
+def shown(token: str) -> Bearer:
+    return Bearer((TENANT, token), Access(token, None))
 
 
 def encoded(content: bytes) -> str:
@@ -61,7 +67,7 @@ def test_what_servers_say_is_what_models_take() -> None:
         ],
         is_error=True,
     )
-    target = Target(TENANT, TENANT, "https://a.example", "tk-secret")
+    target = Target(TENANT, TENANT, "https://a.example", shown("tk-secret"))
     found = result(given, target.without_token)
     assert found.is_error
     said = [block.get("text") or block["source"]["media_type"] for block in found.content]
@@ -108,7 +114,7 @@ async def test_a_session_has_a_program_of_its_own_which_ends_with_the_worker(tmp
     tools = McpTools(McpSettings.model_validate({"servers": {"here": program}}))
 
     async def process(session: int) -> int:
-        target = Target(TENANT, UUID(int=session), "stdio://here", None)
+        target = Target(TENANT, UUID(int=session), "stdio://here")
         found, problems = await tools.open([Server("tests", target, TOOLSET)])
         assert problems == []
         [tool] = [tool for tool in found if tool.name == "mcp__tests__process"]
@@ -166,7 +172,9 @@ async def test_a_server_that_does_not_do_as_it_should_is_a_problem_and_no_more(
     tools = McpTools(McpSettings.model_validate({"allow": ["127.0.0.1"]}))
     async with answering(answer) as url:
         try:
-            found, [problem] = await tools.open([Server("tests", Target(TENANT, TENANT, url, "tk-secret"), TOOLSET)])
+            found, [problem] = await tools.open(
+                [Server("tests", Target(TENANT, TENANT, url, shown("tk-secret")), TOOLSET)]
+            )
         finally:
             await tools.close()
     assert found == []

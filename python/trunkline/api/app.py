@@ -66,6 +66,8 @@ from trunkline.api.deps import Embedding, NextPrompt, Parts
 from trunkline.api.event_feed import EventFeed
 from trunkline.api.unserved import unserved
 from trunkline.errors import SetupError
+from trunkline.oauth.renewals import TokenRenewals
+from trunkline.public_hosts import Allowed
 from trunkline.store.leases import Wake
 from trunkline.store.pool import Database, open_database
 from trunkline.store.sealing import Sealing
@@ -90,6 +92,8 @@ class ControlSettings:
     """At most so many to Postgres, and one more that listens."""
     vault_keys: tuple[bytes, ...] = field(default=(), repr=False)
     """What secrets in vaults are sealed with, the newest first; without one, vaults take none."""
+    mcp_allow: tuple[Allowed, ...] = ()
+    """Where MCP servers and token endpoints may be, beside public addresses, when a credential is tried out."""
 
 
 OpenEmbedding = Callable[[Database], AbstractAsyncContextManager[Embedding]]
@@ -114,9 +118,12 @@ def create_app(
             feed = EventFeed(settings.database_url, database)
             opened = open_embedding(database) if open_embedding else contextlib.nullcontext(Embedding())
             async with opened as embedding, feed.running():
-                app.state.parts = Parts(database, feed, wake, next_prompt, embedding, Sealing(settings.vault_keys))
+                sealing = Sealing(settings.vault_keys)
+                renewals = TokenRenewals(database, sealing, settings.mcp_allow)
+                app.state.parts = Parts(database, feed, wake, next_prompt, renewals, embedding, sealing)
                 app.state.block_writes = BlockWrites(database)
                 yield
+                await renewals.close()
 
     app = FastAPI(
         title="Trunkline", description=_DESCRIPTION, lifespan=lifespan, redoc_url=None, redirect_slashes=False

@@ -10,15 +10,18 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse
 
 from trunkline.api import paging
-from trunkline.api.deps import Caller, Manager, PartsDependency
+from trunkline.api.deps import Caller, Manager, PartsDependency, PrincipalDependency
 from trunkline.api.idempotency import once
 from trunkline.api.vaults import refuse_archived
 from trunkline.domain import ids
 from trunkline.domain.credentials import Credential, CredentialRequest, CredentialUpdate, changed, secrets, target, told
 from trunkline.domain.metadata import merged
-from trunkline.domain.times import now
+from trunkline.domain.times import now, to_wire
 from trunkline.errors import Conflict, InvalidRequest
-from trunkline.store import vaults
+from trunkline.oauth.renewals import access_of
+from trunkline.oauth.token_endpoint import Said
+from trunkline.oauth.validation import validate
+from trunkline.store import credential_renewals, vaults
 
 router = APIRouter(prefix="/v1/vaults/{vault_id}/credentials", tags=["vaults"])
 
@@ -114,6 +117,7 @@ async def update(
             updated_at=now(),
         )
         await vaults.update_credential(caller.connection, caller.principal.tenant_id, after)
+        await credential_renewals.forget_failure(caller.connection, caller.principal.tenant_id, after.id)
         return after.to_wire()
 
     return JSONResponse(await once(request, caller, act))
@@ -137,6 +141,42 @@ async def archive(request: Request, vault_id: str, credential_id: str, caller: M
     return JSONResponse(await once(request, caller, act))
 
 
+@router.post("/{credential_id}/mcp_oauth_validate")
+async def mcp_oauth_validate(
+    vault_id: str, credential_id: str, principal: PrincipalDependency, parts: PartsDependency
+) -> JSONResponse:
+    """Try an OAuth credential out: show its token to the MCP server, and renew it where that refuses it with 401.
+
+    `invalid`: it is refused, and cannot be renewed. `unknown`: the server, or the token endpoint, is away or broken. A
+    new token is kept in the vault. Of what they answered there are 4096 characters, without the secrets.
+    """
+    principal.require("manage")
+    tenant_id = principal.tenant_id
+    async with parts.database.tenant(tenant_id) as connection:  # over before others are waited for
+        found = await _locked(Caller(principal, connection), vault_id, credential_id)
+    if found.auth["type"] != "mcp_oauth":
+        raise InvalidRequest(
+            f"The credential is of type {found.auth['type']!r}; only one of type 'mcp_oauth' can be tried out."
+        )
+    if found.sealed is None:
+        raise Conflict("The credential is archived, and its tokens are gone; make another.", code="archived")
+    access = access_of(found, parts.sealing.open(found.sealed, tenant_id.bytes, found.id.bytes))
+    validated = await validate(parts.renewals, tenant_id, found.id, url=found.auth["mcp_server_url"], access=access)
+    probe, refresh = validated.probe, validated.refresh
+    return JSONResponse(
+        {
+            "type": "vault_credential_validation",
+            "credential_id": ids.encode("vcrd", found.id),
+            "vault_id": ids.encode("vlt", found.vault_id),
+            "status": validated.status,
+            "has_refresh_token": found.auth["refresh"] is not None,
+            "mcp_probe": None if probe is None else {"method": probe.method, "http_response": _told(probe.said)},
+            "refresh": None if refresh is None else {"status": refresh.status, "http_response": _told(refresh.said)},
+            "validated_at": to_wire(now()),
+        }
+    )
+
+
 @router.delete("/{credential_id}")
 async def delete(vault_id: str, credential_id: str, caller: Manager) -> JSONResponse:
     """Delete a credential."""
@@ -150,6 +190,17 @@ async def _locked(caller: Caller, vault_id: str, credential_id: str) -> Credenti
     return await vaults.lock_credential(
         caller.connection, caller.principal.tenant_id, vault.id, ids.decode("vcrd", credential_id)
     )
+
+
+def _told(said: Said | None) -> dict[str, Any] | None:
+    if said is None:
+        return None
+    return {
+        "status_code": said.status,
+        "content_type": said.content_type,
+        "body": said.body,
+        "body_truncated": said.is_cut,
+    }
 
 
 def _owner(caller: Caller, credential_id: UUID) -> tuple[bytes, bytes]:

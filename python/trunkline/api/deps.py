@@ -17,6 +17,7 @@ from trunkline.domain.principal import Principal
 from trunkline.errors import Unauthenticated
 from trunkline.memory.embedders.local import LocalEmbedder
 from trunkline.memory.embedders.queries import QueryVectors
+from trunkline.oauth.renewals import TokenRenewals
 from trunkline.store import keys
 from trunkline.store.leases import Wake
 from trunkline.store.pool import Connection, Database
@@ -67,6 +68,7 @@ class Parts:
     feed: EventFeed
     wake: Wake | None
     next_prompt: NextPrompt | None
+    renewals: TokenRenewals
     embedding: Embedding = field(default_factory=Embedding)
     sealing: Sealing = field(default_factory=lambda: Sealing(()))
     exports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_EXPORTS))

@@ -43,7 +43,10 @@ def control(
     settings = load(config, os.environ)
     embedder_key = settings.embedder_key()
     control = ControlSettings(
-        running(settings).control, settings.limits.max_body_bytes, vault_keys=vault_keys(settings)
+        running(settings).control,
+        settings.limits.max_body_bytes,
+        vault_keys=vault_keys(settings),
+        mcp_allow=settings.tools.mcp.allow,
     )
     with listener(listen) as socket:
         host = listen.rpartition(":")[0]

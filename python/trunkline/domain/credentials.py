@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -17,7 +17,9 @@ from trunkline.domain.times import to_wire
 from trunkline.domain.vaults import DisplayName
 from trunkline.errors import InvalidRequest
 
-Secret = Annotated[SecretStr, Field(min_length=1, max_length=65_536)]
+MOST_SECRET: Final = 65_536
+"""Characters of a secret."""
+Secret = Annotated[SecretStr, Field(min_length=1, max_length=MOST_SECRET)]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s@]+$", max_length=2048)]
 Secrets = Mapping[str, str]
 """By name: `access_token`, `refresh_token`, `client_secret`, `token` or `secret_value`."""
@@ -212,6 +214,16 @@ class Credential:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a token endpoint gave for a refresh token. `refresh_token`: the one for the next time; None: the same."""
+
+    access_token: str = field(repr=False)
+    expires_at: datetime | None
+    """None: it did not say."""
+    refresh_token: str | None = field(repr=False)
+
+
 def target(auth: McpOAuth | StaticBearer | EnvironmentVariable) -> str:
     """Return what a credential is for: a vault has one for each."""
     return auth.secret_name if isinstance(auth, EnvironmentVariable) else auth.mcp_server_url
@@ -251,6 +263,14 @@ def secrets(auth: McpOAuth | StaticBearer | EnvironmentVariable) -> dict[str, st
         case EnvironmentVariable():
             found = {"secret_value": auth.secret_value}
     return {name: value.get_secret_value() for name, value in found.items()}
+
+
+def renewed(auth: Mapping[str, Any], before: Secrets, tokens: Tokens) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what may be told of an `mcp_oauth` whose access token was renewed, and its secrets."""
+    kept = dict(before) | {"access_token": tokens.access_token}
+    if tokens.refresh_token is not None:
+        kept["refresh_token"] = tokens.refresh_token
+    return dict(auth) | {"expires_at": to_wire(tokens.expires_at)}, kept
 
 
 def changed(

@@ -19,6 +19,7 @@ from trunkline.processes import lifeline, logs
 from trunkline.processes.embedding import prepare
 from trunkline.runtime.next_prompt import next_prompt
 from trunkline.store.leases import wake
+from trunkline.tool_settings import ToolSettings
 
 
 def serve(
@@ -69,6 +70,7 @@ def _supervised() -> None:
         configuration["database"],
         configuration["max_body_bytes"],
         vault_keys=tuple(bytes.fromhex(key) for key in configuration["vault_keys"]),
+        mcp_allow=ToolSettings.model_validate(configuration["tools"]).mcp.allow,
     )
     try:
         memory = Memory.model_validate(configuration["memory"])

@@ -148,6 +148,7 @@ class Supervisor:
                 "base_url": url,
                 "memory": memory,
                 "embedder_key": self._settings.embedder_key(made_key),
+                "tools": tools,
                 "vault_keys": [key.hex() for key in keys],
             }
         )

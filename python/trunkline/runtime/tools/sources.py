@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from trunkline.errors import SetupError, Unavailable
+from trunkline.oauth.renewals import TokenRenewals
 from trunkline.runtime.tools import functions
 from trunkline.runtime.tools.builtin import builtin
 from trunkline.runtime.tools.functions import Functions
 from trunkline.runtime.tools.local_sandbox import Confinement, confinement, hide_from_own_user, open_sandbox
-from trunkline.runtime.tools.mcp.credentials import CredentialError, token_for
+from trunkline.runtime.tools.mcp.credentials import Bearer, CredentialError, bearer_for
 from trunkline.runtime.tools.mounts import mount
 from trunkline.runtime.tools.sandbox import Ended, Sandbox
 from trunkline.runtime.tools.tool import Tool, ToolError
@@ -52,6 +53,7 @@ class WorkerTools:
     confined: Confinement | None = None
     sealing: Sealing = field(default_factory=lambda: Sealing(()))
     _mcp: McpTools | None = None
+    _renewals: TokenRenewals | None = None
 
     async def open(self, database: Database, lease: Lease, task: Task) -> Toolbox:
         """Return what a session's agent may call. Raises Unavailable when the database is away."""
@@ -68,7 +70,9 @@ class WorkerTools:
         return Toolbox(custom, [*served, *found], problems)
 
     async def close(self) -> None:
-        """End the connections to MCP servers, and their programs."""
+        """End the connections to MCP servers, and their programs; tokens that are being renewed are stored first."""
+        if self._renewals is not None:
+            await self._renewals.close()
         if self._mcp is not None:
             await self._mcp.close()
 
@@ -87,23 +91,38 @@ class WorkerTools:
             return [], [Problem(toolset["mcp_server_name"], missing) for toolset in toolsets]
         if self._mcp is None:
             self._mcp = McpTools(self.settings.mcp)
-        servers: list[Server] = []
         problems: list[Problem] = []
+        reached: list[Mapping[str, Any]] = []
         for toolset in toolsets:
+            url = urls[toolset["mcp_server_name"]]
+            if _may_reach(task, url):
+                reached.append(toolset)
+            else:
+                words = f"The environment of the session does not let it reach {url}."
+                problems.append(Problem(toolset["mcp_server_name"], words))
+        bearers = await asyncio.gather(
+            *(self._bearer(database, lease, task, urls[toolset["mcp_server_name"]]) for toolset in reached)
+        )
+        servers: list[Server] = []
+        for toolset, bearer in zip(reached, bearers, strict=True):
             name = toolset["mcp_server_name"]
-            url = urls[name]
-            if not _may_reach(task, url):
-                problems.append(Problem(name, f"The environment of the session does not let it reach {url}."))
-                continue
-            try:
-                token = await token_for(database, self.sealing, lease, task, url)
-            except CredentialError as error:
-                words = f"The MCP server {name} cannot be used: {error}"
+            if isinstance(bearer, CredentialError):
+                words = f"The MCP server {name} cannot be used: {bearer}"
                 problems.append(Problem(name, words, is_refusal=True))
                 continue
-            servers.append(Server(name, Target(lease.tenant_id, lease.session_id, url, token), toolset))
+            servers.append(Server(name, Target(lease.tenant_id, lease.session_id, urls[name], bearer), toolset))
         tools, unusable = await self._mcp.open(servers)
-        return tools, problems + unusable
+        unusable[:0] = problems  # which it goes on to fill
+        return tools, unusable
+
+    async def _bearer(self, database: Database, lease: Lease, task: Task, url: str) -> Bearer | CredentialError:
+        if self._renewals is None:
+            self._renewals = TokenRenewals(database, self.sealing, self.settings.mcp.allow)
+        renewals = self._renewals
+        try:
+            return await bearer_for(database, self.sealing, renewals, lease=lease, task=task, url=url)
+        except CredentialError as error:
+            return error
 
     async def _sandbox(self, database: Database, lease: Lease, task: Task) -> Sandbox:
         if task.self_hosted:

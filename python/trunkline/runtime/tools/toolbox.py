@@ -30,10 +30,11 @@ class Toolbox:
     def __init__(
         self, custom: Sequence[Mapping[str, Any]], served: Sequence[Tool], problems: Sequence[Problem] = ()
     ) -> None:
+        """`problems` may grow: with what is found out when a tool is called."""
         self._custom = {tool["name"]: tool for tool in custom}
         self._served = {tool.name: tool for tool in served}
-        self._problems = {problem.server: problem for problem in problems}
-        self._untold = tuple(problems)
+        self._problems = problems
+        self._told = 0
 
     def offers(self) -> list[dict[str, Any]]:
         """Return the tools as the Anthropic wire offers them to the model, in a stable order."""
@@ -46,13 +47,14 @@ class Toolbox:
 
     def news(self) -> tuple[Problem, ...]:
         """Return what cannot be used; once, for the log of the session."""
-        untold, self._untold = self._untold, ()
+        untold = tuple(self._problems[self._told :])
+        self._told += len(untold)
         return untold
 
     def why_not(self, use: ToolUse) -> str:
         """Tell the model why a call cannot be carried out that there is no tool for."""
-        problem = None if use.server is None else self._problems.get(use.server)
-        return f"There is no tool named {use.name!r} here." if problem is None else problem.message
+        words = [problem.message for problem in self._problems if problem.server == use.server]
+        return words[-1] if words else f"There is no tool named {use.name!r} here."
 
     def find(self, name: str) -> Tool | None:
         """Return the tool that the worker carries out under this name."""

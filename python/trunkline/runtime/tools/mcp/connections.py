@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, Implementation
 from pydantic import ValidationError
 
 from trunkline.public_hosts import NotAllowed
+from trunkline.runtime.tools.mcp.credentials import Bearer
 from trunkline.runtime.tools.mcp.guard import MAX_BYTES, GuardedTransport
 from trunkline.runtime.tools.output import cut
 from trunkline.tool_settings import McpSettings
@@ -58,11 +59,11 @@ class Target:
     tenant_id: UUID
     session_id: UUID
     url: str
-    token: str | None = field(repr=False)
+    bearer: Bearer = field(default_factory=Bearer, repr=False)
 
     def without_token(self, words: str) -> str:
         """Return what a server said without the token, should it repeat that."""
-        return words.replace(self.token, "[credential]") if self.token else words
+        return self.bearer.without_tokens(words)
 
 
 class Connections:
@@ -90,6 +91,7 @@ class Connections:
         if connection is None or connection.is_ending:
             self._make_room(target)
             connection = self._open[target] = _Connection(target, self._settings)
+        connection.show(target.bearer)
         return connection
 
     def _make_room(self, target: Target) -> None:
@@ -124,6 +126,12 @@ class _Connection:
     @property
     def has_ended(self) -> bool:
         return self._owner.done()
+
+    def show(self, bearer: Bearer) -> None:
+        """Go on with what the credential is now."""
+        self._target = replace(self._target, bearer=bearer)
+        if self._transport is not None:
+            self._transport.bearer = bearer
 
     def end(self) -> asyncio.Task[None]:
         """Have it end, and return what tells when it has; nobody can use it any more."""
@@ -163,7 +171,7 @@ class _Connection:
         """Return why a request failed: the server's own words, unless the connection broke or it refuses us."""
         if self._transport is not None and self._transport.refused is not None:
             self.end()
-            return _refusal(self._transport.refused)
+            return ServerFailed(self._transport.refused, is_refusal=True)
         if error.code == INVALID_REQUEST and error.message == "Session terminated":  # the package's words for a 404
             self.end()
             return _Forgotten()
@@ -215,7 +223,7 @@ class _Connection:
             async with Client(parameters, client_info=us) as client:
                 yield client
             return
-        self._transport = GuardedTransport(url, self._target.token, self._settings.allow)
+        self._transport = GuardedTransport(url, self._target.bearer, self._settings.allow)
         async with (
             httpx2.AsyncClient(transport=self._transport, timeout=_READ_SECONDS, trust_env=False) as http,
             Client(
@@ -229,7 +237,7 @@ class _Connection:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if self._transport is not None and self._transport.refused is not None:
-            return _refusal(self._transport.refused)
+            return ServerFailed(self._transport.refused, is_refusal=True)
         match error:
             case ServerFailed():
                 return error
@@ -250,10 +258,3 @@ class _Connection:
             return ServerFailed("Its program could not be started, or ended; the worker's log says why.")
         _logger.warning("the connection to an MCP server broke: %s", type(error).__name__)
         return ServerFailed(f"The connection broke: {type(error).__name__}.")
-
-
-def _refusal(status: int) -> ServerFailed:
-    return ServerFailed(
-        f"It refuses with status {status}. Give the session a vault with a credential for its very URL.",
-        is_refusal=True,
-    )

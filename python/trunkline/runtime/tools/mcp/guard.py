@@ -10,10 +10,12 @@ from typing import Final
 import httpx2
 
 from trunkline.public_hosts import Allowed, address_of
+from trunkline.runtime.tools.mcp.credentials import Bearer
 
 MAX_BYTES: Final = 16 << 20
 """Of one answer."""
-_REFUSALS: Final = (401, 403)
+_UNAUTHORIZED: Final = 401
+_REFUSALS: Final = (_UNAUTHORIZED, 403)
 
 
 @cache
@@ -27,13 +29,13 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
     A server has one of its own: connections shared by address would take one server's certificate for another's.
     """
 
-    def __init__(self, url: str, token: str | None, allow: Collection[Allowed]) -> None:
+    def __init__(self, url: str, bearer: Bearer, allow: Collection[Allowed]) -> None:
         super().__init__(verify=_trusted(), trust_env=False)
         self._url = httpx2.URL(url)
-        self._token = token
+        self.bearer = bearer
         self._allow = allow
-        self.refused: int | None = None
-        """The status by which the server has refused the token, or that there was none."""
+        self.refused: str | None = None
+        """Why the server cannot be used: it has refused the token, or that there was none."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request. Raises NotAllowed for a host that leads inside."""
@@ -43,22 +45,33 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
         address = await address_of(host, port, self._allow, "tools.mcp.allow")
         headers = request.headers.copy()
         headers["accept-encoding"] = "identity"  # what is compressed has no bound
-        if self._token is not None and self._is_own(url):
-            headers["authorization"] = f"Bearer {self._token}"
-        response = await super().handle_async_request(
-            httpx2.Request(
-                request.method,
-                url.copy_with(host=str(address)),
-                headers=headers,
-                stream=request.stream,
-                extensions={**request.extensions, "sni_hostname": host},
-            )
-        )
-        if response.headers.get("content-encoding", "identity") != "identity":
-            await response.aclose()
-            raise httpx2.ReadError("The answer is compressed, though that was not asked for.", request=request)
+        bearer = self.bearer
+        token = await bearer.token() if self._is_own(url) else None
+        extensions = {**request.extensions, "sni_hostname": host}
+
+        async def sent() -> httpx2.Response:
+            if token is not None:
+                headers["authorization"] = f"Bearer {token}"
+            place = url.copy_with(host=str(address))
+            again = httpx2.Request(request.method, place, headers=headers, stream=request.stream, extensions=extensions)
+            response = await super(GuardedTransport, self).handle_async_request(again)
+            if response.headers.get("content-encoding", "identity") != "identity":
+                await response.aclose()
+                raise httpx2.ReadError("The answer is compressed, though that was not asked for.", request=request)
+            return response
+
+        response = await sent()
+        if (
+            response.status_code == _UNAUTHORIZED
+            and token is not None
+            and isinstance(request.stream, httpx2.ByteStream)
+        ):
+            token = await bearer.instead_of(token)
+            if token is not None:  # it did nothing yet
+                await response.aclose()
+                response = await sent()
         if response.status_code in _REFUSALS:
-            self.refused = response.status_code
+            self.refused = _reason(response.status_code, bearer.problem)
         if isinstance(response.stream, httpx2.AsyncByteStream):
             is_events = response.headers.get("content-type", "").startswith("text/event-stream")
             if not is_events:  # of a stream each event is bounded: it may be open for long
@@ -74,6 +87,12 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
             and (url.scheme == own.scheme or upgraded)
             and url.path.rstrip("/") == own.path.rstrip("/")
         )
+
+
+def _reason(status: int, problem: str | None) -> str:
+    if problem is not None:
+        return f"It refuses with status {status}: {problem}"
+    return f"It refuses with status {status}. Give the session a vault with a credential for its very URL."
 
 
 class _Bounded(httpx2.AsyncByteStream):

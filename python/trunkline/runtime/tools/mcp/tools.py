@@ -21,6 +21,7 @@ from pydantic_core import to_json
 from trunkline.domain.toolsets import PermissionName, mcp_tool_name
 from trunkline.function_tools import ToolCall
 from trunkline.runtime.tools.mcp.connections import Connections, ServerFailed, Target
+from trunkline.runtime.tools.mcp.credentials import Bearer
 from trunkline.runtime.tools.mcp.results import result
 from trunkline.runtime.tools.output import cut
 from trunkline.runtime.tools.tool import Input, Result, Tool, ToolError
@@ -81,17 +82,20 @@ class McpTools:
 
     def __init__(self, settings: McpSettings) -> None:
         self._connections = Connections(settings)
-        self._listings: dict[tuple[UUID, str, str | None], _Listing] = {}
-        """By tenant, URL and token: servers may offer each client other tools."""
+        self._listings: dict[tuple[UUID, str, Bearer], _Listing] = {}
+        """By tenant, URL and credential: servers may offer each client other tools."""
 
     async def open(self, servers: Sequence[Server]) -> tuple[list[Tool], list[Problem]]:
-        """Return the enabled tools of servers, and what servers could not be asked."""
+        """Return the enabled tools of servers, and what servers could not be asked.
+
+        A server that refuses the credential of a later call is added to these problems then.
+        """
         tools: list[Tool] = []
-        problems = []
+        problems: list[Problem] = []
         for server, listing in zip(servers, await asyncio.gather(*map(self._list, servers)), strict=True):
             if listing.problem is not None:
                 problems.append(Problem(server.name, str(listing.problem), is_refusal=listing.problem.is_refusal))
-            tools += self._enabled(server, listing.offers)
+            tools += self._enabled(server, listing.offers, problems)
         return tools, problems
 
     async def close(self) -> None:
@@ -99,7 +103,7 @@ class McpTools:
         await self._connections.close()
 
     async def _list(self, server: Server) -> _Listing:
-        place = (server.target.tenant_id, server.target.url, server.target.token)
+        place = (server.target.tenant_id, server.target.url, server.target.bearer)
         kept = self._listings.get(place)
         if kept is not None and time.monotonic() < kept.until:
             return kept
@@ -116,16 +120,16 @@ class McpTools:
             del self._listings[next(iter(self._listings))]
         return found
 
-    def _enabled(self, server: Server, offers: Sequence[Offer]) -> list[Tool]:
+    def _enabled(self, server: Server, offers: Sequence[Offer], problems: list[Problem]) -> list[Tool]:
         configs = {config["name"]: config for config in server.toolset["configs"]}
         tools = []
         for offer in offers:
             config = configs.get(offer.name, server.toolset["default_config"])
             if config["enabled"]:
-                tools.append(self._tool(server, offer, config["permission_policy"]["type"]))
+                tools.append(self._tool(server, offer, config["permission_policy"]["type"], problems))
         return tools
 
-    def _tool(self, server: Server, offer: Offer, permission: PermissionName) -> Tool:
+    def _tool(self, server: Server, offer: Offer, permission: PermissionName, problems: list[Problem]) -> Tool:
         async def run(_: ToolCall, given: Input) -> Result:
             async def call(client: Client) -> CallToolResult:
                 return await client.call_tool(offer.name, dict(given))
@@ -133,7 +137,11 @@ class McpTools:
             try:
                 return result(await self._connections.use(server.target, call), server.target.without_token)
             except (ServerFailed, MCPError, RuntimeError, ValidationError) as error:
-                raise ToolError(str(_failure(server, error))) from error
+                failure = _failure(server, error)
+                problem = Problem(server.name, str(failure), is_refusal=True)
+                if failure.is_refusal and problem not in problems:
+                    problems.append(problem)
+                raise ToolError(str(failure)) from error
 
         return Tool(
             mcp_tool_name(server.name, offer.name),

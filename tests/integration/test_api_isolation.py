@@ -73,6 +73,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/webhooks"): {"url": "https://a.example/hook"},
     ("POST", "/v1/webhooks/{webhook_id}"): {"url": "https://evil.example/hook"},
     ("PATCH", "/v1/webhooks/{webhook_id}"): {"url": "https://evil.example/hook"},
+    ("POST", "/v1/webhooks/{webhook_id}/rotate_secret"): {"overlap_seconds": 0},
     ("POST", "/v1/vaults"): {"display_name": "new"},
     ("POST", "/v1/vaults/{vault_id}"): {"display_name": "Taken over."},
     ("PATCH", "/v1/vaults/{vault_id}"): {"display_name": "Taken over."},

@@ -187,6 +187,9 @@ def test_webhooks(client: Any) -> None:
     made = client.webhooks.create("https://a.example/hook", events=["session.requires_action"])
     assert made.secret.startswith("whsec_")
     assert made.secret not in repr(made)
+    rotated = client.webhooks.rotate_secret(made.id, overlap_seconds=60)
+    assert rotated.secret not in (made.secret, repr(rotated))
+    assert 0 < (rotated.previous_secret_expires_at - rotated.updated_at).total_seconds() <= 60
     assert client.webhooks.update(made.id, events=None).events is None
     assert client.webhooks.get(made.id).url == "https://a.example/hook"
     assert ids(client.webhooks.list()) == [made.id]

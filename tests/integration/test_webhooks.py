@@ -125,6 +125,50 @@ def test_the_sdk_takes_what_is_sent_and_nothing_else(
     assert len(receiver.told) == 1
 
 
+def test_a_secret_is_rotated_while_receivers_know_either(
+    http: httpx.Client, webhook: dict[str, Any], receiver: Receiver, deliver: Callable[..., None], urls: DatabaseUrls
+) -> None:
+    webhooks = anthropic.Anthropic(api_key="x").beta.webhooks
+    path = f"/v1/webhooks/{webhook['id']}/rotate_secret"
+
+    def taken_with(*secrets: str) -> list[bool]:
+        receiver.told.clear()
+        run(http)
+        deliver()
+        ((headers, body),) = receiver.told
+        found = []
+        for secret in secrets:
+            try:
+                webhooks.unwrap(body, headers=headers, key=secret)
+                found.append(True)
+            except WebhookVerificationError:
+                found.append(False)
+        return found
+
+    first = webhook["secret"]
+    answer = http.post(path, headers={"idempotency-key": "r"})
+    second = answer.json()["secret"]
+    assert answer.json() | {"secret": None, "updated_at": None} == webhook | {
+        "secret": None,
+        "updated_at": None,
+        "previous_secret_expires_at": answer.json()["previous_secret_expires_at"],
+    }
+    assert taken_with(first, second) == [True, True]
+    again = http.post(path, headers={"idempotency-key": "r"})
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "shown_once")
+    assert second not in again.text
+    third = http.post(path, json={"overlap_seconds": 3600}).json()["secret"]
+    assert taken_with(first, second, third) == [False, True, True]
+    fourth = http.post(path, json={"overlap_seconds": 0}).json()["secret"]
+    assert taken_with(second, third, fourth) == [False, False, True]
+    for wrong in ({"overlap_seconds": -1}, {"overlap_seconds": 604_801}, {"overlap_seconds": "1"}, {"seconds": 1}):
+        assert http.post(path, json=wrong).status_code == 400
+    with psycopg.connect(urls.admin_url) as connection:
+        kept = str(connection.execute("select w::text from trunkline.webhooks w").fetchall())
+        kept += str(connection.execute("select response::text from trunkline.idempotency_keys").fetchall())
+    assert not any(secret in kept for secret in (first, second, third, fourth))
+
+
 def test_what_is_not_taken_is_told_again_and_a_dead_webhook_is_paused(
     http: httpx.Client, webhook: dict[str, Any], receiver: Receiver, deliver: Callable[..., None]
 ) -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse
 
 from trunkline.api import paging
-from trunkline.api.deps import Manager, PartsDependency
+from trunkline.api.deps import Caller, Manager, PartsDependency
 from trunkline.api.idempotency import idempotent, once
 from trunkline.domain import ids
-from trunkline.domain.times import now
-from trunkline.domain.webhooks import Delivery, Webhook, WebhookRequest, WebhookUpdate, new_secret, sealed_for
+from trunkline.domain.times import now, to_wire
+from trunkline.domain.webhooks import (
+    Delivery,
+    SecretRotation,
+    Webhook,
+    WebhookRequest,
+    WebhookUpdate,
+    new_secret,
+    rotated,
+    sealed_for,
+)
 from trunkline.errors import Conflict
 from trunkline.store import webhooks
 
@@ -37,16 +48,7 @@ async def create(request: Request, given: WebhookRequest, caller: Manager, parts
         await webhooks.create(caller.connection, principal.tenant_id, made, sealed)
         return {**made.to_wire(), "secret": secret}
 
-    answer = await once(request, caller, act, keep=lambda answer: answer | {"secret": None})
-    if answer["secret"] is None:
-        raise Conflict(
-            f"This request made the webhook {answer['id']} before, and its secret is shown only once. If it was lost, "
-            "delete that webhook and make another with a new idempotency key.",
-            param="idempotency-key",
-            code="shown_once",
-            details={"webhook_id": answer["id"]},
-        )
-    return JSONResponse(answer)
+    return await _shown_once(request, caller, act)
 
 
 @router.get("")
@@ -86,6 +88,34 @@ async def update(webhook_id: str, given: WebhookUpdate, caller: Manager) -> JSON
 router.patch("/{webhook_id}", name="patch", summary="Update", description=update.__doc__ or "")(update)
 
 
+@router.post("/{webhook_id}/rotate_secret")
+async def rotate_secret(
+    *,
+    request: Request,
+    webhook_id: str,
+    given: SecretRotation | None = None,
+    caller: Manager,
+    parts: PartsDependency,
+) -> JSONResponse:
+    """Give a webhook another secret, which is in this answer and nowhere else.
+
+    For `overlap_seconds`, a day unless told otherwise, what is sent is signed with the one before as well.
+    """
+    principal = caller.principal
+
+    async def act() -> dict[str, Any]:
+        found, at, secret = ids.decode("whk", webhook_id), now(), new_secret()
+        owner = sealed_for(principal.tenant_id, found)
+        kept = parts.sealing.open(await webhooks.lock_secret(caller.connection, principal, found), *owner)
+        until = at + timedelta(seconds=(given or SecretRotation()).overlap_seconds)
+        sealed = parts.sealing.seal(rotated(kept, secret, until), *owner)
+        await webhooks.update_secret(caller.connection, principal.tenant_id, found, sealed, at)
+        webhook = await webhooks.get(caller.connection, principal, found)
+        return {**webhook.to_wire(), "secret": secret, "previous_secret_expires_at": to_wire(until)}
+
+    return await _shown_once(request, caller, act)
+
+
 @router.delete("/{webhook_id}")
 async def delete(webhook_id: str, caller: Manager) -> JSONResponse:
     """Delete a webhook, and what is left to tell it."""
@@ -104,3 +134,17 @@ async def list_deliveries(
         caller.connection, caller.principal.tenant_id, webhook.id, paging.read_time(page), limit + 1
     )
     return JSONResponse(paging.page(found, limit, Delivery.to_wire, lambda one: paging.at_time(one.created_at, one.id)))
+
+
+async def _shown_once(request: Request, caller: Caller, act: Callable[[], Awaitable[dict[str, Any]]]) -> JSONResponse:
+    """Answer with a webhook and its secret. Raises Conflict where that was done before: the secret is not kept."""
+    answer = await once(request, caller, act, keep=lambda answer: answer | {"secret": None})
+    if answer["secret"] is None:
+        raise Conflict(
+            f"This request was carried out for the webhook {answer['id']} before, and its secret is shown only once. "
+            f"If it was lost, POST /v1/webhooks/{answer['id']}/rotate_secret with a new idempotency key gives another.",
+            param="idempotency-key",
+            code="shown_once",
+            details={"webhook_id": answer["id"]},
+        )
+    return JSONResponse(answer)

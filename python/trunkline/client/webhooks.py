@@ -35,6 +35,13 @@ class NewWebhook(Webhook):
     """What signatures are checked with, as Standard Webhooks has it."""
 
 
+class RotatedWebhook(NewWebhook):
+    """A webhook with a new secret."""
+
+    previous_secret_expires_at: datetime
+    """Until then what comes is signed with the secret before, too."""
+
+
 class Delivery(Wire):
     """One event that a webhook was told, or is to be told."""
 
@@ -79,6 +86,12 @@ class Webhooks:
         """Change its `url`, `description`, `events` (None: all) or `status`. Raises NotFound and InvalidRequest."""
         return Webhook.model_validate(self._transport.request("POST", _path(webhook_id), body=change))
 
+    def rotate_secret(self, webhook_id: str, *, overlap_seconds: int | None = None) -> RotatedWebhook:
+        """Give it another secret; for so long (a day) the one before is signed with, too. Raises NotFound."""
+        body = given(overlap_seconds=overlap_seconds)
+        path = f"{_path(webhook_id)}/rotate_secret"
+        return RotatedWebhook.model_validate(self._transport.request("POST", path, body=body, once=True))
+
     def delete(self, webhook_id: str) -> None:
         """Delete a webhook and what is left to tell it. Raises NotFound."""
         self._transport.request("DELETE", _path(webhook_id))
@@ -114,6 +127,12 @@ class AsyncWebhooks:
     async def update(self, webhook_id: str, **change: Any) -> Webhook:
         """Change its `url`, `description`, `events` (None: all) or `status`. Raises NotFound and InvalidRequest."""
         return Webhook.model_validate(await self._transport.request("POST", _path(webhook_id), body=change))
+
+    async def rotate_secret(self, webhook_id: str, *, overlap_seconds: int | None = None) -> RotatedWebhook:
+        """Give it another secret; for so long (a day) the one before is signed with, too. Raises NotFound."""
+        body = given(overlap_seconds=overlap_seconds)
+        path = f"{_path(webhook_id)}/rotate_secret"
+        return RotatedWebhook.model_validate(await self._transport.request("POST", path, body=body, once=True))
 
     async def delete(self, webhook_id: str) -> None:
         """Delete a webhook and what is left to tell it. Raises NotFound."""

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -70,6 +70,14 @@ class WebhookUpdate(BaseModel):
     description: Annotated[str, Field(max_length=1024)] | None = None
     events: Events | None = None
     status: Status | None = None
+
+
+class SecretRotation(BaseModel):
+    """For how long what is sent is signed with the secret before, too; 0: that one has leaked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    overlap_seconds: Annotated[int, Field(ge=0, le=7 * 86_400, strict=True)] = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +188,32 @@ def sealed_for(tenant_id: UUID, webhook_id: UUID) -> tuple[bytes, ...]:
     return (b"webhook", tenant_id.bytes, webhook_id.bytes)
 
 
-def signed(secret: str, event_id: UUID, at: datetime, body: bytes) -> dict[str, str]:
-    """Return the headers of Standard Webhooks: event, time of this attempt, HMAC-SHA256 over these and the body."""
+def rotated(kept: Mapping[str, str], secret: str, until: datetime) -> dict[str, str]:
+    """Return what is sealed of a webhook with a new secret; the one before is in force until a time, older ones end."""
+    return {"secret": secret, "before": kept["secret"], "before_until": until.isoformat()}
+
+
+def in_force(kept: Mapping[str, str], at: datetime) -> list[str]:
+    """Return the secrets that are signed with, of what is sealed of a webhook, the newest first."""
+    if "before" in kept and datetime.fromisoformat(kept["before_until"]) > at:
+        return [kept["secret"], kept["before"]]
+    return [kept["secret"]]
+
+
+def signed(by: Iterable[str], event_id: UUID, at: datetime, body: bytes) -> dict[str, str]:
+    """Return the headers of Standard Webhooks: event, time of this attempt, HMAC-SHA256 over these and the body.
+
+    There is one signature a secret in `by`; receivers take what any of them fits.
+    """
     name, seconds = ids.encode("whevt", event_id), str(int(at.timestamp()))
-    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-    digest = hmac.new(key, b".".join((name.encode(), seconds.encode(), body)), hashlib.sha256).digest()
+    said = b".".join((name.encode(), seconds.encode(), body))
     return {
         "webhook-id": name,
         "webhook-timestamp": seconds,
-        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+        "webhook-signature": " ".join(_signature(secret, said) for secret in by),
     }
+
+
+def _signature(secret: str, said: bytes) -> str:
+    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    return f"v1,{base64.b64encode(hmac.new(key, said, hashlib.sha256).digest()).decode()}"

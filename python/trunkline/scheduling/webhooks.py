@@ -10,12 +10,10 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final
 
-import httpx
-
 from trunkline.domain.times import now
-from trunkline.domain.webhooks import Due, sealed_for, signed
+from trunkline.domain.webhooks import Due, in_force, sealed_for, signed
 from trunkline.errors import Unavailable
-from trunkline.public_hosts import NotAllowed, address_of
+from trunkline.public_http import NotReached, answer
 from trunkline.store import webhooks
 from trunkline.store.pool import Database
 from trunkline.store.queries import queries
@@ -55,12 +53,10 @@ class Webhooks:
             error = None if 200 <= answered < 300 else f"It answered with status {answered}."
         except TimeoutError:
             error = f"It did not answer within {TIMEOUT_SECONDS:.0f} s."
-        except NotAllowed as refused:
-            error = str(refused)
+        except NotReached as failed:
+            error = str(failed)
         except Unavailable as away:  # the secret cannot be opened here
             error = away.message
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as failed:
-            error = f"It could not be reached: {type(failed).__name__}."
         async with database.tenant(due.tenant_id) as connection:
             if error is None and answered is not None:
                 await webhooks.delivered(connection, due, answered, now())
@@ -77,24 +73,22 @@ class Webhooks:
 
     async def _send(self, due: Due) -> int:
         """Send it once and return the status of the answer, whose body nobody reads."""
-        secret = self._sealing.open(due.secret, *sealed_for(due.tenant_id, due.webhook_id))["secret"]
-        url = httpx.URL(due.url)
-        body = due.body
+        kept = self._sealing.open(due.secret, *sealed_for(due.tenant_id, due.webhook_id))
+        at, body = now(), due.body
         headers = {
-            "host": url.netloc.decode(),
             "content-type": "application/json",
             "user-agent": "trunkline-webhooks",
-            **signed(secret, due.event_id, now(), body),
+            **signed(in_force(kept, at), due.event_id, at, body),
         }
-        # It goes to the very address that was looked at: the name may stand for another one a moment later.
-        port = url.port or (443 if url.scheme == "https" else 80)
-        place = url.copy_with(host=str(await address_of(url.host, port, self._allow, "webhooks.allow")))
-        async with (
-            httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as http,
-            http.stream(
-                "POST", place, content=body, headers=headers, extensions={"sni_hostname": url.host}
-            ) as response,
-        ):
+        async with answer(
+            "POST",
+            due.url,
+            allow=self._allow,
+            setting="webhooks.allow",
+            headers=headers,
+            content=body,
+            seconds=TIMEOUT_SECONDS,
+        ) as response:
             return response.status_code
 
 

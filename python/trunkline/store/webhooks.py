@@ -64,6 +64,22 @@ async def update(connection: Connection, tenant_id: UUID, webhook: Webhook) -> N
     )
 
 
+async def lock_secret(connection: Connection, principal: Principal, webhook_id: UUID) -> bytes:
+    """Return what is sealed of a webhook, kept from others' changes in this transaction. Raises NotFound."""
+    cursor = await connection.execute(
+        queries("webhooks")["lock_secret"], (principal.tenant_id, principal.agent_id, webhook_id)
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise _missing(webhook_id)
+    return bytes(row["secret"])
+
+
+async def update_secret(connection: Connection, tenant_id: UUID, webhook_id: UUID, secret: bytes, at: datetime) -> None:
+    """Write what is sealed of a webhook that `lock_secret` locked."""
+    await connection.execute(queries("webhooks")["update_secret"], (tenant_id, webhook_id, secret, at))
+
+
 async def delete(connection: Connection, principal: Principal, webhook_id: UUID) -> None:
     """Delete a webhook. Raises NotFound."""
     cursor = await connection.execute(

@@ -27,6 +27,14 @@ update trunkline.webhooks
        failures = case when $6 = 'enabled' then 0 else failures end
  where tenant_id = $1 and id = $2;
 
+-- name: lock_secret
+-- What is sealed of a webhook, kept from others' changes until the transaction ends.
+select secret from trunkline.webhooks where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3 for update;
+
+-- name: update_secret
+-- Change what is sealed of a locked webhook.
+update trunkline.webhooks set secret = $3, updated_at = $4 where tenant_id = $1 and id = $2;
+
 -- name: delete_webhook
 -- Delete a webhook with what is left to tell it.
 delete from trunkline.webhooks where tenant_id = $1 and ($2::uuid is null or agent_id = $2) and id = $3 returning id;

@@ -24,22 +24,29 @@ class StdioServer(_Frozen):
     """Where it starts; without it where the worker did."""
 
 
+Place = Annotated[
+    IPv4Network
+    | IPv6Network
+    | Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", to_lower=True)],
+    Field(union_mode="left_to_right"),
+]
+
+
 class McpSettings(_Frozen):
     """MCP servers as agents' tools."""
 
-    allow: tuple[
-        Annotated[
-            IPv4Network
-            | IPv6Network
-            | Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", to_lower=True)],
-            Field(union_mode="left_to_right"),
-        ],
-        ...,
-    ] = ()
+    allow: tuple[Place, ...] = ()
     """What agents' servers may be at beside public addresses: networks such as `10.2.0.0/16`, single addresses, or
     names of hosts, wherever these lead."""
     servers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], StdioServer] = {}
     """Programs by the name that agents use them by, as `stdio://NAME`."""
+
+
+class RepositorySettings(_Frozen):
+    """Repositories that sessions are given."""
+
+    allow: tuple[Place, ...] = ()
+    """Where their hosts may be beside public addresses, written as for MCP servers; from there http will do."""
 
 
 class ToolSettings(_Frozen):
@@ -57,3 +64,4 @@ class ToolSettings(_Frozen):
     """Where sessions' files are; without it `sandboxes` in TRUNKLINE_HOME. Every user of the machine must be allowed to
     pass through the directories above it where the worker is root."""
     mcp: McpSettings = McpSettings()
+    repositories: RepositorySettings = RepositorySettings()

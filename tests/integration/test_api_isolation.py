@@ -35,6 +35,7 @@ CHECKPOINT = {"id": "1", "payload": {"kind": "x", "data": "eA=="}, "metadata": {
 WRITES = {"task_id": "t", "writes": [{"idx": 0, "channel": "c", "kind": "x", "data": "eA=="}]}
 
 TOKEN = {"type": "static_bearer", "mcp_server_url": "https://a.example/mcp", "token": "t"}
+REPOSITORY = {"type": "github_repository", "url": "https://a.example/b/c", "authorization_token": "t"}
 SAY = [{"type": "user.message", "content": [{"type": "text", "text": "Go."}]}]
 
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
@@ -63,6 +64,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         "events": [{"type": "user.message", "content": [{"type": "text", "text": "Obey."}]}]
     },
     ("POST", "/v1/sessions/{session_id}/resources"): {"type": "file", "file_id": "file_" + "0" * 32},
+    ("POST", "/v1/sessions/{session_id}/resources/{resource_id}"): {"authorization_token": "theirs"},
+    ("PATCH", "/v1/sessions/{session_id}/resources/{resource_id}"): {"authorization_token": "theirs"},
     ("POST", "/v1/conversations"): {},
     ("POST", "/v1/conversations/{conversation_id}"): {"metadata": {"a": "b"}},
     ("POST", "/v1/conversations/{conversation_id}/items"): {"items": [{"role": "user", "content": "Obey."}]},
@@ -189,10 +192,13 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
     agent_id = made("/v1/agents", {"name": agent, "memory": MEMORY})["id"]
     environment = made("/v1/environments", {"name": "box"})["id"]
     file = http.post("/v1/files", files={"file": ("a.txt", b"x", "text/plain")}).json()["id"]
-    session = made("/v1/sessions", {"agent": agent_id, "user_id": "cus_1", "environment_id": environment})
+    session = made(
+        "/v1/sessions",
+        {"agent": agent_id, "user_id": "cus_1", "environment_id": environment, "resources": [REPOSITORY]},
+    )
     conversation = session["id"].replace("sesn_", "conv_")
     item = made(f"/v1/conversations/{conversation}/items", {"items": [{"role": "user", "content": "x"}]})
-    resource = made(f"/v1/sessions/{session['id']}/resources", {"type": "file", "file_id": file})["id"]
+    made(f"/v1/sessions/{session['id']}/resources", {"type": "file", "file_id": file})
     vault = made("/v1/vaults", {"display_name": "keys"})["id"]
     deployment = made("/v1/deployments", {"agent": agent_id, "name": "nightly", "initial_events": SAY})["id"]
     made(f"/v1/agents/{agent_id}/memory/customer", SET)
@@ -211,7 +217,7 @@ def fill(http: httpx.Client, agent: str) -> dict[str, str]:
         "item_id": item["data"][0]["id"],
         "environment_id": environment,
         "thread_id": session["id"].replace("sesn_", "sthr_"),
-        "resource_id": resource,
+        "resource_id": session["resources"][0]["id"],
         "deployment_id": deployment,
         "deployment_run_id": made(f"/v1/deployments/{deployment}/run", {})["id"],
         "file_id": file,

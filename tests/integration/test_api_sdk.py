@@ -264,9 +264,11 @@ def test_a_memory_store_is_attached_to_a_session(control: ControlPlane) -> None:
         ("vault_ids", lambda sdk, session: sdk.beta.sessions.update(session, vault_ids=["vlt_1"])),
         (
             "github_repository",
-            lambda sdk, _: sdk.beta.sessions.create(
+            lambda sdk, _: sdk.beta.deployments.create(
                 agent="a",
                 environment_id="e",
+                name="d",
+                initial_events=[{"type": "user.message", "content": [{"type": "text", "text": "Go."}]}],
                 resources=[{"type": "github_repository", "url": "https://x", "authorization_token": "t"}],
             ),
         ),

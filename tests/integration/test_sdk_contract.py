@@ -292,6 +292,12 @@ def sessions(sdk: anthropic.Anthropic, agent: str, file: str, vault: str) -> Non
         resources=[
             {"type": "memory_store", "memory_store_id": store.id, "access": "read_only"},
             {"type": "file", "file_id": file, "mount_path": "/data/a.bin"},
+            {
+                "type": "github_repository",
+                "url": "https://github.com/a/b",
+                "authorization_token": "t",
+                "checkout": {"type": "branch", "name": "main"},
+            },
         ],
         initial_events=[{"type": "user.message", "content": [{"type": "text", "text": "Hello."}]}],
     )
@@ -304,7 +310,14 @@ def sessions(sdk: anthropic.Anthropic, agent: str, file: str, vault: str) -> Non
     attached = sdk.beta.sessions.resources
     added = attached.add(session.id, file_id=file, type="file")
     assert added.mount_path == f"/mnt/session/uploads/{file}"
-    assert [one.type for one in attached.list(session.id, limit=2)] == ["memory_store", "file", "file"]
+    kinds = [one.type for one in attached.list(session.id, limit=2)]
+    assert kinds == ["memory_store", "file", "github_repository", "file"]
+    repository = next(one for one in session.resources if one.type == "github_repository")
+    assert repository.mount_path == "/workspace/b"
+    assert repository.checkout is not None
+    assert repository.checkout.type == "branch"
+    assert attached.update(repository.id, session_id=session.id, authorization_token="u").type == repository.type
+    assert attached.delete(repository.id, session_id=session.id).type == "session_resource_deleted"
     assert attached.retrieve(added.id, session_id=session.id) == added
     assert attached.delete(added.id, session_id=session.id).type == "session_resource_deleted"
     assert attached.delete(store.id, session_id=session.id).id == store.id

@@ -34,6 +34,7 @@ from trunkline.runtime.tools.mcp.credentials import Bearer
 from trunkline.runtime.tools.mcp.guard import MAX_BYTES
 from trunkline.runtime.tools.mcp.results import result
 from trunkline.runtime.tools.mcp.tools import McpTools, Server, offer_of
+from trunkline.runtime.tools.toolbox import Problem
 from trunkline.tool_settings import McpSettings
 
 TENANT = UUID(int=1)
@@ -180,6 +181,7 @@ async def test_a_server_that_does_not_do_as_it_should_is_a_problem_and_no_more(
     assert found == []
     assert why in problem.message
     assert "tk-secret" not in problem.message
+    assert isinstance(problem, Problem)
     assert problem.is_refusal == ("403" in why)
 
 

@@ -37,7 +37,7 @@ async def create(request: Request, given: SessionRequest, caller: Manager, parts
 
     async def act() -> dict[str, Any]:
         connection, principal = caller.connection, caller.principal
-        session_id = await launch(connection, principal, given, wake=parts.wake)
+        session_id = await launch(connection, principal, given, wake=parts.wake, sealing=parts.sealing)
         return _wire(caller, await sessions.get(connection, principal, session_id))
 
     return JSONResponse(await _once(request, caller, act))

@@ -12,7 +12,6 @@ from trunkline.errors import NotServed
 
 UNSERVED: Final[dict[str, str]] = {
     "* /v1/environments/{id}/work{rest:path}": "work queues of environments (Trunkline's workers run the tools)",
-    "POST /v1/sessions/{id}/resources/{resource_id}": "changing resources of a session (repositories' tokens)",
     "POST /v1/sessions/{id}/threads/{thread_id}/archive": "archiving a thread (a session's own ends with the session)",
     "* /v1/skills{rest:path}": "skills",
     "* /v1/dreams{rest:path}": "dreams",

@@ -7,7 +7,7 @@ from trunkline.client.wire import Wire, given
 
 
 class SessionResource(Wire):
-    """A memory store or a file that is attached to a session. A store goes by its own id."""
+    """A memory store, a file or a repository that is attached to a session. A store goes by its own id."""
 
     type: str
     id: str | None = None
@@ -16,6 +16,8 @@ class SessionResource(Wire):
     """Of a store: read_only or read_write."""
     file_id: str | None = None
     mount_path: str | None = None
+    url: str | None = None
+    """Of a repository."""
 
 
 def _path(session_id: str) -> str:

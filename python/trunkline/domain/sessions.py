@@ -14,6 +14,7 @@ from trunkline.domain import ids
 from trunkline.domain.agents import Metadata, MetadataPatch, snapshot
 from trunkline.domain.budgets import Budget, Limits, Used
 from trunkline.domain.events import EventRequest
+from trunkline.domain.repositories import RepositoryResource
 from trunkline.domain.times import to_wire
 from trunkline.errors import InvalidRequest, NotServed
 
@@ -64,6 +65,8 @@ class FileResource(_Frozen):
 
 UPLOADS: Final = "/mnt/session/uploads"
 Resource = Annotated[MemoryStoreResource | FileResource, Field(discriminator="type")]
+FirstResource = Annotated[MemoryStoreResource | FileResource | RepositoryResource, Field(discriminator="type")]
+"""What a session may begin with."""
 
 
 def named_agent(given: Any) -> Any:
@@ -74,15 +77,15 @@ def named_agent(given: Any) -> Any:
 
 
 def refuse_unserved_resources(given: Any) -> None:
-    """Raise NotServed for a list that has a kind of resource that sessions do not get yet."""
+    """Raise NotServed for a list that has a kind of resource that only a session itself begins with."""
     for index, resource in enumerate(given if isinstance(given, list) else ()):
         refuse_unserved_resource(resource, f"resources[{index}]")
 
 
 def refuse_unserved_resource(given: Any, param: str) -> None:
-    """Raise NotServed for a kind of resource that the wire has and sessions do not get yet."""
+    """Raise NotServed for a kind of resource that only a session itself begins with."""
     if isinstance(given, dict) and given.get("type") == "github_repository":
-        raise NotServed("session resources of type 'github_repository'", param=param)
+        raise NotServed("a resource of type 'github_repository' elsewhere than in a new session", param=param)
 
 
 class ResourceRequest(RootModel[Resource]):
@@ -110,7 +113,7 @@ class SessionRequest(_Frozen):
     title: Title | None = None
     metadata: Metadata = {}
     vault_ids: Annotated[tuple[str, ...], Field(max_length=20)] = ()
-    resources: Annotated[tuple[Resource, ...], Field(max_length=MAX_RESOURCES)] = ()
+    resources: Annotated[tuple[FirstResource, ...], Field(max_length=MAX_RESOURCES)] = ()
     initial_events: Annotated[tuple[EventRequest, ...], Field(max_length=50)] = ()
     budget: Budget | None = None
     limits: Limits = Limits()
@@ -120,7 +123,6 @@ class SessionRequest(_Frozen):
     def _prepare(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        refuse_unserved_resources(given.get("resources"))
         named = given | {"agent": named_agent(given.get("agent"))}
         return {key: value for key, value in named.items() if value is not None}
 

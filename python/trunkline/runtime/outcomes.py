@@ -15,7 +15,7 @@ from trunkline.domain.events import Event
 from trunkline.runtime.context import COMPACTED, USED, ToolUse
 from trunkline.runtime.model import ModelError, Reply
 from trunkline.runtime.tools.tool import Result
-from trunkline.runtime.tools.toolbox import Problem, Toolbox
+from trunkline.runtime.tools.toolbox import News, RepositoryProblem, Toolbox
 from trunkline.store.events import NewEvent
 from trunkline.store.leases import Head, Tokens
 
@@ -139,7 +139,10 @@ def _error(kind: str, message: str, *, exhausted: bool) -> NewEvent:
     return _new("session.error", {"error": {"type": kind, "message": message, "retry_status": status}})
 
 
-def _unusable(problem: Problem) -> NewEvent:
+def _unusable(problem: News) -> NewEvent:
+    if isinstance(problem, RepositoryProblem):
+        error = {"type": problem.kind, "repository_url": problem.url, "message": problem.message}
+        return _new("session.error", {"error": {**error, "retry_status": {"type": "retrying"}}})
     kind = "mcp_authentication_failed_error" if problem.is_refusal else "mcp_connection_failed_error"
     error = {"type": kind, "mcp_server_name": problem.server, "message": problem.message}
     return _new("session.error", {"error": {**error, "retry_status": {"type": "retrying"}}})

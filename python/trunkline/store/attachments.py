@@ -1,4 +1,4 @@
-"""What is attached to a session: memory stores and files, as they were at that moment."""
+"""What is attached to a session: memory stores, files and repositories, as they were at that moment."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from uuid import UUID
 
 from trunkline.domain import ids
 from trunkline.domain.principal import Principal
+from trunkline.domain.repositories import RepositoryResource
 from trunkline.domain.sessions import MAX_RESOURCES, UPLOADS, FileResource, MemoryStoreResource
 from trunkline.domain.times import to_wire
 from trunkline.errors import Forbidden, InvalidRequest, NotFound
@@ -22,7 +23,7 @@ Attached = Mapping[str, Any]
 async def attached(
     connection: Connection,
     principal: Principal,
-    given: Sequence[MemoryStoreResource | FileResource],
+    given: Sequence[MemoryStoreResource | FileResource | RepositoryResource],
     at: datetime,
     *,
     beside: Sequence[Attached] = (),
@@ -31,7 +32,7 @@ async def attached(
     """Return what is attached once `given` is added to `beside`; errors name the place in `where`.
 
     Raises Forbidden for a store that the key may only read and that is to be written; NotFound for a store or file that
-    is not there or not for this key; InvalidRequest for one that is attached already, for two files in one place, and
+    is not there or not for this key; InvalidRequest for one that is attached already, for two things in one place, and
     for too many.
     """
     if len(beside) + len(given) > MAX_RESOURCES:
@@ -60,6 +61,13 @@ async def attached(
                 "name": store.name,
                 "description": store.description,
                 "mount_path": None,
+            }
+        elif isinstance(resource, RepositoryResource):
+            new = {
+                "id": ids.encode("sesrsc", ids.new()),
+                **resource.told(),
+                "created_at": to_wire(at),
+                "updated_at": to_wire(at),
             }
         else:
             if ids.decode("file", resource.file_id) not in there:

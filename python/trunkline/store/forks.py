@@ -15,7 +15,7 @@ from trunkline.domain.principal import Principal
 from trunkline.domain.sessions import AgentReference, ForkRequest
 from trunkline.domain.times import now
 from trunkline.errors import InvalidRequest
-from trunkline.store import events, sessions
+from trunkline.store import events, repository_tokens, sessions
 from trunkline.store.events import EventFilter, NewEvent
 from trunkline.store.launches import usable_agent
 from trunkline.store.leases import Wake
@@ -59,6 +59,7 @@ async def fork(
     await connection.execute(
         queries("sessions")["insert_fork"], (tenant, forked, session_id, last, title, Jsonb(metadata), at)
     )
+    await repository_tokens.copy(connection, tenant, session_id, forked)
     if await _copy(connection, principal, session_id, forked, last):
         running = NewEvent(ids.new(), "session.status_running", {}, at)
         await events.append(connection, tenant, forked, last_seq=last, events=[running], at=at, redactor=None)

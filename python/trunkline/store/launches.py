@@ -8,13 +8,15 @@ from uuid import UUID
 from trunkline.domain import ids
 from trunkline.domain.agents import Agent
 from trunkline.domain.principal import Principal
+from trunkline.domain.repositories import RepositoryResource
 from trunkline.domain.sessions import AgentReference, SessionRequest
 from trunkline.domain.times import now
 from trunkline.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from trunkline.store import agents, environments, events, sessions, vaults
+from trunkline.store import agents, environments, events, repository_tokens, sessions, vaults
 from trunkline.store.attachments import attached
 from trunkline.store.leases import Wake
 from trunkline.store.pool import Connection
+from trunkline.store.sealing import Sealing
 from trunkline.store.sessions import NewSession
 
 
@@ -25,8 +27,11 @@ async def launch(
     *,
     wake: Wake | None,
     deployment_id: UUID | None = None,
+    sealing: Sealing | None = None,
 ) -> UUID:
     """Start a session and return its id. Raises NotFound and Conflict whose `param` names what cannot be used.
+
+    `sealing` seals the tokens of its repositories: what has none may not be given any.
 
     A key of one end user starts sessions with that user: Forbidden for another.
     """
@@ -61,6 +66,14 @@ async def launch(
         limits or None,
     )
     await sessions.create(connection, principal, new)
+    for one, resource in zip(given.resources, resources, strict=True):
+        if isinstance(one, RepositoryResource) and one.authorization_token is not None:
+            if sealing is None:
+                raise RuntimeError("the token of a repository has come where none can be kept")
+            resource_id, token = ids.decode("sesrsc", resource["id"]), one.authorization_token.get_secret_value()
+            await repository_tokens.put(
+                connection, sealing, principal.tenant_id, session_id, resource_id=resource_id, token=token
+            )
     if given.initial_events:
         await events.send(connection, principal, session_id, given.initial_events, wake=wake)
     return session_id

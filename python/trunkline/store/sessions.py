@@ -16,6 +16,7 @@ from trunkline.domain.principal import Principal
 from trunkline.domain.redaction import Wanted
 from trunkline.domain.sessions import Session, Status
 from trunkline.errors import NotFound
+from trunkline.store import repository_tokens
 from trunkline.store.pool import Connection
 from trunkline.store.queries import queries
 
@@ -203,11 +204,13 @@ async def attach(
 
 
 async def archive(connection: Connection, principal: Principal, session_id: UUID, at: datetime) -> Session:
-    """Archive a session and return it. Raises NotFound."""
+    """Archive a session and return it; its repositories' tokens are deleted. Raises NotFound."""
     await connection.execute(
         queries("sessions")["archive_session"], (principal.tenant_id, principal.agent_id, session_id, at)
     )
-    return await get(connection, principal, session_id)
+    archived = await get(connection, principal, session_id)
+    await repository_tokens.forget(connection, principal.tenant_id, session_id)
+    return archived
 
 
 async def delete(connection: Connection, principal: Principal, session_id: UUID) -> None:

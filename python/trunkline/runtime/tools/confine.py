@@ -1,8 +1,9 @@
 """Runs one command of a tool within limits, and ends all that it started: a program by itself.
 
 It is started as `python -I -S confine.py JSON` and ends with the exit status of the command. JSON: `argv`, `cwd`,
-`limits` by the names of `resource`, `uid`, the user that the command becomes (null: it stays who it is), and
-`own_network`. SIGTERM, and the death of whoever started this, end the command and every process of its.
+`limits` by the names of `resource`, `uid`, the user that the command becomes (null: it stays who it is),
+`own_network`, and `third`, a descriptor that it has as its number 3 (null: none).
+SIGTERM, and the death of whoever started this, end the command and every process of its.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def _become(command: dict[str, Any], libc: ctypes.CDLL) -> None:
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if command["own_network"]:  # where the kernel lets everybody: a network of its own, without a way out
             libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+        if command["third"] is not None:
+            os.dup2(command["third"], 3)
         os.chdir(command["cwd"])
         os.execve(command["argv"][0], command["argv"], dict(os.environ))  # noqa: S606 (this is what it is for)
     except BaseException as error:  # noqa: BLE001 (a fork must not go on as its parent)

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -90,6 +90,11 @@ class LocalSandbox:
     user: int | None
 
     @property
+    def path(self) -> str:
+        """Where programs are looked for."""
+        return _PATH
+
+    @property
     def about(self) -> str:
         """What the model must know of the place."""
         net = "There is a network." if self.network else "There is no network."
@@ -122,23 +127,24 @@ class LocalSandbox:
         root = "" if self.confined == "bubblewrap" else str(self.files.root)
         environment = {"PATH": _PATH, "HOME": home, "ROOT": root, "LANG": "C.UTF-8", "TERM": "dumb"}
         own_network = self.confined == "limits" and not self.network
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *_confined(whole, workspace, self.user, own_network=own_network),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=environment,
-            )
-        except OSError as error:
-            raise ToolError(f"No process could be started: {error.strerror}.") from error
-        output = Output()
-        reading = asyncio.create_task(_read(process, output))
-        try:
-            done, _ = await asyncio.wait([reading], timeout=seconds)
-        finally:
-            await _end(process, reading)
-        return Ended(process.returncode if done else None, output.text())
+        command = _confined(whole, workspace, self.user, own_network=own_network)
+        return await _ended(command, environment, seconds)
+
+    async def run_beside(
+        self,
+        argv: Sequence[str],
+        folder: Path,
+        *,
+        environment: Mapping[str, str],
+        seconds: float,
+        third: int | None = None,
+    ) -> Ended:
+        """Run a command of ours as the session's user and within its limits, with the machine's files and network.
+
+        `third` is a descriptor that it has as its number 3. Raises ToolError where it cannot be started.
+        """
+        command = _confined(argv, str(folder), self.user, own_network=False, third=third)
+        return await _ended(command, {"PATH": _PATH, "LC_ALL": "C", **environment}, seconds, third)
 
     def _in_bubblewrap(self, argv: Sequence[str]) -> list[str]:
         program = shutil.which("bwrap") or "/usr/bin/bwrap"
@@ -175,10 +181,43 @@ def open_sandbox(directory: Path, session_id: UUID, *, confined: Confinement, ne
     return LocalSandbox(files, confined, network, user)
 
 
-def _confined(argv: Sequence[str], folder: str, user: int | None, *, own_network: bool) -> list[str]:
+def _confined(
+    argv: Sequence[str], folder: str, user: int | None, *, own_network: bool, third: int | None = None
+) -> list[str]:
     """Return the command that runs another one within the limits."""
-    told = {"argv": list(argv), "cwd": folder, "uid": user, "limits": _LIMITS, "own_network": own_network}
+    told = {
+        "argv": list(argv),
+        "cwd": folder,
+        "uid": user,
+        "limits": _LIMITS,
+        "own_network": own_network,
+        "third": third,
+    }
     return [sys.executable, "-I", "-S", confine.__file__, json.dumps(told)]
+
+
+async def _ended(
+    command: Sequence[str], environment: Mapping[str, str], seconds: float, third: int | None = None
+) -> Ended:
+    """Run a command until it ends or its time is over. Raises ToolError where it cannot be started."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            pass_fds=() if third is None else (third,),
+        )
+    except OSError as error:
+        raise ToolError(f"No process could be started: {error.strerror}.") from error
+    output = Output()
+    reading = asyncio.create_task(_read(process, output))
+    try:
+        done, _ = await asyncio.wait([reading], timeout=seconds)
+    finally:
+        await _end(process, reading)
+    return Ended(process.returncode if done else None, output.text())
 
 
 async def _read(process: asyncio.subprocess.Process, output: Output) -> None:

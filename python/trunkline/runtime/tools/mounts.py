@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,6 +23,24 @@ _logger = logging.getLogger(__name__)
 _MODE: Final = 0o644
 
 
+class Mounted:
+    """What of a session's resources was put into its sandbox once: if its commands delete it, it stays away."""
+
+    def __init__(self, sandbox: LocalSandbox) -> None:
+        self._note = sandbox.files.root.parent / "mounted.json"
+        self._done: set[str] = set(json.loads(self._note.read_text())) if self._note.exists() else set()
+
+    def __contains__(self, resource_id: str) -> bool:
+        return resource_id in self._done
+
+    def add(self, resource_id: str) -> None:
+        """Note that a resource is there, or cannot be."""
+        self._done.add(resource_id)
+        made = self._note.with_suffix(".new")
+        made.write_text(json.dumps(sorted(self._done)))
+        made.replace(self._note)
+
+
 async def mount(
     database: Database, tenant_id: UUID, sandbox: LocalSandbox, resources: Iterable[Mapping[str, Any]]
 ) -> None:
@@ -31,10 +48,9 @@ async def mount(
 
     Raises Unavailable when the database is away.
     """
-    note = sandbox.files.root.parent / "mounted.json"
-    done = set(json.loads(note.read_text())) if note.exists() else set()
+    mounted = Mounted(sandbox)
     for resource in resources:
-        if resource["type"] != "file" or resource["id"] in done:
+        if resource["type"] != "file" or resource["id"] in mounted:
             continue
         path = resource.get("mount_path") or f"{UPLOADS}/{resource['file_id']}"
         try:
@@ -44,8 +60,7 @@ async def mount(
             await asyncio.to_thread(sandbox.files.write, path, content, mode=_MODE)
         except (ToolError, NotFound) as error:
             _logger.warning("%s was not mounted: %s", resource["id"], error)
-        done.add(resource["id"])
-        await asyncio.to_thread(_remember, note, sorted(done))
+        await asyncio.to_thread(mounted.add, resource["id"])
 
 
 async def _content(database: Database, tenant_id: UUID, file_id: UUID) -> bytes:
@@ -58,9 +73,3 @@ async def _content(database: Database, tenant_id: UUID, file_id: UUID) -> bytes:
             break
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def _remember(note: Path, done: list[str]) -> None:
-    made = note.with_suffix(".new")
-    made.write_text(json.dumps(done))
-    made.replace(note)

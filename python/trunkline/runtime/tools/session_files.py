@@ -74,6 +74,12 @@ class SessionFiles:
                     os.unlink(made, dir_fd=directory)
                 raise
 
+    def take_in(self, source: Path, path: str) -> None:
+        """Move a directory of the same file system to where nothing is, or an empty one. Raises ToolError."""
+        parts = split(path)
+        with self._directory(parts[:-1], path, make=True) as directory, _told(path):
+            os.rename(source, parts[-1], dst_dir_fd=directory)
+
     def make(self, path: str) -> None:
         """Make a directory and those above it. Raises ToolError."""
         with self._directory(split(path), path, make=True):

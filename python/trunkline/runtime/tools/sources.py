@@ -22,9 +22,10 @@ from trunkline.runtime.tools.functions import Functions
 from trunkline.runtime.tools.local_sandbox import Confinement, confinement, hide_from_own_user, open_sandbox
 from trunkline.runtime.tools.mcp.credentials import Bearer, CredentialError, bearer_for
 from trunkline.runtime.tools.mounts import mount
+from trunkline.runtime.tools.repositories import Repositories
 from trunkline.runtime.tools.sandbox import Ended, Sandbox
 from trunkline.runtime.tools.tool import Tool, ToolError
-from trunkline.runtime.tools.toolbox import Problem, Toolbox
+from trunkline.runtime.tools.toolbox import News, Problem, RepositoryProblem, Toolbox
 from trunkline.store import leases
 from trunkline.store.leases import Lease, Task
 from trunkline.store.pool import Database
@@ -60,14 +61,18 @@ class WorkerTools:
         declared = task.definition["tools"]
         custom = [tool for tool in declared if tool["type"] == "custom"]
         served: list[Tool] = functions.served(self.functions, custom)
+        problems: list[News] = []
         for toolset in declared:
             if toolset["type"] == "agent_toolset_20260401":
-                served += builtin(toolset, await self._sandbox(database, lease, task))
+                sandbox, missing = await self._sandbox(database, lease, task)
+                served += builtin(toolset, sandbox)
+                problems += missing
         toolsets = [tool for tool in declared if tool["type"] == "mcp_toolset" and _offers_any(tool)]
         if not toolsets:
-            return Toolbox(custom, served)
-        found, problems = await self._of_servers(database, lease, task, toolsets)
-        return Toolbox(custom, [*served, *found], problems)
+            return Toolbox(custom, served, problems)
+        found, unusable = await self._of_servers(database, lease, task, toolsets)
+        unusable[:0] = problems  # which calls go on to fill
+        return Toolbox(custom, [*served, *found], unusable)
 
     async def close(self) -> None:
         """End the connections to MCP servers, and their programs; tokens that are being renewed are stored first."""
@@ -78,7 +83,7 @@ class WorkerTools:
 
     async def _of_servers(
         self, database: Database, lease: Lease, task: Task, toolsets: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[Tool], list[Problem]]:
+    ) -> tuple[list[Tool], list[News]]:
         """Return the tools of an agent's MCP servers, and the servers that cannot be used."""
         urls = {server["name"]: server["url"] for server in task.definition["mcp_servers"]}
         try:
@@ -124,22 +129,28 @@ class WorkerTools:
         except CredentialError as error:
             return error
 
-    async def _sandbox(self, database: Database, lease: Lease, task: Task) -> Sandbox:
+    async def _sandbox(
+        self, database: Database, lease: Lease, task: Task
+    ) -> tuple[Sandbox, Sequence[RepositoryProblem]]:
+        """Return a session's place with what it was given in it, and the repositories that are not."""
         if task.self_hosted:
-            return _Nowhere("This environment is self-hosted: its owner carries out commands.")
+            return _Nowhere("This environment is self-hosted: its owner carries out commands."), ()
         if self.confined is None:
-            return _Nowhere("Shell and files are not available: this worker has no sandbox. Tell the operator.")
+            return _Nowhere("Shell and files are not available: this worker has no sandbox. Tell the operator."), ()
         folder = self.directory / str(lease.tenant_id) / str(lease.session_id)
         network = self.settings.network == "host" and task.network == "unrestricted"
         try:
             sandbox = await asyncio.to_thread(
                 open_sandbox, folder, lease.session_id, confined=self.confined, network=network
             )
+            repositories = Repositories(self.sealing, self.settings.repositories.allow)
+            # Before files, which may be mounted within them.
+            missing = await repositories.mount(database, lease, sandbox, task.resources)
             await mount(database, lease.tenant_id, sandbox, task.resources)
         except (OSError, ToolError):
             _logger.exception("the sandbox of session %s cannot be made", lease.session_id)
-            return _Nowhere("Shell and files are not available: the sandbox could not be made. Tell the operator.")
-        return sandbox
+            return _Nowhere("Shell and files are not available: the sandbox could not be made. Tell the operator."), ()
+        return sandbox, missing
 
     async def sweep(self, database: Database) -> None:
         """Delete, again and again, the directories of sessions that are gone, archived or terminated."""

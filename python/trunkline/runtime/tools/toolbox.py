@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from trunkline.runtime.context import ToolUse
 from trunkline.runtime.tools.tool import Tool
@@ -24,11 +24,36 @@ class Problem:
     is_refusal: bool = False
 
 
+RepositoryErrorName = Literal[
+    "repository_authentication_error",
+    "repository_checkout_error",
+    "repository_clone_error",
+    "repository_forbidden_error",
+    "repository_not_found_error",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryProblem:
+    """A repository that could not be cloned, and why; `kind` is the wire's name of the error."""
+
+    url: str
+    kind: RepositoryErrorName
+    message: str
+
+
+News = Problem | RepositoryProblem
+"""What the log of the session is told."""
+
+
 class Toolbox:
     """The tools of one session: those that the worker carries out, and those that the client does."""
 
     def __init__(
-        self, custom: Sequence[Mapping[str, Any]], served: Sequence[Tool], problems: Sequence[Problem] = ()
+        self,
+        custom: Sequence[Mapping[str, Any]],
+        served: Sequence[Tool],
+        problems: Sequence[News] = (),
     ) -> None:
         """`problems` may grow: with what is found out when a tool is called."""
         self._custom = {tool["name"]: tool for tool in custom}
@@ -45,7 +70,7 @@ class Toolbox:
         ]
         return custom_offers(self._custom.values()) + served
 
-    def news(self) -> tuple[Problem, ...]:
+    def news(self) -> tuple[News, ...]:
         """Return what cannot be used; once, for the log of the session."""
         untold = tuple(self._problems[self._told :])
         self._told += len(untold)
@@ -53,7 +78,8 @@ class Toolbox:
 
     def why_not(self, use: ToolUse) -> str:
         """Tell the model why a call cannot be carried out that there is no tool for."""
-        words = [problem.message for problem in self._problems if problem.server == use.server]
+        servers = [problem for problem in self._problems if isinstance(problem, Problem)]
+        words = [problem.message for problem in servers if problem.server == use.server]
         return words[-1] if words else f"There is no tool named {use.name!r} here."
 
     def find(self, name: str) -> Tool | None:

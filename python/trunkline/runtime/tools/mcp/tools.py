@@ -25,7 +25,7 @@ from trunkline.runtime.tools.mcp.credentials import Bearer
 from trunkline.runtime.tools.mcp.results import result
 from trunkline.runtime.tools.output import cut
 from trunkline.runtime.tools.tool import Input, Result, Tool, ToolError
-from trunkline.runtime.tools.toolbox import Problem
+from trunkline.runtime.tools.toolbox import News, Problem
 from trunkline.tool_settings import McpSettings
 
 _logger = logging.getLogger(__name__)
@@ -85,13 +85,13 @@ class McpTools:
         self._listings: dict[tuple[UUID, str, Bearer], _Listing] = {}
         """By tenant, URL and credential: servers may offer each client other tools."""
 
-    async def open(self, servers: Sequence[Server]) -> tuple[list[Tool], list[Problem]]:
+    async def open(self, servers: Sequence[Server]) -> tuple[list[Tool], list[News]]:
         """Return the enabled tools of servers, and what servers could not be asked.
 
         A server that refuses the credential of a later call is added to these problems then.
         """
         tools: list[Tool] = []
-        problems: list[Problem] = []
+        problems: list[News] = []
         for server, listing in zip(servers, await asyncio.gather(*map(self._list, servers)), strict=True):
             if listing.problem is not None:
                 problems.append(Problem(server.name, str(listing.problem), is_refusal=listing.problem.is_refusal))
@@ -120,7 +120,7 @@ class McpTools:
             del self._listings[next(iter(self._listings))]
         return found
 
-    def _enabled(self, server: Server, offers: Sequence[Offer], problems: list[Problem]) -> list[Tool]:
+    def _enabled(self, server: Server, offers: Sequence[Offer], problems: list[News]) -> list[Tool]:
         configs = {config["name"]: config for config in server.toolset["configs"]}
         tools = []
         for offer in offers:
@@ -129,7 +129,7 @@ class McpTools:
                 tools.append(self._tool(server, offer, config["permission_policy"]["type"], problems))
         return tools
 
-    def _tool(self, server: Server, offer: Offer, permission: PermissionName, problems: list[Problem]) -> Tool:
+    def _tool(self, server: Server, offer: Offer, permission: PermissionName, problems: list[News]) -> Tool:
         async def run(_: ToolCall, given: Input) -> Result:
             async def call(client: Client) -> CallToolResult:
                 return await client.call_tool(offer.name, dict(given))

@@ -5,5 +5,5 @@ down_revision = "0050"
 
 
 def upgrade() -> None:
-    """Run `0051_credential_renewals.sql`."""
-    run_migration("0051_credential_renewals.sql")
+    """Run `0051_tokens.sql`."""
+    run_migration("0051_tokens.sql")

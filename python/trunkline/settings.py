@@ -306,6 +306,12 @@ class Settings(File):
             )
         return made
 
+    @property
+    def reranker_key(self) -> str | None:
+        """What a reranker over HTTP is shown, if anything."""
+        reranker = self.memory.reranker
+        return None if reranker is None or reranker.api_key is None else reranker.api_key.get_secret_value()
+
     def _providers(self, known_providers: Sequence[KnownProvider]) -> list[dict[str, Any]]:
         """Return the available providers: the file's in its order, then known ones with a key in the environment."""
         known = {provider.name: provider for provider in known_providers}

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from support.postgres import temporary_home
+from support.reranker import rerank_server
 from trunkline import Trunkline
 from trunkline.store.embedded import EmbeddedPostgres
 
@@ -60,14 +61,14 @@ def home() -> Iterator[Path]:
 
 
 @contextmanager
-def up(home: Path) -> Iterator[Up]:
-    """Start, wait until it is ready, and stop it at the end if it still runs."""
+def up(home: Path, **more: str) -> Iterator[Up]:
+    """Start, wait until it is ready, and stop it at the end if it still runs; `more` is for its environment."""
     process = subprocess.Popen(
         command("up", "--json", "--listen", "127.0.0.1:0"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(home),
+        env=environment(home) | more,
         cwd=home,
         start_new_session=True,
     )
@@ -121,6 +122,21 @@ def test_it_starts_tells_serves_and_stops(home: Path) -> None:
         assert running.process.wait(60) == 0
         assert gone(list(ready["processes"].values()))
         assert not (home / "run.json").exists()
+
+
+def test_a_reranker_gets_its_key_and_no_process_shows_it(home: Path) -> None:
+    with rerank_server() as reranker:
+        (home / "trunkline.yaml").write_text(
+            f"memory: {{reranker: {{url: '{reranker.url}', model: by-count, api_key: os.environ/RERANKER}}}}\n"
+        )
+        with up(home, RERANKER="their-key") as running, running.client as client:
+            store = client.memory_stores.create("notes")
+            client.memory_stores.ingest(store, turns=[{"text": "the red lamp"}, {"text": "a lamp, with its lampshade"}])
+            found = client.memory_stores.search(store, "lamp", rerank=True)
+            assert "lampshade" in found[0].text
+            shown = [" ".join(psutil.Process(running.pid(name)).cmdline()) for name in ("control", "worker", "gateway")]
+        assert reranker.keys == ["Bearer their-key"]
+        assert "their-key" not in "".join(shown + [log.read_text() for log in (home / "logs").iterdir()])
 
 
 def test_its_settings_are_taken_on_while_it_runs(home: Path) -> None:

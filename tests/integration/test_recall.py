@@ -21,6 +21,7 @@ from trunkline.benchmarks import recall as benchmark
 from trunkline.benchmarks.recall_set import read
 from trunkline.domain import ids
 from trunkline.memory.embedders import Vector, checked
+from trunkline.memory.rerankers.local import LocalReranker
 from trunkline.store.embedded import ConnectionInfo
 
 SMALL = Path(__file__).parents[1] / "data" / "recall.json"
@@ -279,13 +280,33 @@ class Letters:
         return checked(counted, len(texts), self.dimension)
 
 
+def shared_letters(pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """A reranker that counts the pairs of letters that query and text share."""
+
+    def letters(text: str) -> set[tuple[str, str]]:
+        return set(pairwise(text.lower()))
+
+    return [len(letters(query) & letters(text)) / (1 + len(letters(text))) for query, text in pairs]
+
+
 def test_recall_of_a_small_set_does_not_get_worse(database: DatabaseUrls) -> None:
     told: list[str] = []
-    measured = asyncio.run(benchmark.run(read(SMALL), database.admin_url, database.control_url, told.append, Letters()))
+    measured = asyncio.run(
+        benchmark.run(
+            read(SMALL),
+            database.admin_url,
+            database.control_url,
+            told.append,
+            embedder=Letters(),
+            reranker=LocalReranker(shared_letters),
+        )
+    )
     lexical, hybrid = measured["lexical"], measured["hybrid"]
     assert hybrid["questions"] == 13
     assert hybrid["turn_recall@10"] >= 76
     assert hybrid["ndcg@10"] != lexical["ndcg@10"], "the embeddings counted for nothing"
+    assert measured["reranked"]["questions"] == 13
+    assert measured["reranked"]["ndcg@10"] != hybrid["ndcg@10"], "the reranker counted for nothing"
     assert lexical["questions"] == 13
     assert lexical["turn_recall@5"] >= 69
     assert lexical["turn_recall@10"] >= 76

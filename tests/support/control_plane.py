@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from support.postgres import DatabaseUrls
-from trunkline.api.app import ControlSettings, OpenEmbedding, serve
+from trunkline.api.app import ControlSettings, OpenEmbedding, OpenRerank, serve
 from trunkline.public_hosts import Allowed
 from trunkline.runtime.next_prompt import next_prompt
 from trunkline.store.keys import bootstrap
@@ -77,6 +77,7 @@ def running(
     wake: Wake | None = None,
     max_body_bytes: int = 2 * 1024 * 1024,
     open_embedding: OpenEmbedding | None = None,
+    open_rerank: OpenRerank | None = None,
     mcp_allow: tuple[Allowed, ...] = (),
 ) -> Iterator[ControlPlane]:
     """Serve the database until the block ends, and drain."""
@@ -104,6 +105,7 @@ def running(
             wake=wake,
             next_prompt=next_prompt,
             open_embedding=open_embedding,
+            open_rerank=open_rerank,
             on_listening=on_listening,
             stop=stop,
             drain_seconds=5,

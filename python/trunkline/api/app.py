@@ -66,6 +66,7 @@ from trunkline.api.deps import Embedding, NextPrompt, Parts
 from trunkline.api.event_feed import EventFeed
 from trunkline.api.unserved import unserved
 from trunkline.errors import SetupError
+from trunkline.memory.rerank import Rerank
 from trunkline.oauth.renewals import TokenRenewals
 from trunkline.public_hosts import Allowed
 from trunkline.store.leases import Wake
@@ -98,6 +99,8 @@ class ControlSettings:
 
 OpenEmbedding = Callable[[Database], AbstractAsyncContextManager[Embedding]]
 """Opens what makes vectors of queries, for as long as the app runs."""
+OpenRerank = Callable[[], AbstractAsyncContextManager[Rerank]]
+"""Opens what reranks what searches found, for as long as the app runs."""
 
 
 def create_app(
@@ -106,6 +109,7 @@ def create_app(
     wake: Wake | None = None,
     next_prompt: NextPrompt | None = None,
     open_embedding: OpenEmbedding | None = None,
+    open_rerank: OpenRerank | None = None,
 ) -> FastAPI:
     """Return the app. `wake` is called in the transaction that gave a session something to do; None: nobody is told.
 
@@ -117,10 +121,11 @@ def create_app(
         async with open_database(settings.database_url, max_size=settings.connections) as database:
             feed = EventFeed(settings.database_url, database)
             opened = open_embedding(database) if open_embedding else contextlib.nullcontext(Embedding())
-            async with opened as embedding, feed.running():
+            reranking = open_rerank() if open_rerank else contextlib.nullcontext()
+            async with opened as embedding, reranking as rerank, feed.running():
                 sealing = Sealing(settings.vault_keys)
                 renewals = TokenRenewals(database, sealing, settings.mcp_allow)
-                app.state.parts = Parts(database, feed, wake, next_prompt, renewals, embedding, sealing)
+                app.state.parts = Parts(database, feed, wake, next_prompt, renewals, embedding, rerank, sealing)
                 app.state.block_writes = BlockWrites(database)
                 yield
                 await renewals.close()
@@ -198,6 +203,7 @@ async def serve(
     wake: Wake | None = None,
     next_prompt: NextPrompt | None = None,
     open_embedding: OpenEmbedding | None = None,
+    open_rerank: OpenRerank | None = None,
     on_listening: Callable[[int], None] | None = None,
     stop: asyncio.Event | None = None,
     drain_seconds: int = 10,
@@ -208,7 +214,9 @@ async def serve(
     interest for port 0) once requests are taken. Raises SetupError when the address cannot be bound.
     """
     bound = listener or _bind(host, port)
-    app = create_app(settings, wake=wake, next_prompt=next_prompt, open_embedding=open_embedding)
+    app = create_app(
+        settings, wake=wake, next_prompt=next_prompt, open_embedding=open_embedding, open_rerank=open_rerank
+    )
     config = uvicorn.Config(
         app,
         loop="none",

@@ -17,6 +17,7 @@ from trunkline.domain.principal import Principal
 from trunkline.errors import Unauthenticated
 from trunkline.memory.embedders.local import LocalEmbedder
 from trunkline.memory.embedders.queries import QueryVectors
+from trunkline.memory.rerank import Rerank
 from trunkline.oauth.renewals import TokenRenewals
 from trunkline.store import keys
 from trunkline.store.leases import Wake
@@ -70,6 +71,7 @@ class Parts:
     next_prompt: NextPrompt | None
     renewals: TokenRenewals
     embedding: Embedding = field(default_factory=Embedding)
+    rerank: Rerank | None = None
     sealing: Sealing = field(default_factory=lambda: Sealing(()))
     exports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_EXPORTS))
 

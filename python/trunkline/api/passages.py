@@ -16,7 +16,9 @@ from trunkline.api.memory_caller import MemoryCaller, no_controls, no_nul
 from trunkline.domain import ids
 from trunkline.domain.memory import Passage, PassageFilter
 from trunkline.domain.times import now, to_wire
+from trunkline.errors import InvalidRequest
 from trunkline.memory.recall import MAX_PASSAGES, WORDS
+from trunkline.memory.rerank import ALL_TOKENS, Rerank, Reranked, within
 from trunkline.store import embedding, ingest, memory_stores, passages, redaction
 from trunkline.store.memory_stores import refuse_archived
 
@@ -69,6 +71,8 @@ class Search(BaseModel):
     metadata: Metadata | None = None
     half_life_days: Annotated[float | None, Field(gt=0, le=36_500)] = None
     """Prefer what is newer: half of a passage's score fades with its age, by half in so many days."""
+    rerank: bool = False
+    """Have the configured reranker read what was found, and return what it takes for the best."""
 
 
 @router.post("/passages")
@@ -94,6 +98,7 @@ async def search(store_id: str, given: Search, caller: PrincipalDependency, part
     """Find the passages that answer a text, best first, within `limit` and `token_budget`.
 
     `mode` is `hybrid` when the text's embedding was searched too; `lexical` when the words alone were, for `reason`.
+    `reranked` says whether the order is the reranker's; where it was asked for and is not, `rerank_reason` says why.
     """
     caller.require("memory")
     found_id = ids.decode("memstore", store_id)
@@ -106,7 +111,12 @@ async def search(store_id: str, given: Search, caller: PrincipalDependency, part
 async def found_in(
     parts: Parts, tenant_id: UUID, store_id: UUID | None, model: str | None, given: Search
 ) -> JSONResponse:
-    """Search a store by a text and, where `model` is that of its embeddings, its vector; no store has nothing."""
+    """Search a store by a text and, where `model` is that of its embeddings, its vector; no store has nothing.
+
+    Raises InvalidRequest where a reranker is asked for and none is configured.
+    """
+    rerank = _reranker(parts) if given.rerank else None
+    half_life = None if given.half_life_days is None else timedelta(days=given.half_life_days)
     only = PassageFilter(
         since=given.created_from,
         until=given.created_to,
@@ -125,22 +135,37 @@ async def found_in(
                 tenant_id,
                 store_id,
                 given.query,
-                limit=given.limit,
-                token_budget=given.token_budget,
+                limit=given.limit if rerank is None else max(given.limit, rerank.candidates),
+                token_budget=given.token_budget if rerank is None else ALL_TOKENS,
                 embedding=query.vector,
                 model=query.model,
                 only=only,
-                half_life=None if given.half_life_days is None else timedelta(days=given.half_life_days),
+                half_life=half_life,
             )
+    reranked: Reranked | None = None
+    if rerank is not None:
+        reranked = await rerank.order(given.query, found, at=now(), half_life=half_life)
+        found = within(reranked.passages, given.limit, given.token_budget)
     return JSONResponse(
         {
             "data": [_to_wire(passage) for passage in found],
             "tokens": sum(passage.tokens for passage in found),
             "mode": "lexical" if query.vector is None else "hybrid",
             "reason": query.reason,
+            "reranked": reranked is not None and reranked.reason is None,
+            "rerank_reason": None if reranked is None else reranked.reason,
         },
-        headers={"x-trunkline-recall": query.header},
+        headers={"x-trunkline-recall": query.header + ("" if reranked is None else reranked.header)},
     )
+
+
+def _reranker(parts: Parts) -> Rerank:
+    if parts.rerank is None:
+        raise InvalidRequest(
+            "No reranker is configured here: leave out `rerank`, or set `memory.reranker` in trunkline.yaml.",
+            param="rerank",
+        )
+    return parts.rerank
 
 
 def _passage(given: NewPassage) -> ingest.NewPassage:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -28,6 +28,8 @@ from trunkline.errors import SetupError
 from trunkline.memory import embedding
 from trunkline.memory.embedders import Embedder
 from trunkline.memory.embedders.queries import QueryVector, QueryVectors
+from trunkline.memory.rerank import Rerank
+from trunkline.memory.rerankers import Reranker
 from trunkline.store import embedding as stored_embedding
 from trunkline.store import keys, passages
 from trunkline.store.pool import Database, open_database
@@ -36,6 +38,7 @@ TENANT: Final = "recall-benchmark"
 BATCH: Final = 500
 """Turns in one request."""
 QUERY_TIMEOUT_S: Final = 60.0
+RERANK_TIMEOUT_S: Final = 600.0
 DEPTH: Final = 100
 """Passages asked for: enough for every measure."""
 
@@ -54,9 +57,13 @@ async def run(
     owner_url: str,
     control_url: str,
     tell: Callable[[str], None],
+    *,
     embedder: Embedder | None = None,
+    reranker: Reranker | None = None,
 ) -> dict[str, Any]:
     """Return the measures, by kind of search: `lexical`, and `hybrid` where there is an embedder.
+
+    Where there is a reranker, also `reranked`: the last of these, with its hundred best passages in another order.
 
     The database must have been migrated and must be of no other use: what is stored is deleted again, but an embedder
     is the whole database's.
@@ -88,6 +95,13 @@ async def run(
                 queries = QueryVectors(embedder, QUERY_TIMEOUT_S)
                 async with _served(control_url, key, queries) as hybrid:
                     measured["hybrid"] = await _ask_all(hybrid, database, principal.tenant_id, kept, queries) | ingested
+            if reranker is not None:
+                tell("reranking")
+                queries = QueryVectors(embedder, QUERY_TIMEOUT_S)
+                rerank = Rerank(reranker, DEPTH, RERANK_TIMEOUT_S)
+                async with _served(control_url, key, queries, rerank) as best:
+                    asked = await _ask_all(best, database, principal.tenant_id, kept, queries, rerank=True)
+                measured["reranked"] = asked | ingested
             return measured
         finally:
             for one in kept:
@@ -96,7 +110,9 @@ async def run(
 
 
 @asynccontextmanager
-async def _served(control_url: str, key: str, queries: QueryVectors) -> AsyncIterator[httpx.AsyncClient]:
+async def _served(
+    control_url: str, key: str, queries: QueryVectors, rerank: Rerank | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
     """Run the control plane on a port of its own, for as long as the block lasts."""
     stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
 
@@ -105,14 +121,23 @@ async def _served(control_url: str, key: str, queries: QueryVectors) -> AsyncIte
         yield Embedding(queries)
 
     serving = asyncio.create_task(
-        serve(ControlSettings(control_url), open_embedding=opened, stop=stop, on_listening=port.set_result)
+        serve(
+            ControlSettings(control_url),
+            open_embedding=opened,
+            open_rerank=None if rerank is None else lambda: nullcontext(rerank),
+            stop=stop,
+            on_listening=port.set_result,
+        )
     )
     try:
         await asyncio.wait((serving, port), return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             serving.result()
         async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port.result()}", headers={"x-api-key": key}, timeout=60, trust_env=False
+            base_url=f"http://127.0.0.1:{port.result()}",
+            headers={"x-api-key": key},
+            timeout=RERANK_TIMEOUT_S,
+            trust_env=False,
         ) as http:
             yield http
     finally:
@@ -144,7 +169,13 @@ async def _fold(database: Database) -> None:
 
 
 async def _ask_all(
-    http: httpx.AsyncClient, database: Database, tenant_id: UUID, kept: list[_Kept], queries: QueryVectors
+    http: httpx.AsyncClient,
+    database: Database,
+    tenant_id: UUID,
+    kept: list[_Kept],
+    queries: QueryVectors,
+    *,
+    rerank: bool = False,
 ) -> dict[str, float]:
     found: list[dict[str, float]] = []
     over_http: list[float] = []
@@ -158,12 +189,14 @@ async def _ask_all(
                 model = await stored_embedding.model_of_store(connection, tenant_id, store_id)
             vector = await queries.of(tenant_id, model, text)  # kept: neither latency has the embedder's in it
             started = time.perf_counter()
-            body = {"query": text, "limit": DEPTH, "token_budget": 1_000_000}
-            answer = (await _post(http, f"/v1/memory_stores/{one.store_id}/search", body))["data"]
+            body = {"query": text, "limit": DEPTH, "token_budget": 1_000_000, "rerank": rerank}
+            answered = await _post(http, f"/v1/memory_stores/{one.store_id}/search", body)
             over_http.append(time.perf_counter() - started)
+            if answered["rerank_reason"] is not None:
+                raise SetupError(f"A search was not reranked: {answered['rerank_reason']}. The log above says more.")
             ranked = [
                 Found(one.turns[passage["id"]].turn, one.turns[passage["id"]].session, passage["tokens"])
-                for passage in answer
+                for passage in answered["data"]
             ]
             found.append(measures(ranked, {turn: sessions[turn] for turn in question.evidence}))
             in_sql.append(await _search_time(database, tenant_id, store_id, text, vector))

@@ -33,9 +33,9 @@ def control(
     Its database is that of DATABASE_URL, or of a `trunkline up` on this machine.
     """
     from trunkline.api.app import ControlSettings
+    from trunkline.processes import embedding, reranking
     from trunkline.processes.addresses import running
     from trunkline.processes.control import serve
-    from trunkline.processes.embedding import prepare
     from trunkline.processes.ports import base_url, listener
     from trunkline.processes.vault_key import vault_keys
     from trunkline.settings import load
@@ -56,4 +56,10 @@ def control(
         else:
             print(f"control plane listening on {url}", flush=True)
         gateway = gateway_url or base_url(settings.listen)
-        serve(control, socket, embedding=lambda: prepare(settings.memory.embedder, gateway, embedder_key))
+        memory, ca_file = settings.memory, settings.ca_file
+        serve(
+            control,
+            socket,
+            embedding=lambda: embedding.prepare(memory.embedder, gateway, embedder_key),
+            reranking=lambda: reranking.prepare(memory.reranker, settings.reranker_key, ca_file),
+        )

@@ -12,11 +12,12 @@ from functools import partial
 import uvloop
 
 from trunkline.api import app
-from trunkline.api.app import ControlSettings, OpenEmbedding
+from trunkline.api.app import ControlSettings, OpenEmbedding, OpenRerank
 from trunkline.errors import SetupError
 from trunkline.memory_settings import Memory
+from trunkline.processes import embedding as embedders
 from trunkline.processes import lifeline, logs
-from trunkline.processes.embedding import prepare
+from trunkline.processes import reranking as rerankers
 from trunkline.runtime.next_prompt import next_prompt
 from trunkline.store.leases import wake
 from trunkline.tool_settings import ToolSettings
@@ -27,17 +28,24 @@ def serve(
     listener: socket.socket,
     *,
     embedding: Callable[[], OpenEmbedding | None] | None = None,
+    reranking: Callable[[], OpenRerank | None] | None = None,
     supervised: bool = False,
 ) -> None:
     """Serve on a listening socket until SIGTERM or SIGINT, then finish the requests under way. Raises SetupError."""
     logs.start()
     open_embedding = embedding() if embedding is not None else None
+    open_rerank = reranking() if reranking is not None else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, listener, open_embedding, supervised=supervised))
+        runner.run(_serve(settings, listener, open_embedding, open_rerank, supervised=supervised))
 
 
 async def _serve(
-    settings: ControlSettings, listener: socket.socket, open_embedding: OpenEmbedding | None, *, supervised: bool
+    settings: ControlSettings,
+    listener: socket.socket,
+    open_embedding: OpenEmbedding | None,
+    open_rerank: OpenRerank | None,
+    *,
+    supervised: bool,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -50,6 +58,7 @@ async def _serve(
         next_prompt=next_prompt,
         open_embedding=open_embedding,
         on_listening=_spare_collector,
+        open_rerank=open_rerank,
         stop=stop,
     )
 
@@ -74,9 +83,12 @@ def _supervised() -> None:
     )
     try:
         memory = Memory.model_validate(configuration["memory"])
-        embedding = partial(prepare, memory.embedder, configuration["base_url"], configuration["embedder_key"])
+        embedding = partial(
+            embedders.prepare, memory.embedder, configuration["base_url"], configuration["embedder_key"]
+        )
+        reranking = partial(rerankers.prepare, memory.reranker, configuration["reranker_key"], configuration["ca_file"])
         with socket.socket(fileno=configuration["descriptor"]) as listener:
-            serve(settings, listener, embedding=embedding, supervised=True)
+            serve(settings, listener, embedding=embedding, reranking=reranking, supervised=True)
     except SetupError as error:
         sys.exit(error.message)
 

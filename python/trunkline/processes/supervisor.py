@@ -137,7 +137,9 @@ class Supervisor:
         seconds["migrations"] = time.monotonic() - began
 
         config |= {"database": addresses.gateway}
-        memory = self._settings.memory.model_dump(mode="json", exclude={"embedder": {"api_key"}})
+        memory = self._settings.memory.model_dump(
+            mode="json", exclude={"embedder": {"api_key"}, "reranker": {"api_key"}}
+        )
         tools = self._settings.tools.model_dump(mode="json")
         gateway.configure(config)
         control.configure(
@@ -149,6 +151,8 @@ class Supervisor:
                 "memory": memory,
                 "embedder_key": self._settings.embedder_key(made_key),
                 "tools": tools,
+                "reranker_key": self._settings.reranker_key,
+                "ca_file": config["ca_file"],
                 "vault_keys": [key.hex() for key in keys],
             }
         )

@@ -136,6 +136,9 @@ def test_what_is_newer_comes_first_when_asked_for(store: Store) -> None:
     store.keep("The lamp stands in the attic, behind the old shelf.", session=SESSIONS[1])
     assert "hall" in store.texts("Where is the lamp?")[0]
     assert "attic" in store.texts("Where is the lamp?", half_life_days=30)[0]
+    found = store.search("Where is the lamp?", half_life_days=0.001)
+    assert len(found) == 2, "what is older than a thousand half-lives is found too"
+    assert found[1]["score"] == pytest.approx(store.search("Where is the lamp?")[0]["score"] / 2)
 
 
 def test_filters(store: Store) -> None:

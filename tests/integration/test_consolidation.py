@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,7 +14,9 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import psycopg
 import pytest
+from aiohttp import web
 
 from integration.test_runtime import PATIENCE_S, Stack, said, stack_on
 from support import model_server
@@ -24,6 +27,10 @@ from trunkline.domain.memory import AgentBlock, AgentMemory
 from trunkline.errors import Conflict
 from trunkline.memory import proposals
 from trunkline.memory.blocks import parse_memory
+from trunkline.runtime.consolidation import Consolidator
+from trunkline.runtime.credentials import Credentials
+from trunkline.runtime.model import open_model
+from trunkline.store.pool import open_database
 
 CUSTOMER = {
     "scope": "user",
@@ -215,6 +222,71 @@ def test_proposals_wait_for_review(database: DatabaseUrls, tmp_path: Path) -> No
             assert http.post("/v1/erase", json={"session_id": session}).status_code == 200
         assert stack.query("select count(*) from trunkline.memory_proposals") == [(0,)]
         assert stack.query("select count(*) from trunkline.consolidations") == [(0,)]
+
+
+@pytest.mark.parametrize(("now", "statuses"), [(None, []), ({"review": True}, ["pending"])])
+def test_what_the_agent_says_by_then_counts(
+    database: DatabaseUrls, tmp_path: Path, now: dict[str, Any] | None, statuses: list[str]
+) -> None:
+    rule = proposes(item("set", "name", "Ada"), faults={"latency_ms": 2500})
+    with scripted(database, tmp_path, rule) as (stack, model_url), stack.worker():
+        dreamer = agent(stack)
+        talk(stack, dreamer, "I am Ada.")
+        until(lambda: asked(model_url), stack)
+        rules = None if now is None else {"model": "test", "idle": 1, **now}
+        memory = {"tools": False, "consolidate": rules, "blocks": {"customer": CUSTOMER, "house": HOUSE}}
+        with stack.control.http() as http:  # while the model thinks
+            changed = http.post(f"/v1/agents/{dreamer}", json={"version": 1, "memory": memory})
+        assert changed.status_code == 200, changed.text
+        query = "select count(*) from trunkline.consolidations where run_id is null and claimed_by is null"
+        until(lambda: stack.query(query) == [(1,)], stack)
+        with client(stack) as trunkline:
+            assert [one.status for one in trunkline.memory_proposals.list()] == statuses
+        assert block(stack, dreamer) == {}
+        # What the answer took is counted all the same.
+        until(lambda: stack.query("select count(*) from trunkline.usage")[0][0] >= 2, stack)
+        spent = stack.query("select sum(input_tokens + output_tokens) from trunkline.usage where agent_id is null")
+        assert stack.query("select tokens from trunkline.consolidation_tokens") == [(int(spent[0][0]),)]
+
+
+@pytest.mark.parametrize(("status", "counted"), [(200, True), (400, False)])
+def test_a_call_that_may_have_been_paid_for_stays_counted(
+    database: DatabaseUrls, tmp_path: Path, status: int, counted: bool
+) -> None:
+    """A gateway whose answer cannot be read has asked the model; one that refuses has not."""
+    with scripted(database, tmp_path, proposes()) as (stack, _):
+        with stack.worker():
+            dreamer = agent(stack, idle="1h")
+            talk(stack, dreamer, "I am Ada.")
+        with psycopg.connect(database.admin_url, autocommit=True) as connection:
+            connection.execute("update trunkline.consolidations set due_at = now()")
+
+        async def answer(_request: web.Request) -> web.Response:
+            return web.json_response({}, status=status)
+
+        async def consolidate() -> None:
+            app = web.Application()
+            app.router.add_post("/v1/messages", answer)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            try:
+                url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+                async with (
+                    open_database(database.control_url) as pool,
+                    open_model(url, Credentials(pool)) as gateway,
+                ):
+                    await Consolidator(gateway, "tests").consolidate_due(pool)
+            finally:
+                await runner.cleanup()
+
+        asyncio.run(consolidate())
+        [(error, failures)] = stack.query("select error, failures from trunkline.consolidations")
+        assert (bool(error), failures) == (True, 1)
+        [(drawn,)] = stack.query("select tokens from trunkline.consolidation_tokens")
+        assert (drawn > proposals.PROPOSAL_TOKENS) == counted
+        assert counted or drawn == 0
 
 
 def test_a_killed_worker_is_made_up_for_and_nothing_is_paid_for_twice(database: DatabaseUrls, tmp_path: Path) -> None:

@@ -71,34 +71,36 @@ class Consolidator:
         return len(due) == AT_ONCE
 
     async def _consolidate(self, database: Database, tenant_id: UUID, session_id: UUID) -> None:
+        used: int | None = None  # what the model's answer took, where that is known
         try:
             async with database.tenant(tenant_id) as connection:
                 run = await self._begin(connection, tenant_id, session_id)
             if run is None:
                 return
             reply = await self._model.propose(run.asker, run.model, run.text)
+            used = sum(reply.usage.values())
             async with database.tenant(tenant_id) as connection:
                 await self._finish(connection, run, reply)
         except Unavailable as error:
             _logger.info("session %s is consolidated later: %s", session_id, error)
         except ModelError as error:
             _logger.warning("session %s is consolidated later: %s", session_id, error)
-            await self._put_off(database, tenant_id, session_id, error.message)
+            await self._put_off(database, tenant_id, session_id, error.message, used=0 if error.refused else None)
         except Exception as error:
             _logger.exception("consolidating session %s failed", session_id)
-            await self._put_off(database, tenant_id, session_id, type(error).__name__)
+            await self._put_off(database, tenant_id, session_id, type(error).__name__, used=used)
 
     async def _begin(self, connection: Connection, tenant_id: UUID, session_id: UUID) -> _Run | None:
         """Return the run that is under way, or a new one, written down; None: there is nothing to ask."""
         claimed = await consolidations.lock(connection, tenant_id, session_id, self._worker)
         if claimed is None:
             return None
-        if claimed.run_id is not None and claimed.run is not None:
-            return _run(tenant_id, session_id, claimed, claimed.run_id, claimed.run)
         rules = claimed.consolidate
         if rules is None:
             await _wait_for_news(connection, tenant_id, session_id)
             return None
+        if claimed.run_id is not None and claimed.run is not None:
+            return _run(tenant_id, session_id, claimed, claimed.run_id, claimed.run)
         said = await consolidations.said(connection, tenant_id, session_id, after=claimed.done_seq, limit=EVENTS)
         principal, subject = _principal(tenant_id, claimed), Subject(claimed.user_id, session_id)
         agent = await agent_memory(connection, principal, ids.encode("agent", claimed.agent_id))
@@ -143,18 +145,25 @@ class Consolidator:
         return _run(tenant_id, session_id, claimed, run_id, asked)
 
     async def _finish(self, connection: Connection, run: _Run, reply: Reply) -> None:
-        """Write what the model proposes, or keep it for review, and how far the session is by now."""
+        """Write what the model proposes, or keep it for review, and how far the session is by now.
+
+        What the agent says now counts: nothing is written of what it does not want any more, or wants to review.
+        """
         claimed = await consolidations.lock(connection, run.tenant_id, run.session_id, self._worker)
         if claimed is None or claimed.run_id != run.id or claimed.run is None or claimed.run_to_seq is None:
             return  # another worker was given the same answer, or the session is gone
-        asked = claimed.run
+        asked, rules = claimed.run, claimed.consolidate
+        await consolidations.settle(connection, run.tenant_id, claimed, sum(reply.usage.values()))
+        if rules is None:
+            await _wait_for_news(connection, run.tenant_id, run.session_id)
+            return
         principal, subject = _principal(run.tenant_id, claimed), Subject(claimed.user_id, run.session_id)
         name = ids.encode("agent", claimed.agent_id)
         agent = proposals.open_blocks(await agent_memory(connection, principal, name), principal, subject)
         hide = await redaction.of(connection, run.tenant_id, None, [claimed.agent_id])
         seen = {block: json.loads(content) for block, content in asked["blocks"].items()}
         events = {int(number): UUID(event) for number, event in asked["events"].items()}
-        waits = bool(asked["review"])
+        waits = bool(asked["review"] or rules["review"])
         for call in reply.calls:
             if call.name != PROPOSAL_TOOL["name"]:
                 continue
@@ -165,8 +174,6 @@ class Consolidator:
                     version_id = state.memory.version_id if state and state.changed and state.memory else None
                 one = _proposal(run, claimed, proposed, error=error, waits=waits, version_id=version_id)
                 await memory_proposals.insert(connection, run.tenant_id, one)
-        await consolidations.settle(connection, run.tenant_id, claimed, sum(reply.usage.values()))
-        rules = claimed.consolidate or {"idle_seconds": 0}
         await consolidations.finish(
             connection,
             run.tenant_id,
@@ -176,13 +183,19 @@ class Consolidator:
             idle_seconds=rules["idle_seconds"],
         )
 
-    async def _put_off(self, database: Database, tenant_id: UUID, session_id: UUID, error: str) -> None:
-        """Try a session again later, with another call: what failed under a key fails under it again."""
+    async def _put_off(
+        self, database: Database, tenant_id: UUID, session_id: UUID, error: str, *, used: int | None
+    ) -> None:
+        """Try a session again later, with another call: what failed under a key fails under it again.
+
+        Where nobody knows what the call has `used`, all that was drawn for it stays drawn.
+        """
         async with database.tenant(tenant_id) as connection:
             claimed = await consolidations.lock(connection, tenant_id, session_id, self._worker)
             if claimed is None:
                 return
-            await consolidations.settle(connection, tenant_id, claimed, 0)
+            if used is not None:
+                await consolidations.settle(connection, tenant_id, claimed, used)
             failures = claimed.failures + 1
             pause = min(_PAUSE * 2 ** min(failures - 1, 10), _LONGEST_PAUSE)
             until = now() + pause if failures < ATTEMPTS else None

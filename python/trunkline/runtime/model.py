@@ -30,6 +30,7 @@ _FIRST_BYTE_SECONDS: Final = 660.0
 _AGAIN_SECONDS: Final = 0.5
 _STARTING_SECONDS: Final = 60
 """How long a gateway may be away that drains and is started again."""
+_NEVER_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +82,26 @@ class Reply:
 
 
 class ModelError(Exception):
-    """A model call failed. `type` is the Managed Agents name; `transient`: the same call may succeed later."""
+    """A model call failed. `type` is the Managed Agents name; `transient`: the same call may succeed later.
 
-    def __init__(self, kind: str, message: str, *, transient: bool, retry_after_s: float | None = None) -> None:
+    `refused`: it is known to have cost nothing, since no model was asked or it answered with an error.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        transient: bool,
+        retry_after_s: float | None = None,
+        refused: bool = False,
+    ) -> None:
         super().__init__(message)
         self.type = kind
         self.message = message
         self.transient = transient
         self.retry_after_s = retry_after_s
+        self.refused = refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +187,7 @@ class Model:
         try:
             key = await self._credentials.key(asker.tenant_id, asker.key_id)
         except (Forbidden, NotFound) as error:
-            raise ModelError("model_request_failed_error", error.message, transient=False) from error
+            raise ModelError("model_request_failed_error", error.message, transient=False, refused=True) from error
         headers["x-api-key"] = key
         if asker.key is not None:
             headers["idempotency-key"] = asker.key
@@ -184,7 +197,8 @@ class Model:
             response = await self._post(body, headers)
         except aiohttp.ClientError as error:
             message = f"The gateway at {self._base_url} did not answer: {type(error).__name__}."
-            raise ModelError("model_request_failed_error", message, transient=True) from error
+            refused = isinstance(error, _NEVER_SENT)
+            raise ModelError("model_request_failed_error", message, transient=True, refused=refused) from error
         if response.status == 401:
             self._credentials.forget(asker.tenant_id, key, asker.key_id)
         if response.status != 200:
@@ -197,9 +211,8 @@ class Model:
         Without an idempotency key it is not sent again once the gateway may have had it.
         """
         content = encoded(body)
-        never_sent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
         lost = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
-        again = lost if "idempotency-key" in headers else never_sent
+        again = lost if "idempotency-key" in headers else _NEVER_SENT
         url = f"{self._base_url}/v1/messages"
         give_up = time.monotonic() + _STARTING_SECONDS
         while True:
@@ -256,7 +269,9 @@ def _error(response: _Response) -> ModelError:
     # 401: of our own key, which another call of this method replaces. 409, 422: the step's idempotency key cannot be
     # used again, but that of the next step can.
     transient = status >= 500 or status in (401, 408, 409, 422, 425, 429)
-    return ModelError(kind, message, transient=transient, retry_after_s=_retry_after(response))
+    # What was asked before under the key of a 409 or 422 may have been answered.
+    refused = status not in (409, 422)
+    return ModelError(kind, message, transient=transient, retry_after_s=_retry_after(response), refused=refused)
 
 
 def _retry_after(response: _Response) -> float | None:

@@ -24,6 +24,7 @@ from support.postgres import DatabaseUrls
 from trunkline.client import Trunkline
 from trunkline.domain import ids
 from trunkline.domain.memory import AgentBlock, AgentMemory
+from trunkline.domain.redaction import redactor
 from trunkline.errors import Conflict
 from trunkline.memory import proposals
 from trunkline.memory.blocks import parse_memory
@@ -361,5 +362,12 @@ def test_what_is_no_proposal_is_refused_word_by_word() -> None:
         [one] = proposals.read({"proposals": [item("set", "name", value)]}, memory, {"customer": {}}, events, None)
         assert one.error
         assert "\0" not in one.error
+        [hidden] = proposals.read(
+            {"proposals": [item("set", "name", value)]}, memory, {"customer": {}}, events, redactor(["email"])
+        )
+        assert hidden.error == one.error
+    long = {**item("set", "name", 7), "reason": "x" * 490 + " ada@example.org"}
+    [one] = proposals.read({"proposals": [long]}, memory, {"customer": {}}, events, redactor(["email"]))
+    assert "ada@" not in one.reason, "half of what is hidden is not stored either"
     same = {"proposals": [item("set", "name", "Ada")]}
     assert proposals.read(same, memory, {"customer": {"name": "Ada"}}, events, None) == []

@@ -275,14 +275,15 @@ def _refused(item: Any, definitions: Mapping[str, BlockDefinition], error: str, 
     name = item.get("block") if isinstance(item, dict) else None
     name = name if isinstance(name, str) and _NAME.fullmatch(name) else ""
     scope = definitions[name].scope if name in definitions else ""
-    message = error if hide is None else hide.text(error)
-    return Proposed(name, scope, (), (), _reason(item, hide), _printable(message))
+    message = _printable(error)
+    return Proposed(name, scope, (), (), _reason(item, hide), message if hide is None else hide.text(message))
 
 
 def _reason(item: Any, hide: Redactor | None) -> str:
     reason = item.get("reason") if isinstance(item, dict) else None
-    text = _printable(reason)[:MAX_REASON] if isinstance(reason, str) else ""
-    return text if hide is None else hide.text(text)
+    text = _printable(reason) if isinstance(reason, str) else ""
+    # Cut last: half of what is to be hidden would not be known for it.
+    return (text if hide is None else hide.text(text))[:MAX_REASON]
 
 
 def _printable(text: str) -> str:

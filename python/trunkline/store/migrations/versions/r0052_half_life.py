@@ -1,7 +1,7 @@
 from trunkline.store.migrate import run_migration
 
 revision = "0052"
-down_revision = "0050"
+down_revision = "0051"
 
 
 def upgrade() -> None:

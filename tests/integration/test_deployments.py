@@ -10,6 +10,7 @@ import httpx
 import psycopg
 import pytest
 
+from support.control_plane import ControlPlane
 from support.postgres import DatabaseUrls
 from trunkline.domain import ids
 from trunkline.scheduling.deployments import fire_due
@@ -159,3 +160,49 @@ def test_one_moment_runs_once(http: httpx.Client, urls: DatabaseUrls) -> None:
     assert [told(run) for run in runs(http, deployment)] == ["12:00"]
     past = body | {"schedule": {"type": "once", "at": "2020-01-01T00:00:00Z"}}
     assert http.post("/v1/deployments", json=past).status_code == 400
+
+
+def cents(amount: int) -> dict[str, Any]:
+    return {"type": "limit", "max_list_cost": {"amount": str(amount), "currency": "USD"}}
+
+
+def started(http: httpx.Client, deployment: str) -> Any:
+    """Return the budget of a session that a run by hand starts."""
+    run = http.post(f"/v1/deployments/{deployment}/run").json()
+    return http.get(f"/v1/sessions/{run['session_id']}").json()["budget"]
+
+
+def test_each_session_begins_with_the_budget(http: httpx.Client, urls: DatabaseUrls) -> None:
+    limits = {"max_list_cost": cents(100)["max_list_cost"], "max_turns": 7}
+    http.post("/v1/agents", json={"name": "spender", "limits": limits}).raise_for_status()
+    made = deployed(http, "spender", {}, budget=cents(250))
+    path = f"/v1/deployments/{made}"
+    due(urls, made, NOON)
+    fire(urls, NOON + timedelta(seconds=1))
+    (run,) = runs(http, made)
+    session = http.get(f"/v1/sessions/{run['session_id']}").json()
+    assert (session["budget"], session["limits"]) == (cents(250), {"max_turns": 7})
+    assert http.post(path, json={"name": "spender 2"}).json()["budget"] == cents(250)
+    assert http.post(path, json={"budget": cents(300)}).json()["budget"] == cents(300)
+    assert started(http, made) == cents(300)
+    assert http.get(f"/v1/sessions/{run['session_id']}").json()["budget"] == cents(250)
+    assert http.post(path, json={"budget": None}).json()["budget"] is None
+    assert started(http, made) == cents(100)
+
+
+@pytest.mark.parametrize(
+    "budget", [cents(0), {"type": "limit"}, {**cents(5), "more": 1}, {**cents(5), "type": "other"}, "5"]
+)
+def test_a_budget_that_is_none_is_refused(http: httpx.Client, budget: Any) -> None:
+    made = deployed(http, f"refuses-{len(str(budget))}", {}, budget=cents(5))
+    answer = http.post(f"/v1/deployments/{made}", json={"budget": budget})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error"), answer.text
+    assert http.get(f"/v1/deployments/{made}").json()["budget"] == cents(5)
+
+
+def test_another_tenant_neither_sees_nor_raises_a_budget(plane: ControlPlane, http: httpx.Client) -> None:
+    made = deployed(http, "thrifty", {}, budget=cents(5))
+    with plane.http(plane.another_tenant("budgets")) as other:
+        assert other.get(f"/v1/deployments/{made}").status_code == 404
+        assert other.post(f"/v1/deployments/{made}", json={"budget": cents(500)}).status_code == 404
+    assert http.get(f"/v1/deployments/{made}").json()["budget"] == cents(5)

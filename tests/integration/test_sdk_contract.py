@@ -356,6 +356,7 @@ def deployments(sdk: anthropic.Anthropic, agent: str, file: str) -> None:
         metadata={"user_id": "ada"},
         resources=[{"type": "file", "file_id": file}],
         schedule={"type": "cron", "expression": "0 9 * * 1", "timezone": "Europe/Berlin"},
+        budget={"type": "limit", "max_list_cost": {"amount": "250", "currency": "USD"}},
     )
     assert re.fullmatch(r"depl_[0-9a-f]{32}", made.id)
     assert (made.status, made.agent.version) == ("active", 2)
@@ -380,6 +381,9 @@ def deployments(sdk: anthropic.Anthropic, agent: str, file: str) -> None:
     session = sdk.beta.sessions.retrieve(run.session_id)
     assert (session.deployment_id, session.status, session.title) == (made.id, "running", "monthly")
     assert [one.type for one in session.resources] == ["file"]
+    assert after.budget is not None
+    assert after.budget.max_list_cost.amount == "250"
+    assert session.budget == after.budget == made.budget
     assert [one.id for one in sdk.beta.sessions.list(deployment_id=made.id)] == [session.id]
     sdk.beta.files.delete(file)
     failed = sdk.beta.deployments.run(made.id)

@@ -64,6 +64,7 @@ async def create(request: Request, given: DeploymentRequest, caller: Manager) ->
             created_at=at,
             updated_at=at,
             archived_at=None,
+            budget=None if given.budget is None else given.budget.model_dump(),
             key_id=principal.started_by,
         )
         made = _with_a_time(planned(made, at))
@@ -204,6 +205,8 @@ async def _changed(caller: Caller, before: Deployment, given: DeploymentUpdate) 
         change["resources"] = tuple(resource.model_dump(mode="json") for resource in given.resources or ())
     if "schedule" in named:
         change["schedule"] = None if given.schedule is None else given.schedule.model_dump(mode="json")
+    if "budget" in named:
+        change["budget"] = None if given.budget is None else given.budget.model_dump()
     return replace(before, **change)
 
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from trunkline.domain import ids
 from trunkline.domain.agents import Metadata, MetadataPatch
+from trunkline.domain.budgets import Budget
 from trunkline.domain.events import EventRequest
 from trunkline.domain.schedules import Cron, Once, Schedule, as_cron, jittered, times, upcoming
 from trunkline.domain.sessions import (
@@ -23,7 +24,6 @@ from trunkline.domain.sessions import (
     refuse_unserved_resources,
 )
 from trunkline.domain.times import to_wire
-from trunkline.errors import NotServed
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Description = Annotated[str, Field(max_length=2048)]
@@ -49,11 +49,8 @@ def _told(events: Any) -> Any:
 def _prepare(given: Any) -> Any:
     if not isinstance(given, dict):
         return given
-    if given.get("budget"):
-        raise NotServed("deployments with a `budget`", param="budget")
     refuse_unserved_resources(given.get("resources"))
-    rest = {key: value for key, value in given.items() if key != "budget"}
-    return rest | {"agent": named_agent(given["agent"])} if "agent" in given else rest
+    return given | {"agent": named_agent(given["agent"])} if "agent" in given else given
 
 
 Events = Annotated[tuple[EventRequest, ...], Field(min_length=1, max_length=50), AfterValidator(_told)]
@@ -71,6 +68,7 @@ class DeploymentRequest(_Frozen):
     resources: Resources = ()
     vault_ids: VaultIds = ()
     schedule: Schedule | None = None
+    budget: Budget | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -91,6 +89,7 @@ class DeploymentUpdate(_Frozen):
     resources: Resources | None = None
     vault_ids: VaultIds | None = None
     schedule: Schedule | None = None
+    budget: Budget | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -123,6 +122,8 @@ class Deployment:
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None
+    budget: Mapping[str, Any] | None = None
+    """What each session that it starts may cost; None: what the agent's limits say."""
     key_id: UUID | None = None
     """The key in whose name its sessions work; None: the tenant's."""
 
@@ -142,6 +143,7 @@ class Deployment:
                 "vault_ids": [ids.encode("vlt", vault_id) for vault_id in self.vault_ids],
                 "resources": list(self.resources),
                 "initial_events": list(self.initial_events),
+                "budget": self.budget,
             }
         )
 
@@ -169,7 +171,7 @@ class Deployment:
             "schedule": schedule,
             "status": self.status,
             "paused_reason": self.paused_reason,
-            "budget": None,
+            "budget": self.budget,
             "created_at": to_wire(self.created_at),
             "updated_at": to_wire(self.updated_at),
             "archived_at": to_wire(self.archived_at),

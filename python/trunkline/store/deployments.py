@@ -63,6 +63,7 @@ async def create(connection: Connection, tenant_id: UUID, new: Deployment) -> No
         new.due_at,
         new.created_at,
         new.key_id,
+        None if new.budget is None else Jsonb(new.budget),
     )
     await connection.execute(queries("deployments")["insert_deployment"], values)
 
@@ -108,6 +109,7 @@ async def update(connection: Connection, tenant_id: UUID, deployment: Deployment
         deployment.updated_at,
         deployment.archived_at,
         deployment.key_id,
+        None if deployment.budget is None else Jsonb(deployment.budget),
     )
     await connection.execute(queries("deployments")["update_deployment"], values)
 

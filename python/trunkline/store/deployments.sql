@@ -4,14 +4,14 @@
 -- Insert a deployment.
 insert into trunkline.deployments (tenant_id, id, agent_id, agent_version, environment_id, name, description, vault_ids,
                                    resources, initial_events, metadata, schedule, status, next_run_at, due_at, created_at,
-                                   updated_at, key_id)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'active', $13, $14, $15, $15, $16);
+                                   updated_at, key_id, budget)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'active', $13, $14, $15, $15, $16, $17);
 
 -- name: select_deployment
 -- A deployment.
 select d.id, d.agent_id, d.agent_version, d.environment_id, d.name, d.description, d.vault_ids, d.resources,
        d.initial_events, d.metadata, d.schedule, d.status, d.paused_reason, d.failures, d.next_run_at, d.due_at,
-       d.last_run_at, d.created_at, d.updated_at, d.archived_at, d.key_id
+       d.last_run_at, d.created_at, d.updated_at, d.archived_at, d.key_id, d.budget
   from trunkline.deployments d
  where d.tenant_id = $1 and ($2::uuid is null or d.agent_id = $2) and d.id = $3;
 
@@ -19,7 +19,7 @@ select d.id, d.agent_id, d.agent_version, d.environment_id, d.name, d.descriptio
 -- A deployment, kept from others' changes until the transaction ends.
 select d.id, d.agent_id, d.agent_version, d.environment_id, d.name, d.description, d.vault_ids, d.resources,
        d.initial_events, d.metadata, d.schedule, d.status, d.paused_reason, d.failures, d.next_run_at, d.due_at,
-       d.last_run_at, d.created_at, d.updated_at, d.archived_at, d.key_id
+       d.last_run_at, d.created_at, d.updated_at, d.archived_at, d.key_id, d.budget
   from trunkline.deployments d
  where d.tenant_id = $1 and ($2::uuid is null or d.agent_id = $2) and d.id = $3
    for update;
@@ -28,7 +28,7 @@ select d.id, d.agent_id, d.agent_version, d.environment_id, d.name, d.descriptio
 -- A deployment that is due at $3, locked; no row comes back if another worker has it, or has fired it.
 select d.id, d.agent_id, d.agent_version, d.environment_id, d.name, d.description, d.vault_ids, d.resources,
        d.initial_events, d.metadata, d.schedule, d.status, d.paused_reason, d.failures, d.next_run_at, d.due_at,
-       d.last_run_at, d.created_at, d.updated_at, d.archived_at, d.key_id
+       d.last_run_at, d.created_at, d.updated_at, d.archived_at, d.key_id, d.budget
   from trunkline.deployments d
  where d.tenant_id = $1 and d.id = $2 and d.due_at <= $3
    for update skip locked;
@@ -38,14 +38,15 @@ select d.id, d.agent_id, d.agent_version, d.environment_id, d.name, d.descriptio
 update trunkline.deployments
    set agent_id = $3, agent_version = $4, environment_id = $5, name = $6, description = $7, vault_ids = $8, resources = $9,
        initial_events = $10, metadata = $11, schedule = $12, status = $13, paused_reason = $14, failures = $15,
-       next_run_at = $16, due_at = $17, last_run_at = $18, updated_at = $19, archived_at = $20, key_id = $21
+       next_run_at = $16, due_at = $17, last_run_at = $18, updated_at = $19, archived_at = $20, key_id = $21,
+       budget = $22
  where tenant_id = $1 and id = $2;
 
 -- name: list_deployments
 -- A page of deployments, newest first, after the position ($3, $4).
 select d.id, d.agent_id, d.agent_version, d.environment_id, d.name, d.description, d.vault_ids, d.resources,
        d.initial_events, d.metadata, d.schedule, d.status, d.paused_reason, d.failures, d.next_run_at, d.due_at,
-       d.last_run_at, d.created_at, d.updated_at, d.archived_at, d.key_id
+       d.last_run_at, d.created_at, d.updated_at, d.archived_at, d.key_id, d.budget
   from trunkline.deployments d
  where d.tenant_id = $1 and ($2::uuid is null or d.agent_id = $2)
    and ($3::timestamptz is null or (d.created_at, d.id) < ($3, $4::uuid))
